@@ -1,0 +1,279 @@
+"""What an engine is, what all engines have in common, and :func:`load`, which makes one from a model file.
+
+An engine runs one generator. Subclasses of :class:`BaseEngine` supply the arithmetic alone: everything that a caller
+can get wrong is checked here, once, and told in the same words whatever the hardware.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .generator import INPUT, Generator, Layer, Statistics
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A generator ready to run on some hardware. Thread-safe; results don't depend on how images are batched."""
+
+    generator: Generator
+
+    def run(
+        self,
+        x: np.ndarray | None = None,
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> Any:
+        """float32 (N,H,W,Cin) in [-1,1] -> float32 (N,H,W,Cout) in [-1,1], or named layers."""
+
+    def translate(self, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (N,H,W,Cin) -> uint8 (N,H,W,Cout)."""
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """An iterable of uint8 batches -> their results, in order."""
+
+    def empty(self, n: int, h: int, w: int) -> np.ndarray:
+        """An uninitialised uint8 (n,h,w,Cin) array in the memory that this engine reads fastest."""
+
+    def close(self) -> None:
+        """Free what the engine holds. Later calls raise RuntimeError."""
+
+
+class BaseEngine:
+    """Checks, ranks, locking and streaming; subclasses implement ``_run`` and ``_translate``."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    # -- for subclasses ---------------------------------------------------------------------------------------
+
+    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Values of ``outputs`` from the given layers: fresh float32 NHWC arrays."""
+        raise NotImplementedError
+
+    def _translate(self, b: np.ndarray, out: np.ndarray) -> None:
+        """Fill ``out`` from ``b``: both uint8, NHWC, C-contiguous, N >= 1."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Free what the subclass holds; called once."""
+
+    # -- the protocol -----------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        x: np.ndarray | None = None,
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> Any:
+        """Run the generator on float32 pictures.
+
+        ``x`` is (N,H,W,Cin) or (H,W,Cin) in [-1,1]; the result has the same rank, in [-1,1]. With ``outputs``, a
+        sequence of layer names, the result is a dict of those layers' values: after the norm, before the activation
+        of whoever reads them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
+        left out if nothing needs it any more.
+
+        Raises TypeError for another dtype than float32, ValueError for a shape that the generator cannot take or a
+        name that it doesn't have, RuntimeError after :meth:`close`.
+        """
+        given = dict(inputs or {})
+        if x is not None:
+            given[INPUT] = x
+        single = any(np.ndim(value) == 3 for value in given.values())
+        if not given:
+            raise ValueError("got neither a picture nor the value of any layer")
+        given = {name: self._checked_map(name, value, single) for name, value in given.items()}
+        wanted = (self.generator.layers[-1].name,) if outputs is None else tuple(outputs)
+        for name in wanted:
+            self._layer(name)
+        self._check_agreement(given)
+        self.generator.needed(wanted, given)
+        if any(value.shape[0] == 0 for value in given.values()):
+            raise ValueError("got no images: expected N >= 1")
+        with self._lock:
+            self._check_usable()
+            results = self._run(given, wanted)
+        if single:
+            results = {name: value[0] for name, value in results.items()}
+        return results if outputs is not None else results[wanted[0]]
+
+    def translate(self, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Translate uint8 pictures: (N,H,W,Cin) -> (N,H,W,Cout), or (H,W,Cin) -> (H,W,Cout).
+
+        Fills and returns ``out`` if given: uint8, of the result's shape, C-contiguous, not overlapping ``b``.
+        Raises TypeError for another dtype than uint8, ValueError for a shape that the generator cannot take,
+        RuntimeError after :meth:`close`.
+        """
+        b = np.asarray(b)
+        if b.dtype != np.uint8:
+            raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
+        self._check_picture(b.shape)
+        shape = (*b.shape[:-1], self.generator.out_channels)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        else:
+            _check_out(out, shape, b)
+        if b.size:
+            pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+            with self._lock:
+                self._check_usable()
+                self._translate(np.ascontiguousarray(pictures), results)
+        return out
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed."""
+        with ThreadPoolExecutor(1, thread_name_prefix="pix2pix-stream") as executor:
+            pending = None
+            for batch in batches:
+                following = executor.submit(self.translate, batch)
+                if pending is not None:
+                    yield pending.result()
+                pending = following
+            if pending is not None:
+                yield pending.result()
+
+    def empty(self, n: int, h: int, w: int) -> np.ndarray:
+        """An uninitialised uint8 (n,h,w,Cin) array in the memory that this engine reads fastest."""
+        self.generator.check_size(h, w)
+        return np.empty((n, h, w, self.generator.in_channels), np.uint8)
+
+    def close(self) -> None:
+        """Free what the engine holds. Later calls raise RuntimeError; closing twice is fine."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    def __enter__(self) -> BaseEngine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- checks -----------------------------------------------------------------------------------------------
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("this engine is closed: load the model again")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this engine was made before the process forked, and its threads did not survive: "
+                "load the model in the child process, or start processes with the 'spawn' method"
+            )
+
+    def _check_picture(self, shape: tuple[int, ...]) -> None:
+        channels = self.generator.in_channels
+        if len(shape) not in (3, 4) or shape[-1] != channels:
+            raise ValueError(f"got pictures of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
+        self.generator.check_size(*shape[-3:-1])
+
+    def _checked_map(self, name: str, value: np.ndarray, single: bool) -> np.ndarray:
+        """``value`` as a C-contiguous (N,H,W,C) array."""
+        value = np.asarray(value)
+        if value.dtype != np.float32:
+            raise TypeError(f"got {name} as {value.dtype}, run takes float32 (translate takes uint8)")
+        if name == INPUT:
+            self._check_picture(value.shape)
+        else:
+            filters = self._layer(name).filters
+            if value.ndim not in (3, 4) or value.shape[-1] != filters:
+                raise ValueError(f"got {name} of shape {value.shape}, expected (N,H,W,{filters}) or (H,W,{filters})")
+        if (value.ndim == 3) != single:
+            raise ValueError("got arrays of rank 3 and of rank 4 together: give all of them N, or none")
+        return np.ascontiguousarray(value[None] if single else value)
+
+    def _layer(self, name: str) -> Layer:
+        try:
+            return self.generator[name]
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+
+    def _check_agreement(self, given: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError unless all given maps belong to pictures of one number and size."""
+        sizes = {name: (v.shape[0], *self.generator.picture_size(name, *v.shape[1:3])) for name, v in given.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the given maps belong to pictures of different (N,H,W): {sizes}")
+        self.generator.check_size(*next(iter(sizes.values()))[1:])
+
+    def picture_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        """(H, W) in pixels of the pictures that the given maps belong to."""
+        name, value = next(iter(given.items()))
+        return self.generator.picture_size(name, *value.shape[1:3])
+
+
+def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8:
+        raise TypeError(f"got out of {getattr(out, 'dtype', type(out).__name__)}, expected a uint8 array")
+    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"got out of shape {out.shape}, expected a writeable C-contiguous array of shape {shape}")
+    if np.may_share_memory(out, b):
+        raise ValueError("out overlaps the input, which is never changed: give another array")
+
+
+def load(
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    precision: str = "float32",
+    tune: str = "throughput",
+    statistics: Statistics | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    gpu_layers: str | None = None,
+    key: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Engine:
+    """Read a model file and make it ready to run.
+
+    ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` is ``auto`` or
+    ``cpu``. ``tune`` is ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps what the
+    model's own framework does at test time. ``plan`` is a Plan, the name of one (``direct``) or a file.
+    ``threads`` defaults to the physical cores that this process may use. ``key`` picks one of several models in a
+    file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
+
+    Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
+    RuntimeError for hardware that isn't there.
+    """
+    from . import checkpoints
+
+    check_device(device, precision, workers, gpu_layers)
+    generator, weights = checkpoints.read(Path(model), key=key)
+    if overrides:
+        generator = generator.with_overrides(overrides)
+    if statistics is not None:
+        generator = generator.with_statistics(statistics)
+    from .cpu import CpuEngine
+
+    return CpuEngine(generator, weights, tune=tune, plan=plan, threads=threads)
+
+
+def check_device(device: str, precision: str, workers: int | None, gpu_layers: str | None) -> None:
+    """Raise before anything is read if this version cannot run on the hardware that was asked for."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if device.startswith("cuda"):
+        raise RuntimeError(f"device {device!r}: this version of pix2pix has no GPU engine yet; use device 'cpu'")
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"got device {device!r}, expected auto or cpu")
+    if precision != "float32":
+        raise RuntimeError(f"precision {precision!r}: the CPU engine of this version computes in float32 only")
+    if workers not in (None, 1):
+        raise ValueError(f"got {workers} workers: on the CPU there is one engine; set its threads instead")
+    if gpu_layers is not None:
+        raise ValueError("gpu_layers places layers on a GPU, and this version of pix2pix has no GPU engine yet")

@@ -1,0 +1,437 @@
+"""The model as data: what a pix2pix generator computes, apart from how any engine computes it.
+
+A :class:`Generator` is a frozen sequence of :class:`Layer` values. A layer names its inputs and the activation
+that it applies to each of them, so every published U-Net variant (PyTorch, TensorFlow 1, Keras) is only other data:
+
+    y = norm(conv(join(act(x_1), act(x_2), ...)) + bias)
+
+The value *of* a layer is y, after its norm and before the activations of whoever reads it.
+
+Layouts: feature maps are NHWC; convolution kernels (kh, kw, in, out); transposed ones (kh, kw, out, in), as in
+TensorFlow. Weights are a mapping ``"<layer>.<part>"`` -> float32 array, with the parts kernel, bias, gamma, beta,
+mean and variance.
+
+Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", arXiv:1611.07004.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Statistics = Literal["image", "running"]
+Weights = Mapping[str, np.ndarray]
+
+INPUT = "input"  # the name by which layers refer to the picture
+DEFAULT_EPS = 1e-5
+DEFAULT_SLOPE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input of a layer: whose output is read, and the slope of the leaky ReLU applied on reading it.
+
+    Slope 1 is the identity, 0 is ReLU.
+    """
+
+    layer: str
+    slope: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Batch or instance normalisation over the pixels of a map: (x - mean) / sqrt(variance + eps) * gamma + beta."""
+
+    eps: float = DEFAULT_EPS
+    affine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution, or a transposed one, with what surrounds it. Sizes in pixels."""
+
+    name: str
+    inputs: tuple[Source, ...]
+    in_channels: int
+    filters: int
+    transposed: bool = False
+    join: Literal["concat", "add"] = "concat"
+    kernel: int = 4
+    stride: int = 2
+    padding: int = 1
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    bias: bool = True
+    norm: Norm | None = None
+    activation: Literal["none", "tanh"] = "none"
+
+    def output_size(self, h: int, w: int) -> tuple[int, int]:
+        """(H, W) of the output for an H x W input."""
+        k, s, p = self.kernel, self.stride, self.padding
+        if self.transposed:
+            return (h - 1) * s - 2 * p + k, (w - 1) * s - 2 * p + k
+        return (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
+
+    def tensors(self, statistics: Statistics) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that this layer needs under the given statistics."""
+        io = (self.filters, self.in_channels) if self.transposed else (self.in_channels, self.filters)
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (self.kernel, self.kernel, *io)}
+        if self.bias:
+            shapes["bias"] = (self.filters,)
+        if self.norm and self.norm.affine:
+            shapes |= {"gamma": (self.filters,), "beta": (self.filters,)}
+        if self.norm and statistics == "running":
+            shapes |= {"mean": (self.filters,), "variance": (self.filters,)}
+        return {f"{self.name}.{part}": shape for part, shape in shapes.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """A whole generator. The last layer's output is the picture.
+
+    ``size`` is the height and width in pixels that the model was trained at. ``output_scale`` is the rule for 8-bit
+    pictures: trunc(clip((y + 1) / 2 * output_scale, 0, 255)); 255 in the PyTorch program, 255.5 in TensorFlow's
+    ``convert_image_dtype``. ``origin`` names the kind of file that the model came from, for people only.
+    """
+
+    layers: tuple[Layer, ...]
+    statistics: Statistics = "image"
+    size: int = 256
+    output_scale: float = 255.0
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a generator needs at least one layer, got none")
+        if self.statistics not in ("image", "running"):
+            raise ValueError(f"statistics must be 'image' or 'running', got {self.statistics!r}")
+        channels: dict[str, int] = {}
+        for layer in self.layers:
+            if layer.name == INPUT or layer.name in channels:
+                raise ValueError(f"layer name {layer.name!r} is used twice or reserved")
+            read = []
+            for source in layer.inputs:
+                if source.layer == INPUT:
+                    read.append(channels.setdefault(INPUT, layer.in_channels))
+                elif source.layer in channels:
+                    read.append(channels[source.layer])
+                else:
+                    raise ValueError(f"{layer.name} reads {source.layer!r}, which no earlier layer computes")
+            joined = sum(read) if layer.join == "concat" else max(read, default=0)
+            if joined != layer.in_channels or (layer.join == "add" and len(set(read)) > 1):
+                raise ValueError(f"{layer.name} takes {layer.in_channels} channels, its inputs have {read}")
+            channels[layer.name] = layer.filters
+
+    # -- what people ask of a model ---------------------------------------------------------------------------
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input picture."""
+        return next(y.in_channels for y in self.layers if y.inputs[0].layer == INPUT)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output picture."""
+        return self.layers[-1].filters
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """(input channels, output channels)."""
+        return self.in_channels, self.out_channels
+
+    @property
+    def ngf(self) -> int:
+        """Filters of the first layer."""
+        return self.layers[0].filters
+
+    @property
+    def depth(self) -> int:
+        """Number of levels: how often the picture is halved."""
+        return sum(not layer.transposed for layer in self.layers)
+
+    @property
+    def eps(self) -> float | None:
+        """The epsilon of the norms, or None where there are none."""
+        return next((layer.norm.eps for layer in self.layers if layer.norm), None)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of an input must be multiples of this many pixels."""
+        return math.prod(layer.stride for layer in self.layers if not layer.transposed)
+
+    def __getitem__(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r}: this generator has {', '.join(y.name for y in self.layers)}")
+
+    def check_size(self, h: int, w: int) -> None:
+        """Raise ValueError unless the network can take an h x w picture (pixels)."""
+        m = self.multiple
+        if h < m or w < m or h % m or w % m:
+            raise ValueError(
+                f"got a {w}x{h} picture (width x height), this generator takes multiples of {m} pixels: "
+                f"resize or pad it, or use --fit"
+            )
+
+    def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:
+        """(H, W, C) of every layer's output, and of the input, for an h x w picture."""
+        shapes = {INPUT: (h, w, self.in_channels)}
+        for layer in self.layers:
+            source_h, source_w, _ = shapes[layer.inputs[0].layer]
+            shapes[layer.name] = (*layer.output_size(source_h, source_w), layer.filters)
+        return shapes
+
+    def picture_size(self, name: str, h: int, w: int) -> tuple[int, int]:
+        """Size of the picture for which layer ``name`` has an h x w output."""
+        reference_h, _, _ = self.shapes(self.multiple, self.multiple)[name]
+        if self.multiple % reference_h or (h * self.multiple) % reference_h:
+            raise ValueError(f"no picture gives {name} a map of {h}x{w}")
+        return h * self.multiple // reference_h, w * self.multiple // reference_h
+
+    def macs(self, h: int, w: int) -> dict[str, int]:
+        """Multiplications of each layer for one h x w picture (transposed ones counted at input resolution)."""
+        shapes = self.shapes(h, w)
+        count = {}
+        for layer in self.layers:
+            at_h, at_w, _ = shapes[layer.inputs[0].layer if layer.transposed else layer.name]
+            count[layer.name] = at_h * at_w * layer.kernel**2 * layer.in_channels * layer.filters
+        return count
+
+    def flops(self, h: int | None = None, w: int | None = None) -> int:
+        """Floating-point operations (2 per multiply-add) of the convolutions for one h x w picture."""
+        return 2 * sum(self.macs(h or self.size, w or self.size).values())
+
+    # -- what engines ask -------------------------------------------------------------------------------------
+
+    def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Layer, ...]:
+        """The layers to compute, in order, for ``outputs`` when the values of ``given`` are known."""
+        known = set(given)
+        wanted = {name for name in outputs if name not in known}
+        plan: list[Layer] = []
+        for layer in reversed(self.layers):
+            if layer.name in wanted:
+                plan.append(layer)
+                wanted.remove(layer.name)
+                wanted.update(s.layer for s in layer.inputs if s.layer not in known)
+        if wanted:
+            names = ", ".join(sorted(wanted))
+            raise ValueError(f"cannot compute {', '.join(outputs)} without the value of {names}")
+        return tuple(reversed(plan))
+
+    def constant_layers(self, h: int, w: int) -> tuple[str, ...]:
+        """Layers whose value is the same for every h x w picture.
+
+        A 1x1 map normalised by its own statistics is exactly beta, whatever it was; what reads only such maps is
+        constant too.
+        """
+        if self.statistics != "image":
+            return ()
+        shapes = self.shapes(h, w)
+        constant: list[str] = []
+        for layer in self.layers:
+            is_beta = layer.norm is not None and shapes[layer.name][:2] == (1, 1)
+            if is_beta or all(source.layer in constant for source in layer.inputs):
+                constant.append(layer.name)
+        return tuple(constant)
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all tensors that the generator needs."""
+        return {name: shape for layer in self.layers for name, shape in layer.tensors(self.statistics).items()}
+
+    def problems(self, weights: Weights) -> list[str]:
+        """Everything missing, surplus or misshapen in ``weights``, one line each."""
+        needed = self.tensors()
+        optional = {name: shape for layer in self.layers for name, shape in layer.tensors("running").items()}
+        found = [f"missing {name} {shape}" for name, shape in needed.items() if name not in weights]
+        for name, array in weights.items():
+            expected = needed.get(name, optional.get(name))
+            if expected is None:
+                found.append(f"surplus {name} {tuple(array.shape)}")
+            elif tuple(array.shape) != expected:
+                found.append(f"{name} has shape {tuple(array.shape)}, expected {expected}")
+            elif array.dtype != np.float32:
+                found.append(f"{name} has dtype {array.dtype}, expected float32")
+        return found
+
+    def check_weights(self, weights: Weights) -> None:
+        """Raise ValueError that lists all problems of ``weights`` at once, if it has any."""
+        found = self.problems(weights)
+        if found:
+            raise ValueError(f"the weights don't fit the generator ({len(found)} problems):\n  " + "\n  ".join(found))
+
+    # -- other generators from this one -----------------------------------------------------------------------
+
+    def with_statistics(self, statistics: Statistics) -> Generator:
+        """The same network under another statistics policy."""
+        return dataclasses.replace(self, statistics=statistics)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Generator:
+        """The same network with corrections of what a file does not say.
+
+        ``eps`` (of every norm), ``slope`` (of every leaky ReLU), ``size`` (pixels), ``output_scale``.
+        Raises ValueError for other names and for values that make no sense.
+        """
+        takes = {"eps": float, "slope": float, "size": int, "output_scale": float}
+        values = {}
+        for name, value in overrides.items():
+            if name not in takes:
+                raise ValueError(f"cannot override {name!r}: expected one of {', '.join(takes)}")
+            try:
+                values[name] = takes[name](value)
+            except (TypeError, ValueError):
+                raise ValueError(f"cannot override {name} with {value!r}: expected a {takes[name].__name__}") from None
+            if not 0 < values[name] < math.inf and not (name == "slope" and values[name] == 0):
+                raise ValueError(f"cannot override {name} with {value!r}: expected a positive number")
+        layers = []
+        for layer in self.layers:
+            if "eps" in values and layer.norm:
+                layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=values["eps"]))
+            if "slope" in values:
+                sources = (Source(s.layer, values["slope"]) if 0 < s.slope < 1 else s for s in layer.inputs)
+                layer = dataclasses.replace(layer, inputs=tuple(sources))
+            layers.append(layer)
+        changed = {name: values[name] for name in ("size", "output_scale") if name in values}
+        if "size" in changed:
+            self.check_size(changed["size"], changed["size"])
+        return dataclasses.replace(self, layers=tuple(layers), **changed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A description that JSON can hold; :meth:`from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Generator:
+        """The generator that :meth:`to_dict` described. Raises ValueError for anything else."""
+        try:
+            layers = []
+            for entry in description["layers"]:
+                fields = dict(entry)
+                fields["inputs"] = tuple(Source(**source) for source in fields["inputs"])
+                fields["norm"] = Norm(**fields["norm"]) if fields["norm"] else None
+                layers.append(_checked(Layer(**fields)))
+            return cls(**{**description, "layers": tuple(layers)})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"not the description of a generator: {error!r}") from None
+
+
+def _checked(layer: Layer) -> Layer:
+    """``layer`` itself, or ValueError where a field has a value that no engine could make sense of."""
+    sizes = (layer.in_channels, layer.filters, layer.kernel, layer.stride)
+    sane = (
+        isinstance(layer.name, str)
+        and layer.inputs
+        and all(isinstance(n, int) and 1 <= n <= 65536 for n in sizes)
+        and isinstance(layer.padding, int)
+        and 0 <= layer.padding < layer.kernel
+        and layer.join in ("concat", "add")
+        and layer.padding_mode in ("zeros", "reflect")
+        and layer.activation in ("none", "tanh")
+        and all(isinstance(s.layer, str) and 0 <= s.slope <= 1 for s in layer.inputs)
+        and (layer.norm is None or 0 < layer.norm.eps < math.inf)
+        and all(isinstance(flag, bool) for flag in (layer.transposed, layer.bias))
+    )
+    if not sane:
+        raise ValueError(f"not a layer that any engine could run: {layer}")
+    return layer
+
+
+def unet(
+    ngf: int = 64,
+    depth: int = 8,
+    in_channels: int = 3,
+    out_channels: int = 3,
+    *,
+    norm: Norm | None = Norm(),
+    innermost_norm: bool = True,
+    bias: Literal["all", "last", "none"] = "all",
+    slope: float = DEFAULT_SLOPE,
+    skip_slope: float = 0.0,
+    skip_first: bool = False,
+    filters: Sequence[int] | None = None,
+    statistics: Statistics = "image",
+    size: int | None = None,
+    output_scale: float = 255.0,
+    origin: str = "",
+) -> Generator:
+    """A U-Net generator: ``depth`` convolutions encoder_1..depth, then decoder_depth..1 with skip connections.
+
+    ``filters`` are the encoders' filters, outermost first (default: ngf x 1, 2, 4, 8, 8, ...). ``skip_slope`` is the
+    slope with which decoders read skips: 0 (ReLU) in PyTorch and TensorFlow 1, that of the leaky ReLU in Keras.
+    ``skip_first`` puts the skip before the upsampled map, as PyTorch concatenates. ``size`` defaults to 2**depth
+    pixels. The default variant is that of affinelayer/pix2pix-tensorflow.
+    """
+    widths = list(filters) if filters is not None else [ngf * min(2**i, 8) for i in range(depth)]
+    if len(widths) != depth or depth < 2:
+        raise ValueError(f"got {len(widths)} filter counts for {depth} levels: expected one each, and 2 levels or more")
+
+    def norm_at(level: int, *, encoder: bool) -> Norm | None:
+        outermost, innermost = level == 1, level == depth
+        return None if outermost or (innermost and encoder and not innermost_norm) else norm
+
+    layers = []
+    for level, width in enumerate(widths, 1):
+        source = Source(f"encoder_{level - 1}", slope) if level > 1 else Source(INPUT)
+        read = widths[level - 2] if level > 1 else in_channels
+        norm_here = norm_at(level, encoder=True)
+        layers.append(Layer(f"encoder_{level}", (source,), read, width, bias=bias == "all", norm=norm_here))
+    for level in range(depth, 0, -1):
+        if level == depth:
+            sources, read = (Source(f"encoder_{depth}", 0.0),), widths[-1]
+        else:
+            up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", skip_slope)
+            sources, read = ((skip, up) if skip_first else (up, skip)), 2 * widths[level - 1]
+        last = level == 1
+        layers.append(
+            Layer(
+                f"decoder_{level}",
+                sources,
+                read,
+                out_channels if last else widths[level - 2],
+                transposed=True,
+                bias=bias == "all" or (bias == "last" and last),
+                norm=norm_at(level, encoder=False),
+                activation="tanh" if last else "none",
+            )
+        )
+    return Generator(tuple(layers), statistics, size or 2**depth, output_scale, origin)
+
+
+def fold(generator: Generator, weights: Weights) -> tuple[Generator, dict[str, np.ndarray]]:
+    """Fold running statistics into kernels and biases: (a generator without norms, its weights).
+
+    norm(conv(x, k) + b) = conv(x, k * r) + ((b - mean) * r + beta) with r = gamma / sqrt(variance + eps), computed in
+    float64. Under image statistics nothing can be folded, and both come back as they are.
+    """
+    if generator.statistics == "image":
+        return generator, dict(weights)
+    layers, folded = [], {}
+    for layer in generator.layers:
+        part = {name.rpartition(".")[2]: weights[name] for name in layer.tensors("running")}
+        if layer.norm:
+            ratio = part.get("gamma", 1.0) / np.sqrt(part["variance"].astype(np.float64) + layer.norm.eps)
+            bias = (part.get("bias", 0.0) - part["mean"].astype(np.float64)) * ratio + part.get("beta", 0.0)
+            along_filters = ratio[:, None] if layer.transposed else ratio
+            part = {"kernel": (part["kernel"] * along_filters).astype(np.float32), "bias": bias.astype(np.float32)}
+            layer = dataclasses.replace(layer, norm=None, bias=True)
+        layers.append(layer)
+        folded |= {f"{layer.name}.{key}": value for key, value in part.items()}
+    return dataclasses.replace(generator, layers=tuple(layers), statistics="image"), folded
+
+
+def random_weights(generator: Generator, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights as at the start of training, from N(0, 0.02) kernels and N(1, 0.02) gammas: for tests and benchmarks."""
+    rng = np.random.default_rng(seed)
+    mean_and_deviation = {"kernel": (0, 0.02), "gamma": (1, 0.02), "variance": (1, 0.1)}
+    weights = {}
+    for name, shape in generator.tensors().items():
+        mean, deviation = mean_and_deviation.get(name.rpartition(".")[2], (0, 0.1))
+        values = rng.standard_normal(shape, dtype=np.float32)
+        values *= np.float32(deviation)
+        values += np.float32(mean)
+        weights[name] = values
+    return weights

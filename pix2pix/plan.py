@@ -1,0 +1,72 @@
+"""Plans: which algorithm each layer uses. A value, made from the generator and the kind of hardware alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .generator import Generator
+
+ALGORITHMS = {"cpu": ("direct",)}  # what the engine of each kind of hardware can do
+TUNES = ("latency", "throughput")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One algorithm per layer, for one kind of hardware, precision and aim.
+
+    With one plan and one instruction set, an image's bytes don't depend on batch, threads or what ran before.
+    """
+
+    layers: Mapping[str, str]
+    hardware: str = "cpu"
+    precision: str = "float32"
+    tune: str = "throughput"
+
+    def __post_init__(self) -> None:
+        if self.tune not in TUNES:
+            raise ValueError(f"got tune {self.tune!r}, expected {' or '.join(TUNES)}")
+        if self.hardware not in ALGORITHMS:
+            raise ValueError(f"got a plan for {self.hardware!r}, expected one for {', '.join(ALGORITHMS)}")
+        takes = ALGORITHMS[self.hardware]
+        for name, algorithm in self.layers.items():
+            if algorithm not in takes:
+                raise ValueError(f"the plan has {algorithm!r} for {name}, expected one of {', '.join(takes)}")
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+
+    def check(self, generator: Generator) -> None:
+        """Raise ValueError unless this plan names exactly the layers of ``generator``."""
+        have, needed = set(self.layers), {layer.name for layer in generator.layers}
+        if have != needed:
+            missing, surplus = sorted(needed - have), sorted(have - needed)
+            raise ValueError(f"the plan is for another generator: missing {missing}, surplus {surplus}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON can hold it; ``Plan(**d)`` is the inverse."""
+        return {"hardware": self.hardware, "precision": self.precision, "tune": self.tune, "layers": dict(self.layers)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as a JSON file, which :func:`choose` reads back."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def choose(generator: Generator, tune: str, plan: Plan | str | os.PathLike[str] | None = None) -> Plan:
+    """The plan for ``generator`` on a CPU.
+
+    ``plan`` may be a Plan, the name of an algorithm to use for every layer (``direct``), or a JSON file; None chooses.
+    Raises ValueError for a plan that doesn't fit the generator.
+    """
+    if plan is None or plan in ALGORITHMS["cpu"]:
+        return Plan({layer.name: str(plan or "direct") for layer in generator.layers}, tune=tune)
+    if not isinstance(plan, Plan):
+        try:
+            plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
+        except (OSError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
+    plan.check(generator)
+    return plan
