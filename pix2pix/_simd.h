@@ -1,0 +1,131 @@
+/* The micro-kernels: MR rows x NV vectors of C, kept in registers while K runs through.
+ *
+ * Vectors are the compiler's own (gcc, clang), so one source serves every instruction set: the flags that this file
+ * is compiled with decide VL. NR = 2 * VL columns; MR_MAX rows, so that MR_MAX * 2 accumulators, two vectors of B and
+ * one broadcast element of A fill the register file (32 registers of 512 bits, else 16).
+ *
+ * A is addressed indirectly, as in Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129: K is split into
+ * taps, and a table says where in A and in B each tap begins. That lets one kernel read a padded feature map, a
+ * matrix of patches or any packed operand.
+ */
+#ifndef PIX2PIX_SIMD_H
+#define PIX2PIX_SIMD_H
+
+#if defined(__AVX512F__)
+#define ISA_NAME "avx512"
+#define VL 16
+#define MR_MAX 14
+#elif defined(__AVX2__) && defined(__FMA__)
+#define ISA_NAME "avx2"
+#define VL 8
+#define MR_MAX 6
+#else
+#define ISA_NAME "portable"
+#define VL 4
+#define MR_MAX 6
+#endif
+#define NR (2 * VL)
+
+typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef int vec_int __attribute__((vector_size(4 * VL)));
+
+static inline vec splat(float x) { return (vec){0} + x; }
+
+static inline vec larger(vec a, vec b) {
+    vec_int take_a = a > b;
+    return (vec)((take_a & (vec_int)a) | (~take_a & (vec_int)b));
+}
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* c[i][:] = init[i][:] + sum over taps t and k < depth of a[i * a_stride + taps[2t] + k] * b[taps[2t+1] + k*NR + :]
+ *
+ * i < MR, rows of NV * VL columns. init may be c itself (to go on with a sum) or a bias (init_stride 0). The order of
+ * summation is t, then k, for every MR and NV alike: how rows are grouped never changes a bit. depth % 4 == 0. */
+#define MICRO_KERNEL(MR, NV)                                                                                      \
+    static void kernel_##MR##x##NV(const float *a, long a_stride, const long *taps, long count, long depth,      \
+                                   const float *b, const float *init, long init_stride, float *c, long c_stride) { \
+        vec sum[MR][NV];                                                                                          \
+        UNROLL for (int i = 0; i < MR; i++)                                                                       \
+            UNROLL for (int j = 0; j < NV; j++) sum[i][j] = *(const vec *)(init + i * init_stride + j * VL);      \
+        for (long t = 0; t < count; t++) {                                                                        \
+            const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];                                           \
+            for (long k = 0; k < depth; k += 4, p += 4)                                                           \
+                UNROLL for (int s = 0; s < 4; s++, q += NR) {                                                     \
+                    vec w[NV];                                                                                    \
+                    UNROLL for (int j = 0; j < NV; j++) w[j] = *(const vec *)(q + j * VL);                        \
+                    UNROLL for (int i = 0; i < MR; i++) {                                                         \
+                        vec x = splat(p[i * a_stride + s]);                                                       \
+                        UNROLL for (int j = 0; j < NV; j++) sum[i][j] += x * w[j];                                \
+                    }                                                                                             \
+                }                                                                                                 \
+        }                                                                                                         \
+        UNROLL for (int i = 0; i < MR; i++)                                                                       \
+            UNROLL for (int j = 0; j < NV; j++) *(vec *)(c + i * c_stride + j * VL) = sum[i][j];                  \
+    }
+
+#define BOTH_WIDTHS(MR) MICRO_KERNEL(MR, 1) MICRO_KERNEL(MR, 2)
+BOTH_WIDTHS(1) BOTH_WIDTHS(2) BOTH_WIDTHS(3) BOTH_WIDTHS(4) BOTH_WIDTHS(5) BOTH_WIDTHS(6)
+#if MR_MAX > 6
+BOTH_WIDTHS(7) BOTH_WIDTHS(8) BOTH_WIDTHS(9) BOTH_WIDTHS(10)
+BOTH_WIDTHS(11) BOTH_WIDTHS(12) BOTH_WIDTHS(13) BOTH_WIDTHS(14)
+#endif
+
+typedef void (*micro_kernel)(const float *, long, const long *, long, long, const float *, const float *, long,
+                             float *, long);
+
+/* The kernel for that many rows (1..MR_MAX) and vectors (1 or 2). */
+static inline micro_kernel kernel_for(long rows, long vectors) {
+#define PAIR(MR) {kernel_##MR##x1, kernel_##MR##x2}
+    static const micro_kernel table[MR_MAX][2] = {
+        PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5), PAIR(6),
+#if MR_MAX > 6
+        PAIR(7), PAIR(8), PAIR(9), PAIR(10), PAIR(11), PAIR(12), PAIR(13), PAIR(14),
+#endif
+    };
+#undef PAIR
+    return table[rows - 1][vectors - 1];
+}
+
+static inline float first_lane(vec v) { return v[0]; }
+
+static const float ZEROS[NR] = {0};
+
+/* What the processor can run: the best of the instruction sets that this project builds for. */
+static inline const char *processor_isa(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "portable";
+}
+
+/* Fused multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations. */
+static inline float multiply_add(long rounds) {
+    vec x[12], factor = splat(0.999999f), term = splat(1e-6f);
+    UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);
+    for (long r = 0; r < rounds; r++) {
+        UNROLL for (int i = 0; i < 12; i++) x[i] = x[i] * factor + term;
+    }
+    vec total = x[0];
+    UNROLL for (int i = 1; i < 12; i++) total += x[i];
+    return total[0];
+}
+
+#ifdef _OPENMP
+#define OPENMP_VERSION _OPENMP
+#else
+#define OPENMP_VERSION 0
+#endif
+#if defined(__clang__)
+#define COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define COMPILER "gcc " __VERSION__
+#else
+#define COMPILER "unknown"
+#endif
+
+#endif

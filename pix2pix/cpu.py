@@ -1,0 +1,326 @@
+"""The CPU engine: walks the generator's layers over packed weights; the arithmetic is in _cpu.pyx.
+
+One engine has `threads` OpenMP threads, whoever calls it: all work is done by one thread of its own that leads them,
+so callers in many threads don't multiply them, and Ctrl-C interrupts a wait at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from . import plan as plans
+from .engine import BaseEngine
+from .generator import INPUT, Generator, Layer, Weights, fold
+
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
+FORCE_ISA = "PIX2PIX_ISA"
+PIXELS_AT_ONCE = 8 * 256 * 256  # of a batch: what more images would cost in memory they don't gain in speed
+SIZES_KEPT = 4
+
+
+class Interrupted(Exception):
+    """The caller stopped waiting: the layers that are left are not computed."""
+
+
+def instruction_sets() -> list[str]:
+    """What this machine can run and this installation was built for, best first."""
+    best = INSTRUCTION_SETS.index(extension("portable").build_facts()["processor"])
+    return [isa for isa in INSTRUCTION_SETS[best:] if importlib.util.find_spec(f"pix2pix._cpu_{isa}")]
+
+
+def extension(isa: str | None = None) -> ModuleType:
+    """The compiled module for an instruction set; by default what PIX2PIX_ISA names, else the best there is.
+
+    Raises RuntimeError if it isn't built, or the processor cannot run it.
+    """
+    if isa is None:
+        isa = os.environ.get(FORCE_ISA) or instruction_sets()[0]
+    if isa not in INSTRUCTION_SETS:
+        raise RuntimeError(f"got instruction set {isa!r}, expected one of {', '.join(INSTRUCTION_SETS)}")
+    if isa != "portable" and isa not in instruction_sets():
+        raise RuntimeError(f"instruction set {isa!r}: this machine and this build have {', '.join(instruction_sets())}")
+    try:
+        return importlib.import_module(f"pix2pix._cpu_{isa}")
+    except ImportError as error:
+        raise RuntimeError(f"the compiled extension is missing ({error}): run make build, or pip install .") from None
+
+
+def available_cores() -> int:
+    """Physical cores that this process may use: its affinity and its cgroup's quota honoured, at least 1."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            siblings = str(cpu)
+        cores.add(siblings.strip())
+    return max(1, min(len(cores), _cgroup_quota()))
+
+
+def _cgroup_quota() -> int:
+    """Processors that the cgroup grants, rounded up; a large number where there is no limit."""
+    for quota_file, period_file in (
+        ("cpu.max", None),
+        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            fields = Path("/sys/fs/cgroup", quota_file).read_text().split()
+            if period_file:
+                fields += Path("/sys/fs/cgroup", period_file).read_text().split()
+            quota, period = int(fields[0]), int(fields[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if quota > 0 and period > 0:
+            return -(-quota // period)
+    return 1 << 20
+
+
+class CpuEngine(BaseEngine):
+    """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
+
+    ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction set, as the
+    environment variable PIX2PIX_ISA does. Raises ValueError for weights that don't fit the generator, for a plan that
+    doesn't, and for layers that are not those of a U-Net; RuntimeError if the extension is not built.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        generator: Generator,
+        weights: Weights,
+        *,
+        tune: str = "throughput",
+        plan: plans.Plan | str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        super().__init__(generator)
+        generator.check_weights(weights)
+        _check_layers(generator)
+        if threads is not None and threads < 1:
+            raise ValueError(f"got {threads} threads, expected 1 or more")
+        self.plan = plans.choose(generator, tune, plan)
+        self.threads = threads or available_cores()
+        self._kernels = extension(isa)
+        self.isa: str = self._kernels.build_facts()["isa"]
+        self._folded, weights = fold(generator, weights)
+        self._layers = {layer.name: self._pack(layer, weights) for layer in self._folded.layers}
+        self._workspaces: OrderedDict[tuple[int, int, int], Workspace] = OrderedDict()
+        self._memory = np.empty(0, np.float32)
+        self._stop = threading.Event()
+        self._leader = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
+
+    def _pack(self, layer: Layer, weights: Weights):
+        """The layer with its weights packed."""
+        part = {key: weights.get(f"{layer.name}.{key}") for key in ("kernel", "bias", "gamma", "beta")}
+        kernel = np.ascontiguousarray(part["kernel"])
+        picture = layer.inputs[0].layer == INPUT
+        channels = [layer.in_channels] if picture else [self._folded[s.layer].filters for s in layer.inputs]
+        if layer.activation == "tanh":
+            return self._kernels.OutputConvolution(kernel, channels, part["bias"])
+        eps = layer.norm.eps if layer.norm else None
+        return self._kernels.Convolution(
+            kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"], eps, picture, self.threads
+        )
+
+    # -- what BaseEngine asks for -----------------------------------------------------------------------------
+
+    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        h, w = self.picture_size(given)
+        n = next(iter(given.values())).shape[0]
+        shapes = self.generator.shapes(h, w)
+        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+        self._lead(self._run_chunks, given, results, n, h, w)
+        return results
+
+    def _translate(self, b: np.ndarray, out: np.ndarray) -> None:
+        self._lead(self._run_chunks, {INPUT: b}, {self.generator.layers[-1].name: out}, *b.shape[:3])
+
+    def _close(self) -> None:
+        self._leader.shutdown()
+        self._layers.clear()
+        self._workspaces.clear()
+        self._memory = np.empty(0, np.float32)
+
+    # -- the walk ---------------------------------------------------------------------------------------------
+
+    def _lead(self, work, *args) -> None:
+        """Do the work in the engine's own thread. If the wait is interrupted, so is the work, after a layer."""
+        self._stop.clear()
+        future = self._leader.submit(work, *args)
+        try:
+            future.result()
+        except BaseException:
+            self._stop.set()
+            future.exception()
+            raise
+
+    def _run_chunks(self, given, results, n: int, h: int, w: int) -> None:
+        """Fill ``results``, as many images at a time as fit PIXELS_AT_ONCE."""
+        step = max(1, PIXELS_AT_ONCE // (h * w))
+        for first in range(0, n, step):
+            images = slice(first, min(first + step, n))
+            self._forward(
+                {name: value[images] for name, value in given.items()},
+                {name: value[images] for name, value in results.items()},
+                self._workspace(images.stop - first, h, w),
+            )
+
+    def _forward(self, given: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray], space: Workspace) -> None:
+        """Compute ``results`` from the given layers, in place."""
+        last = self.generator.layers[-1].name
+        maps = dict(space.constants)
+        maps |= {name: self._as_map(name, value) for name, value in given.items() if name not in (INPUT, last)}
+        wanted = tuple(name for name in results if name not in given)
+        for layer in self._folded.needed(wanted, {**maps, **given}):
+            if self._stop.is_set():
+                raise Interrupted
+            packed = self._layers[layer.name]
+            if layer.inputs[0].layer == INPUT:
+                sources = given[INPUT]
+            else:
+                sources = [(maps[source.layer], source.slope) for source in layer.inputs]
+            if layer.name == last:
+                packed.run(sources, results[last], self.generator.output_scale, space.scratch, self.threads)
+            else:
+                maps[layer.name] = space.maps[layer.name]
+                packed.run(sources, maps[layer.name], space.scratch, self.threads)
+        for name, result in results.items():
+            if name in given:
+                result[...] = given[name]
+            elif name != last:
+                result[...] = _value(maps[name], result.shape[-1])
+
+    def _as_map(self, name: str, value: np.ndarray):
+        """A layer's given value as other layers read it."""
+        n, h, w, channels = value.shape
+        stride = self._kernels.padded(channels)
+        raw = self._kernels.aligned(n * h * w * stride).reshape(n, h, w, stride)
+        raw[..., :channels] = value
+        zeros, ones = np.zeros((n, stride), np.float32), np.ones((n, stride), np.float32)
+        return self._kernels.Map(raw, zeros, ones, zeros[0])
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def _workspace(self, n: int, h: int, w: int) -> Workspace:
+        """The maps and scratch for n images of h x w, in the memory that all sizes share."""
+        key = (n, h, w)
+        if key in self._workspaces:
+            self._workspaces.move_to_end(key)
+            return self._workspaces[key]
+        needed = Workspace.floats(self, n, h, w)
+        if needed > self._memory.size:
+            self._workspaces.clear()
+            self._memory = np.empty(0, np.float32)
+            self._memory = self._kernels.aligned(needed)
+        space = Workspace(self, n, h, w, self._memory)
+        constants = self._folded.constant_layers(h, w)
+        if constants:
+            zeros = {INPUT: np.zeros((1, h, w, self.generator.in_channels), np.float32)}
+            values = {name: np.empty((1, *self._folded.shapes(h, w)[name]), np.float32) for name in constants}
+            self._forward(zeros, values, Workspace(self, 1, h, w, self._memory))
+            space.constants = {name: self._as_map(name, value) for name, value in values.items()}
+        self._workspaces[key] = space
+        while len(self._workspaces) > SIZES_KEPT:
+            self._workspaces.popitem(last=False)
+        return space
+
+
+class Workspace:
+    """Where the maps and the scratch of n images of one size lie, and the layers that are constant at that size."""
+
+    def __init__(self, engine: CpuEngine, n: int, h: int, w: int, memory: np.ndarray) -> None:
+        self.constants: dict[str, object] = {}
+        self.maps = {}
+        at = 0
+        for name, shape in self._shapes(engine, n, h, w).items():
+            size = int(np.prod(shape))
+            raw = memory[at : at + size].reshape(shape)
+            mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
+            self.maps[name] = engine._kernels.Map(raw, mean, scale, engine._layers[name].shift)
+            at += size
+        self.scratch = memory[at:]
+
+    @staticmethod
+    def _shapes(engine: CpuEngine, n: int, h: int, w: int) -> dict[str, tuple[int, int, int, int]]:
+        shapes = engine._folded.shapes(h, w)
+        padded = engine._kernels.padded
+        inner = (layer.name for layer in engine._folded.layers[:-1])
+        return {name: (n, *shapes[name][:2], padded(shapes[name][2])) for name in inner}
+
+    @staticmethod
+    def floats(engine: CpuEngine, n: int, h: int, w: int) -> int:
+        """Floats that a workspace needs."""
+        shapes = engine._folded.shapes(h, w)
+        maps = sum(int(np.prod(shape)) for shape in Workspace._shapes(engine, n, h, w).values())
+        scratch = max(
+            engine._layers[layer.name].scratch(n, *shapes[layer.inputs[0].layer][:2], engine.threads)
+            for layer in engine._folded.layers
+        )
+        return maps + scratch
+
+
+def _value(m, channels: int) -> np.ndarray:
+    """A map's value (N,H,W,C): its norm applied."""
+    raw, mean, scale, shift = (np.asarray(part) for part in (m.raw, m.mean, m.scale, m.shift))
+    return ((raw - mean[:, None, None]) * scale[:, None, None] + shift)[..., :channels]
+
+
+def _check_layers(generator: Generator) -> None:
+    """Raise ValueError for layers that this engine has no kernels for."""
+    last = generator.layers[-1]
+    for layer in generator.layers:
+        known = (
+            (layer.kernel, layer.stride, layer.padding, layer.padding_mode) == (4, 2, 1, "zeros")
+            and layer.join == "concat"
+            and len(layer.inputs) <= 4
+            and (layer.activation == "tanh") == (layer is last)
+            and not (layer is last and (layer.norm or not layer.transposed))
+            and (layer.inputs == (layer.inputs[0],) and not layer.transposed or INPUT not in [s.layer for s in layer.inputs])
+        )
+        if not known:
+            raise ValueError(f"the CPU engine takes 4x4 stride-2 layers of U-Nets that end in tanh, got {layer}")
+
+
+def build_info() -> dict[str, str]:
+    """What the extension was built with and what it uses here."""
+    facts = extension().build_facts()
+    return {
+        "instruction set": f"{facts['isa']} (built and usable here: {', '.join(instruction_sets())})",
+        "compiler": facts["compiler"],
+        "OpenMP": facts["openmp"],
+        "threads": str(available_cores()),
+    }
+
+
+def measure(threads: int | None = None, seconds: float = 0.5) -> dict[str, float]:
+    """Measured peaks of this machine: ``fma_gflops`` (float32 multiply-adds) and ``bandwidth_gbs`` (reading memory)."""
+    kernels, threads = extension(), threads or available_cores()
+    array = np.ones(1 << 26, np.float32)
+    rates = {"fma_gflops": 0.0, "bandwidth_gbs": 0.0}
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        operations = kernels.run_multiply_adds(1_000_000, threads)
+        middle = time.perf_counter()
+        kernels.run_sum(array, threads)
+        end = time.perf_counter()
+        rates["fma_gflops"] = max(rates["fma_gflops"], operations / (middle - start) / 1e9)
+        rates["bandwidth_gbs"] = max(rates["bandwidth_gbs"], array.nbytes / (end - middle) / 1e9)
+    return rates
