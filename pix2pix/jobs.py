@@ -1,0 +1,114 @@
+"""What a run has to do: which input files, and the output file of each.
+
+An output's name depends on its input's name alone, never on what else is in the folder, and no two names give the
+same: ``x.png`` stays ``x.png``; everything else gets ``.png`` after its whole name (``x.jpg.png``, ``x.PNG.png``), and
+so does a name that could have come about that way (``x.jpg.png`` -> ``x.jpg.png.png``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+from .images import READABLE, WRITERS
+
+Format = Literal["png", "jpg", "same"]
+
+
+class InputError(ValueError):
+    """Inputs and an output that no run can be made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to translate: its file, the file to write, and the latter's name inside the output folder."""
+
+    source: Path
+    output: Path
+    name: str
+
+
+def output_name(name: str, format: Format = "png") -> str:
+    """The name of the output for an input called ``name``. ``same`` keeps its kind where that can be written."""
+    stem, suffix = os.path.splitext(name)
+    wanted = f".{format}" if format != "same" else suffix if suffix.lower() in WRITERS else ".png"
+    ambiguous = os.path.splitext(stem)[1].lower() in READABLE
+    return name if suffix == wanted and not ambiguous else name + wanted
+
+
+def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
+    """A sort key under which ``x2`` comes before ``x10``, and a folder's files stay together."""
+    return [
+        [(0, int(s), s) if s.isdecimal() else (1, 0, s) for s in re.split(r"(\d+)", part) if s] for part in path.parts
+    ]
+
+
+def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Format = "png") -> list[Job]:
+    """The jobs for image files and folders, in natural order.
+
+    Of a folder, all picture files are taken, those in its sub-folders too, but nothing hidden and nothing inside
+    ``output``. Outputs keep their path inside a folder; if several inputs are given, the folder's own name comes
+    first. Raises InputError if an input isn't there, there is nothing to do, two inputs have the same output, or an
+    output would replace an input.
+    """
+    jobs: dict[tuple[Path, str], Job] = {}
+    for path in map(Path, inputs):
+        if path.is_dir():
+            found = [(file, file.relative_to(path)) for file in sorted(_pictures(path, output), key=natural)]
+            if len(inputs) > 1:
+                found = [(file, path.resolve().name / relative) for file, relative in found]
+        elif path.exists():
+            found = [(path, Path(path.name))]
+        else:
+            raise InputError(f"there is no file or folder {str(path)!r}")
+        for source, relative in found:
+            name = relative.with_name(output_name(relative.name, format)).as_posix()
+            jobs.setdefault((source.resolve(), name), Job(source, output / name, name))
+    if not jobs:
+        raise InputError(
+            f"found no pictures in {', '.join(map(str, inputs))}: expected files ending in {', '.join(READABLE)}"
+        )
+    _check(jobs)
+    return list(jobs.values())
+
+
+def single_job(source: str | os.PathLike[str], output: Path) -> Job:
+    """The job that writes one picture to a file of a given name. Raises InputError as :func:`find_jobs` does."""
+    source = Path(source)
+    if not source.exists():
+        raise InputError(f"there is no file {str(source)!r}")
+    job = Job(source, output, output.name)
+    _check({(source.resolve(), job.name): job})
+    return job
+
+
+def _pictures(folder: Path, excluded: Path) -> Iterator[Path]:
+    """The picture files below ``folder``, outside ``excluded``."""
+    excluded = excluded.resolve()
+    if folder.resolve() == excluded:
+        raise InputError(f"the output folder {str(folder)!r} is the input folder: give another with --output")
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != excluded]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE:
+                yield here / name
+
+
+def _check(jobs: dict[tuple[Path, str], Job]) -> None:
+    """Raise InputError for outputs that would replace each other or an input."""
+    sources = {source for source, _ in jobs}
+    writes: dict[Path, Job] = {}
+    for job in jobs.values():
+        other = writes.setdefault(job.output, job)
+        if other is not job:
+            raise InputError(
+                f"{str(other.source)!r} and {str(job.source)!r} would both be written to {str(job.output)!r}: "
+                f"give the folders that they are in, or translate them in two runs"
+            )
+        if job.output.resolve() in sources:
+            raise InputError(f"the output {str(job.output)!r} would replace an input: give another folder or name")
