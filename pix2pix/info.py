@@ -1,0 +1,67 @@
+"""Descriptions in words: of a model, of its plan, and of what this package was built with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from .generator import Generator, Layer
+from .plan import Plan
+
+
+def describe(generator: Generator) -> str:
+    """A model's facts, one per line."""
+    shapes = generator.tensors().values()
+    whose = {"image": "each image's own statistics", "running": "the stored statistics"}[generator.statistics]
+    norms = "none" if generator.eps is None else f"eps {generator.eps:g}, {whose}"
+    facts = {
+        "origin": generator.origin or "unknown",
+        "ngf": generator.ngf,
+        "levels": generator.depth,
+        "channels": f"{generator.in_channels} -> {generator.out_channels}",
+        "norm": norms,
+        "trained at": f"{generator.size}x{generator.size}, takes multiples of {generator.multiple}",
+        "parameters": f"{sum(map(math.prod, shapes)):,}",
+        "work": f"{generator.flops() / 1e9:.3f} GFLOP per image of that size",
+    }
+    return aligned(facts)
+
+
+def layer_table(generator: Generator, plan: Plan | None = None) -> str:
+    """A table of the layers, for a picture of the model's own size; with the algorithm of each under ``plan``."""
+    shapes = generator.shapes(generator.size, generator.size)
+    macs = generator.macs(generator.size, generator.size)
+    head = ["layer", "reads", "kernel", "output", "norm", "parameters", "MFLOP", "plan"]
+    rows = [head[: 7 + (plan is not None)]]
+    for layer in generator.layers:
+        h, w, c = shapes[layer.name]
+        parameters = sum(map(math.prod, layer.tensors(generator.statistics).values()))
+        row = [layer.name, _reads(layer), _kernel(layer), f"{h}x{w}x{c}", "yes" if layer.norm else "-"]
+        row += [f"{parameters:,}", f"{2 * macs[layer.name] / 1e6:,.1f}"]
+        rows.append(row + ([plan.layers[layer.name]] if plan else []))
+    return table(rows, right={5, 6})
+
+
+def _reads(layer: Layer) -> str:
+    names = [s.layer + {1.0: "", 0.0: " relu"}.get(s.slope, f" lrelu {s.slope:g}") for s in layer.inputs]
+    return {"concat": ", ", "add": " + "}[layer.join].join(names)
+
+
+def _kernel(layer: Layer) -> str:
+    return f"{layer.kernel}x{layer.kernel} s{layer.stride} {'up' if layer.transposed else 'down'}"
+
+
+def aligned(facts: Mapping[str, object]) -> str:
+    """Names and values in two columns."""
+    return table([[name, str(value)] for name, value in facts.items()])
+
+
+def table(rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
+    """Rows in columns of even width; the columns whose numbers are in ``right`` are aligned to the right."""
+    rows, right = [list(row) for row in rows], set(right)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""One ``pix2pix translate`` command, from its options to its exit status; :mod:`pix2pix.cli` calls it.
+
+Whatever can be refused is refused before the first picture is read, most of it before the model is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+from .engine import Engine, check_device, load
+from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
+from .images import WRITERS, Fitting, check_writable
+from .jobs import InputError, find_jobs, single_job
+from .record import RECORD_NAME, begin, check_free, model_identity
+from .report import Progress, Report
+from .translate import BATCH_SIZE, Outcome, raw_frames, translate_files, translate_raw
+
+RAW = ".rgb"
+RESUME = "outputs that are there are whole; give the same command again to go on"
+
+
+def run_translate(args: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    """Do the parsed command ``args``; results go to ``out``, everything else to ``err``. Returns the exit status.
+
+    Raises ValueError, RuntimeError or OSError with a message for people if the run cannot start.
+    """
+    check_device(args.device, args.precision, args.workers, args.gpu_layers)
+    if any(path.suffix.lower() == RAW for path in args.inputs):
+        return _RawRun(args, out, err).run()
+    return _PictureRun(args, out, err).run()
+
+
+class _Command:
+    """What both kinds of run have in common."""
+
+    def __init__(self, args: argparse.Namespace, out: TextIO, err: TextIO) -> None:
+        self.args, self.out, self.err = args, out, err
+        self.batch_size = args.batch_size or BATCH_SIZE
+
+    def run(self) -> int:
+        self.prepare()
+        engine, self.identity = self._load()
+        with closing(engine):
+            device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
+            self.err.write(f"device: {device['device']}, {device['threads']} threads, {getattr(engine, 'isa', '')}\n")
+            self.err.flush()
+            model_and_output = {"model": str(self.args.model), "output": str(self.args.output)}
+            self.report = Report({**device, "precision": self.args.precision, **model_and_output})
+            return self.translate(engine)
+
+    def prepare(self) -> None:
+        """Refuse what can be refused before the model is read."""
+        raise NotImplementedError
+
+    def translate(self, engine: Engine) -> int:
+        """Do the run; returns the exit status."""
+        raise NotImplementedError
+
+    def _load(self) -> tuple[Engine, str]:
+        """The engine, and the identity of its model, computed meanwhile."""
+        args = self.args
+        with ThreadPoolExecutor(1) as executor:
+            identity = executor.submit(model_identity, args.model)
+            engine = load(
+                args.model,
+                args.device,
+                precision=args.precision,
+                tune=args.tune,
+                statistics=args.statistics,
+                plan=args.plan,
+                threads=args.threads,
+                workers=args.workers,
+                gpu_layers=args.gpu_layers,
+                key=args.key,
+                overrides=dict(args.set or ()),
+            )
+            return engine, identity.result()
+
+    def made_by(self, engine: Engine, size: tuple[int, int] | None) -> dict[str, Any]:
+        """The model and the options that pixels depend on, for the run record. ``size`` is (H, W)."""
+        args = self.args
+        plan = args.plan
+        if plan and Path(plan).is_file():
+            plan = hashlib.sha256(Path(plan).read_bytes()).hexdigest()
+        return {
+            "model": self.identity,
+            "key": args.key,
+            "overrides": dict(sorted(args.set or ())),
+            "statistics": engine.generator.statistics,
+            "precision": args.precision,
+            "tune": args.tune,
+            "plan": plan,
+            "size": size and f"{size[1]}x{size[0]}",
+        }
+
+    def consume(self, items: Iterator[Any], take: Callable[[Any], None], progress: Progress) -> int:
+        """Take all items; returns the exit status. What stops the run midway is told and reported, not raised."""
+        try:
+            for item in items:
+                take(item)
+            self.report.stop()
+        except KeyboardInterrupt:
+            self.report.stop("interrupted")
+            progress.message(f"interrupted: {RESUME}")
+            return 130
+        except (OSError, RuntimeError, MemoryError, ValueError) as error:
+            self.report.stop(str(error) or type(error).__name__)
+            progress.message(f"stopped: {self.report.stopped}: {RESUME}")
+        return self.report.exit_status
+
+    def finish(self, status: int) -> int:
+        """Tell the summary; returns the exit status."""
+        if not self.args.quiet:
+            self.out.write(self.report.text() + "\n")
+        if self.args.json:
+            try:
+                self.report.save(self.args.json)
+            except OSError as error:
+                self.err.write(f"cannot write the summary: {error}\n")
+                return status or 1
+        return status
+
+
+class _PictureRun(_Command):
+    """Image files and folders."""
+
+    def prepare(self) -> None:
+        args = self.args
+        one_file = len(args.inputs) == 1 and args.inputs[0].is_file()
+        self.to_file = one_file and args.output.suffix.lower() in WRITERS and not args.output.is_dir()
+        if self.to_file:
+            if args.gallery or args.format:
+                name = str(args.output)
+                raise InputError(f"--gallery and --format are for an output folder, {name!r} is the name of a file")
+            self.jobs = [single_job(args.inputs[0], args.output)]
+            return
+        if args.output.exists() and not args.output.is_dir():
+            raise InputError(f"the output {str(args.output)!r} is a file: expected a folder")
+        self.jobs = find_jobs(args.inputs, args.output, args.format or "png")
+
+    def translate(self, engine: Engine) -> int:
+        args = self.args
+        fitting = Fitting.of(engine.generator, args.fit or "resize", args.size, args.pair)
+        for job in self.jobs:
+            check_writable(job.output, fitting.out_channels)
+        finished = self._begin(engine, fitting)
+        outcomes = translate_files(
+            engine,
+            self.jobs,
+            fitting,
+            finished=finished,
+            batch_size=self.batch_size,
+            thumbnail_edge=thumbnail_edge(len(self.jobs)) if args.gallery else None,
+        )
+        left = len(self.jobs) - len(finished)
+        with Gallery(args.output / GALLERY_NAME) as gallery, Progress(left, self.err, args.quiet) as progress:
+
+            def take(outcome: Outcome) -> None:
+                self.report.add(outcome)
+                if outcome.status == "failed":
+                    progress.message(f"failed: {outcome.job.source}: {outcome.reason}")
+                if outcome.thumbnails:
+                    gallery.add(outcome.job.name, outcome.thumbnails, outcome.metrics)
+                if outcome.job.output not in finished:
+                    progress.update(1)
+
+            def everything() -> Iterator[Outcome]:
+                with closing(outcomes):
+                    yield from outcomes
+                if args.gallery:
+                    gallery.write(args.output.resolve().name, self._gallery_facts(fitting))
+
+            status = self.consume(everything(), take, progress)
+        return self.finish(status)
+
+    def _begin(self, engine: Engine, fitting: Fitting) -> set[Path]:
+        """The outputs that an earlier run made already."""
+        args, outputs = self.args, [job.output for job in self.jobs]
+        if self.to_file:
+            if not args.overwrite:
+                check_free(outputs)
+            return set()
+        how = {"fit": fitting.fit, "pair": args.pair, "format": args.format or "png"}
+        made_by = self.made_by(engine, fitting.size) | how
+        return begin(args.output / RECORD_NAME, made_by, outputs, args.overwrite)
+
+    def _gallery_facts(self, fitting: Fitting) -> dict[str, str]:
+        facts = {"Model": self.args.model.name, "Fit": fitting.fit}
+        if fitting.size:
+            facts["Size"] = f"{fitting.size[1]} \u00d7 {fitting.size[0]}"
+        if fitting.pair:
+            facts["Direction"] = fitting.pair
+        return facts
+
+
+class _RawRun(_Command):
+    """A raw file of frames."""
+
+    def prepare(self) -> None:
+        args = self.args
+        if len(args.inputs) > 1 or args.output.suffix.lower() != RAW:
+            raise InputError(f"a raw {RAW} file is translated alone, into an --output that is a {RAW} file")
+        if args.fit or args.pair or args.gallery or args.format:
+            raise InputError(f"a raw {RAW} file takes --size alone: not --fit, --pair, --format or --gallery")
+        self.source = single_job(args.inputs[0], args.output).source
+
+    def translate(self, engine: Engine) -> int:
+        args, source = self.args, self.source
+        size = args.size or (engine.generator.size, engine.generator.size)
+        engine.generator.check_size(*size)
+        total = raw_frames(source, *size, engine.generator.in_channels)
+        record = args.output.with_name(f".{args.output.name}{RECORD_NAME}")
+        made_by = self.made_by(engine, size) | {"input": f"{source.name}, {source.stat().st_size} bytes"}
+        with Progress(total, self.err, args.quiet) as progress:
+
+            def take(count: int) -> None:
+                self.report.counts["done"] += count
+                progress.update(count)
+
+            if begin(record, made_by, [args.output], args.overwrite):
+                self.report.counts["skipped"] += total
+                status = self.consume(iter(()), take, progress)
+            else:
+                with closing(translate_raw(engine, source, args.output, size, self.batch_size)) as frames:
+                    status = self.consume(frames, take, progress)
+        return self.finish(status)
