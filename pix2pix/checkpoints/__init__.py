@@ -1,9 +1,151 @@
-"""Readers of trained models."""
+"""Readers of trained models: ``read(path)`` finds out what the file is by its content, never by its name.
+
+One module per format: :mod:`.pytorch`, :mod:`.tfjs`, :mod:`.course`, and :mod:`.native`, which is this project's own
+and the only one that is written. Files are untrusted: no code in them is executed, lengths are compared with the
+file's before anything is allocated, and whatever is wrong becomes a :class:`CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..generator import Generator
+from .common import CheckpointError, check_finite, shown
+
+__all__ = ["CheckpointError", "read", "write"]
+
+_MAX_ENTRIES = 1000
+_KNOWN = "a PyTorch state dict (.pth), a TensorFlow.js folder, a course .bin or this project's .safetensors"
 
 
-class CheckpointError(ValueError):
-    """A file that is no model, or a damaged one."""
+def read(path: str | os.PathLike[str], *, key: str | None = None) -> tuple[Generator, dict[str, np.ndarray]]:
+    """Read a trained generator: the network and its canonical weights.
+
+    ``path`` is a file of any supported format, or a folder that holds one. ``key`` picks one of several generators
+    in a PyTorch file. The weights are C-contiguous float32 arrays named ``"<layer>.<part>"``: kernels (4,4,in,out) for
+    convolutions and (4,4,out,in) for transposed ones, bias, gamma, beta and, where the file has any of use, mean and
+    variance, each (filters,).
+
+    Raises CheckpointError for a file that is missing, damaged, or no generator that can be read; it says what to do.
+    """
+    path = Path(path)
+    try:
+        generator, weights = _read(path, key)
+        check_finite(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    return generator, weights
 
 
-def read(path, *, key=None):
-    raise NotImplementedError
+def write(
+    path: str | os.PathLike[str],
+    generator: Generator,
+    weights: Mapping[str, np.ndarray],
+    dtype: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Write a model in this project's safetensors format, which :func:`read` reads back fastest.
+
+    ``dtype`` float16 stores the kernels in half the space; biases and norms stay float32. The file appears whole or
+    not at all: it is written under a temporary name beside ``path``, then renamed.
+
+    Raises ValueError for weights that don't fit the generator or that the dtype cannot hold, OSError if the file
+    cannot be written.
+    """
+    from . import native
+
+    native.write(Path(path), generator, weights, dtype)
+
+
+def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
+    """Choose the reader by content."""
+    from . import course, native, pytorch, tfjs
+
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, ValueError):
+        raise CheckpointError("there is no such file or folder") from None
+    if stat.S_ISDIR(mode):
+        path = _model_in(path)
+    elif not stat.S_ISREG(mode):
+        raise CheckpointError("this is neither a file nor a folder: expected a model")
+    kind = _sniff(path)
+    if kind == "pytorch":
+        return pytorch.read(path, key)
+    if kind == "safetensors":
+        return native.read(path, key)
+    if key is not None:
+        raise CheckpointError(f"got key {shown(key)}, but this format holds one generator: leave the key out")
+    return tfjs.read(path) if kind == "tfjs" else course.read(path)
+
+
+def _model_in(folder: Path) -> Path:
+    """The one model among the files of a folder."""
+    from . import tfjs
+
+    if (folder / tfjs.MODEL).is_file():
+        return folder / tfjs.MODEL
+    found, names = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            names.append(entry.name)
+            if len(names) > _MAX_ENTRIES:
+                raise CheckpointError(f"the folder holds more than {_MAX_ENTRIES} files: give the model file itself")
+            if entry.is_file():
+                try:
+                    _sniff(Path(entry.path))
+                    found.append(entry.name)
+                except CheckpointError:
+                    continue
+    if len(found) == 1:
+        return folder / found[0]
+    if found:
+        raise CheckpointError(
+            f"the folder holds {len(found)} models, give one of them: {', '.join(sorted(found)[:20])}"
+        )
+    if "checkpoint" in names or any(name.endswith(".index") for name in names) or "saved_model.pb" in names:
+        raise CheckpointError(f"a TensorFlow checkpoint folder is not supported yet: expected {_KNOWN}")
+    raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
+
+
+def _sniff(path: Path) -> Literal["pytorch", "tfjs", "course", "safetensors"]:
+    """What a file is by its first bytes and its length. Raises CheckpointError for what cannot be read."""
+    from . import course, native, torchfile
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError("the file is empty: the download or the copy failed")
+    if start.startswith((b"PK\x03\x04", torchfile.LEGACY_START)):
+        return "pytorch"
+    if native.looks_like(start):
+        return "safetensors"
+    if start.lstrip().startswith(b"{"):
+        return "tfjs"
+    if course.ngf_of(size) is not None:
+        return "course"
+    raise CheckpointError(_explanation(start, size))
+
+
+def _explanation(start: bytes, size: int) -> str:
+    """What a file that is no readable model is instead, and what to do."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "this is a web page, not a model: the download led to a login, warning or error page; download it again"
+    if start.startswith(b"\x89HDF\r\n"):
+        return f"Keras HDF5 files (.h5) are not supported yet: expected {_KNOWN}"
+    if start.startswith(b"\x80"):
+        return "this is a pickle that torch.save did not write: save the model with torch.save(net.state_dict(), ...)"
+    if b"ustar" in start:
+        return "this is a tar archive: unpack it, or if PyTorch before 0.2 wrote it, save it again with a later version"
+    return f"no known kind of model (a file of {size} bytes): expected {_KNOWN}"

@@ -1,0 +1,111 @@
+"""The nodes of a Keras functional model's config, Keras 2 or 3, with nested Sequential models unrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .common import CheckpointError, shown
+
+_MAX_LAYERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One layer of the graph: what it is, the nodes that it reads, and the keyword arguments of its call.
+
+    ``weights`` is the name under which the file keeps its weights.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    reads: tuple[str, ...]
+    arguments: Mapping[str, Any]
+    weights: str
+
+
+def entry(config: Any, name: str, kind: type, owner: str) -> Any:
+    """``config[name]`` if it is there and of that type; CheckpointError, which names the owner, if not."""
+    value = config.get(name) if isinstance(config, dict) else None
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{owner} has no {kind.__name__} {name!r}: the file is damaged or of another kind")
+    return value
+
+
+def read_nodes(model: Any) -> tuple[list[Node], str]:
+    """All nodes of a functional model, ``{"class_name": ..., "config": {"layers": [...], ...}}``; its output's name.
+
+    Raises CheckpointError.
+    """
+    kind, config = entry(model, "class_name", str, "the model"), entry(model, "config", dict, "the model")
+    if kind not in ("Model", "Functional"):
+        raise CheckpointError(f"the model is a {shown(kind)}, expected a functional Keras model, as a U-Net is")
+    nodes = []
+    for layer in entry(config, "layers", list, "the model")[: _MAX_LAYERS + 1]:
+        nodes += _nodes(layer)
+    if len(nodes) > _MAX_LAYERS:
+        raise CheckpointError(f"the model has more than {_MAX_LAYERS} layers: no U-Net has so many")
+    if len({node.name for node in nodes}) < len(nodes):
+        raise CheckpointError("two layers of the model have the same name: the file is damaged")
+    return nodes, _output(config)
+
+
+def _output(config: Mapping[str, Any]) -> str:
+    outputs = config.get("output_layers")
+    if isinstance(outputs, list) and len(outputs) == 1 and isinstance(outputs[0], list):
+        outputs = outputs[0]  # [[name, 0, 0]]; Keras 3 leaves the outer list out
+    if not isinstance(outputs, list) or len(outputs) != 3 or not isinstance(outputs[0], str):
+        raise CheckpointError("the model has no single output: expected one picture to come out of it")
+    return outputs[0]
+
+
+def _described(layer: Any) -> tuple[str, str, Mapping[str, Any]]:
+    """(name, kind, config) of a layer."""
+    kind, config = entry(layer, "class_name", str, "a layer"), entry(layer, "config", dict, "a layer")
+    name = layer.get("name", config.get("name"))
+    if not isinstance(name, str):
+        raise CheckpointError(f"a layer of kind {shown(kind)} has no name: the file is damaged")
+    return name, kind, config
+
+
+def _nodes(layer: Any) -> Iterator[Node]:
+    """The node of a layer, or those of a nested Sequential, the last of which has the name of the whole."""
+    name, kind, config = _described(layer)
+    calls = entry(layer, "inbound_nodes", list, f"layer {shown(name)}")
+    if len(calls) > 1:
+        raise CheckpointError(f"layer {shown(name)} is called {len(calls)} times: shared layers are not supported")
+    reads, arguments = _call(calls[0], name) if calls else ((), {})
+    if kind != "Sequential":
+        yield Node(name, kind, config, reads, arguments, name)
+        return
+    inner = [_described(y) for y in entry(config, "layers", list, f"layer {shown(name)}")[: _MAX_LAYERS + 1]]
+    inner = [y for y in inner if y[1] != "InputLayer"]
+    for position, (inner_name, inner_kind, inner_config) in enumerate(inner, 1):
+        node_name = name if position == len(inner) else f"{name}/{inner_name}"
+        yield Node(node_name, inner_kind, inner_config, reads, arguments, inner_name)
+        reads = (node_name,)
+
+
+def _call(call: Any, owner: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """(nodes read, keyword arguments) of one call.
+
+    Keras 2 writes [[name, node, tensor, arguments], ...], Keras 3 {"args": [tensors], "kwargs": arguments}.
+    """
+    try:
+        if isinstance(call, dict):
+            first = call["args"][0]
+            tensors = first if isinstance(first, list) else [first]
+            histories = [tensor["config"]["keras_history"] for tensor in tensors]
+            arguments = dict(call.get("kwargs", {}))
+        else:
+            histories = call
+            arguments = {name: value for read in call if len(read) > 3 for name, value in read[3].items()}
+        known = all(isinstance(name, str) and (node, tensor) == (0, 0) for name, node, tensor, *_ in histories)
+        reads = tuple(history[0] for history in histories)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        known, reads, arguments = False, (), {}
+    if not known:
+        raise CheckpointError(f"the inputs of layer {shown(owner)} are described in a way that is not known")
+    return reads, arguments

@@ -1,0 +1,147 @@
+"""PyTorch files: every variant that the program writes, read without PyTorch and run by the oracle.
+
+The expected pictures were computed by PyTorch: tests/data/checkpoints/make_pytorch.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pix2pix
+from pix2pix.checkpoints import CheckpointError, read
+from pix2pix.reference import ReferenceEngine, to_float
+
+DATA = Path(__file__).parent / "data" / "checkpoints"
+SHARED = Path(__file__).parents[2] / "shared"
+TOLERANCE = 1e-5  # PyTorch computes in float32, the oracle in float64; found: up to 2e-6
+
+EXPECTED = np.load(DATA / "pytorch.npz")
+PICTURES = [key for key in EXPECTED.files if not key.startswith("input/")]
+
+
+def model_file(case: str) -> Path:
+    return DATA / ("converted.safetensors" if case == "converted" else f"{case}.pth")
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_same_picture_as_pytorch(picture: str) -> None:
+    case, size, statistics = picture.split("/")
+    generator, weights = read(model_file(case))
+    x = to_float(EXPECTED[f"input/{size}x{generator.in_channels}"])
+    y = ReferenceEngine(generator.with_statistics(statistics), weights).run(x)
+    step = 9 if x.shape[1] > 64 else 3  # of which rows and columns were stored
+    assert np.ptp(x) > 1 and np.std(EXPECTED[picture]) > 0.05
+    assert np.abs(y[::step, ::step] - EXPECTED[picture]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "ngf", "depth", "channels", "eps", "affine", "biases"),
+    [
+        ("batch", 2, 5, (3, 3), 1e-5, True, 1),
+        ("instance", 1, 5, (3, 3), 1e-5, False, 10),
+        ("instance_stale", 1, 5, (3, 3), 1e-5, False, 10),
+        ("instance_affine", 1, 5, (3, 3), 1e-5, True, 10),
+        ("no_norm", 1, 5, (3, 3), None, None, 1),
+        ("data_parallel", 1, 5, (1, 2), 1e-5, True, 1),
+        ("depth_8", 1, 8, (3, 3), 1e-5, True, 1),
+    ],
+)
+def test_inferred_network(case, ngf, depth, channels, eps, affine, biases) -> None:
+    generator, weights = read(model_file(case))
+    assert (generator.ngf, generator.depth, generator.channels, generator.eps) == (ngf, depth, channels, eps)
+    assert {layer.norm.affine for layer in generator.layers if layer.norm} == ({affine} - {None})
+    assert sum(layer.bias for layer in generator.layers) == biases
+    assert generator.statistics == "image" and generator.size == 2**depth
+    assert generator[f"encoder_{depth}"].norm is None
+    assert not generator.problems(weights)
+    assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in weights.values())
+
+
+def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
+    shutil.copy(model_file("legacy"), tmp_path / "model.json")
+    assert read(tmp_path / "model.json")[0].origin == "PyTorch state dict"
+    (tmp_path / "model.json").rename(tmp_path / "x.bin")
+    assert read(tmp_path)[0].ngf == 1  # the only model in its folder
+
+
+def test_running_statistics_that_are_not_there_are_missed() -> None:
+    generator, weights = read(model_file("instance"))
+    with pytest.raises(ValueError, match=r"missing encoder_2\.mean"):
+        ReferenceEngine(generator.with_statistics("running"), weights)
+
+
+def test_one_of_several_generators() -> None:
+    with pytest.raises(CheckpointError, match=r"2 generators.*'state\.G_A', 'state\.G_B'"):
+        read(model_file("two"))
+    a, b = read(model_file("two"), key="G_A"), read(model_file("two"), key="state.G_B")
+    assert a[0] == b[0] and (a[1]["encoder_1.kernel"] != b[1]["encoder_1.kernel"]).any()
+    with pytest.raises(CheckpointError, match=r"key 'G_C' fits 0.*state\.G_A"):
+        read(model_file("two"), key="G_C")
+    assert read(model_file("training"), key="netG")[0] == read(model_file("training"))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("discriminator", "discriminator .4 convolutions.*latest_net_G.pth"),
+        ("resnet", "ResNet generator, which is not supported"),
+        ("whole_module", r"WholeModule.*state_dict"),
+        ("whole_module_legacy", r"WholeModule.*state_dict"),
+    ],
+)
+def test_what_is_no_generator_is_explained(name: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read(model_file(name))
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    from pix2pix.checkpoints import pytorch, torchfile
+
+    state = dict(torchfile.load(model_file("batch")))
+    del state["model.model.1.model.2.bias"]
+    state["model.model.3.weight"] = state["model.model.0.weight"]
+    state["model.model.9.weight"] = state["model.model.3.bias"]
+    with pytest.raises(CheckpointError) as caught:
+        pytorch.from_tensors(state, None, 10**6, "")
+    heading, *lines = str(caught.value).splitlines()
+    assert "3 problems" in heading
+    assert lines == [
+        "  3.weight has shape (2, 3, 4, 4), expected (4, 3, 4, 4)",
+        "  missing 1.model.2.bias (4,)",
+        "  surplus '9.weight' (3,)",
+    ]
+
+
+@pytest.mark.parametrize("picture", ["image_statistics", "running_statistics"])
+def test_real_facades_model(picture: str) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow reads the input picture")
+    folder = SHARED / "models" / "facades"
+    if not folder.is_dir():
+        pytest.skip("the real facades model is not in ../shared/models")
+    generator, weights = read(folder / "latest_net_G.pth")
+    x = to_float(np.asarray(image.open(folder / "labels-1.png").convert("RGB")))
+    y = ReferenceEngine(generator.with_statistics(picture.split("_")[0]), weights, np.float32).run(x)
+    assert np.abs(y - np.load(folder / "expected_output.npz")[picture]).max() < 2e-4
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [256, 512])
+def test_live_pytorch_at_full_width(size: int, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    spec = importlib.util.spec_from_file_location("make_pytorch", DATA / "make_pytorch.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    torch.manual_seed(5)
+    net = make.UNet(64, 8, "batch")
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    b = make.picture(size, size, 3)
+    net.train()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(to_float(b)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    engine = pix2pix.load(tmp_path / "net.pth", device="cpu")
+    assert np.abs(engine.run(to_float(b)) - expected).max() < 2e-4
