@@ -210,8 +210,10 @@ def check_writable(path: Path, channels: int) -> None:
     kind = WRITERS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"cannot write {str(path)!r}: expected a name ending in {', '.join(WRITERS)}")
-    if kind[0] == "JPEG" and channels == 4:
-        raise ValueError(f"cannot write {str(path)!r}: the generator makes RGBA pictures, JPEG has no alpha; use PNG")
+    if kind[0] in ("JPEG", "BMP") and channels == 4:
+        raise ValueError(
+            f"cannot write {str(path)!r}: the generator makes RGBA pictures, and {kind[0]} has no alpha; use PNG"
+        )
 
 
 def encode(pixels: np.ndarray, suffix: str) -> bytes:
