@@ -6,6 +6,8 @@ The expected pictures were computed by PyTorch: tests/data/checkpoints/make_pyto
 from __future__ import annotations
 
 import importlib.util
+import io
+import pickle
 import shutil
 from pathlib import Path
 
@@ -91,12 +93,24 @@ def test_one_of_several_generators() -> None:
         ("discriminator", "discriminator .4 convolutions.*latest_net_G.pth"),
         ("resnet", "ResNet generator, which is not supported"),
         ("whole_module", r"WholeModule.*state_dict"),
-        ("whole_module_legacy", r"WholeModule.*state_dict"),
     ],
 )
 def test_what_is_no_generator_is_explained(name: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(model_file(name))
+
+
+def test_whole_module_of_an_old_pytorch_is_explained(tmp_path: Path) -> None:
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> object:
+            return ("module", "Net", "net.py", "class Net: ...") if value == "Net" else None
+
+    stream = io.BytesIO()
+    for content in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, "Net"):
+        Pickler(stream, protocol=2).dump(content)
+    (tmp_path / "net.pth").write_bytes(stream.getvalue())
+    with pytest.raises(CheckpointError, match=r"'Net'.*state_dict"):
+        read(tmp_path / "net.pth")
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -199,10 +199,7 @@ def save_training(case) -> None:
     resnet = nn.Module()
     resnet.model = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 2, 7), nn.InstanceNorm2d(2), block)
     torch.save(resnet.state_dict(), HERE / "resnet.pth")
-    torch.save(nn.Sequential(nn.Conv2d(3, 1, 1)), HERE / "whole_module.pth")
-    torch.save(
-        nn.Sequential(nn.Conv2d(3, 1, 1)), HERE / "whole_module_legacy.pth", _use_new_zipfile_serialization=False
-    )
+    torch.save(WholeModule(), HERE / "whole_module.pth")
 
 
 if __name__ == "__main__":
