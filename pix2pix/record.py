@@ -3,8 +3,9 @@
 It lies in the output folder as JSON. A run with the same model and options goes on where the last one stopped:
 outputs not older than the record are its own and whole. A run with others must not mix its outputs with those.
 
-A model file is known by the SHA-256 of its content, which takes 0.1 s for the usual 218 MB and is computed while the
-model is being loaded; a model folder, which can hold many large checkpoints, by its files' names, sizes and times.
+A model file is known by the SHA-256 of its content (and of the shards that it names), which takes 0.1 s for the usual
+218 MB and is computed while the model is being loaded; a model folder, which can hold many large checkpoints, by its
+files' names, sizes and times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .images import write
+from .images import READABLE, write
 
 RECORD_NAME = ".pix2pix-run.json"
 
@@ -28,14 +29,29 @@ class RecordError(ValueError):
 def model_identity(path: str | os.PathLike[str]) -> str:
     """What tells one model from another: a hex digest. Raises OSError if it cannot be read."""
     path = Path(path)
+    digest = hashlib.sha256()
     if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        for file in sorted(p for p in path.rglob("*") if p.is_file() and not _is_result(p)):
             stat = file.stat()
             digest.update(f"{file.relative_to(path).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
         return digest.hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    for part in [path, *_shards(path)]:
+        with open(part, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file lies in a model's folder because pictures are translated into it."""
+    return file.name.startswith(".") or file.suffix.lower() in (*READABLE, ".html", ".partial")
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files beside a model's JSON description that it names: TensorFlow.js keeps weights apart."""
+    if path.suffix != ".json":
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return sorted(p for p in path.parent.iterdir() if p.is_file() and p != path and f'"{p.name}"' in text)
 
 
 def begin(record: Path, made_by: Mapping[str, Any], outputs: Sequence[Path], overwrite: bool) -> set[Path]:

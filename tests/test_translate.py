@@ -400,13 +400,18 @@ def test_a_model_is_known_by_its_content(tmp_path):
     (tmp_path / "c.bin").write_bytes(bytes(9_999) + b"\1")
     a, b, c = (record.model_identity(tmp_path / f"{name}.bin") for name in "abc")
     assert a == b != c
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "weights").write_bytes(b"1")
-    before = record.model_identity(folder)
-    assert before == record.model_identity(folder)
-    (folder / "weights").write_bytes(b"22")
-    assert before != record.model_identity(folder)
+
+
+def test_a_model_of_several_files_is_known_by_all_of_them(tmp_path):
+    (tmp_path / "model.json").write_text('{"paths": ["shard1"]}')
+    (tmp_path / "shard1").write_bytes(b"1")
+    before = [record.model_identity(path) for path in (tmp_path, tmp_path / "model.json")]
+    save(tmp_path, "out/x.png")  # results may lie beside the model
+    (tmp_path / "out" / record.RECORD_NAME).write_text("{}")
+    assert before == [record.model_identity(path) for path in (tmp_path, tmp_path / "model.json")]
+    (tmp_path / "shard1").write_bytes(b"22")
+    for path, identity in zip((tmp_path, tmp_path / "model.json"), before, strict=True):
+        assert record.model_identity(path) != identity
 
 
 def test_natural_order():
