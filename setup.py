@@ -1,7 +1,8 @@
 """Builds the extension once per instruction set; everything else about the package is in pyproject.toml.
 
 `python setup.py build_ext --inplace` works offline. OpenMP is used if a small program that needs it compiles, links
-and runs; without it the extension is built for one thread.
+and runs; without it, or with PIX2PIX_NO_OPENMP set, the extension is built for one thread. PIX2PIX_DEBUG builds it
+with bounds checks and sanitizers.
 """
 
 import os
@@ -31,11 +32,13 @@ int main(void) {
     return threads == 2 ? 0 : 1;
 }
 """
+DEBUG = bool(os.environ.get("PIX2PIX_DEBUG"))  # bounds checks, and the compiler's sanitizers
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": bool(os.environ.get("PIX2PIX_DEBUG")),
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
     "wraparound": False,
-    "initializedcheck": bool(os.environ.get("PIX2PIX_DEBUG")),
     "cdivision": True,
 }
 
@@ -64,13 +67,14 @@ def extension(isa: str, openmp: list[str]) -> Extension:
     (HERE / folder).mkdir(parents=True, exist_ok=True)
     source = folder / f"_cpu_{isa}.pyx"
     shutil.copyfile(HERE / "pix2pix" / "_cpu.pyx", HERE / source)
+    optimise = ["-O1", *SANITIZE] if DEBUG else ["-O3"]
     return Extension(
         f"pix2pix._cpu_{isa}",
         [str(source)],
         include_dirs=["pix2pix"],
-        depends=["pix2pix/_simd.h"],
-        extra_compile_args=["-O3", *FLAGS[isa], *(flag for flag in openmp if flag != "-lomp")],
-        extra_link_args=openmp,
+        depends=[str(path) for path in sorted(Path("pix2pix").glob("_cpu*.pxi"))] + ["pix2pix/_simd.h"],
+        extra_compile_args=[*optimise, *FLAGS[isa], *(flag for flag in openmp if flag != "-lomp")],
+        extra_link_args=openmp + (SANITIZE if DEBUG else []),
     )
 
 
@@ -78,10 +82,13 @@ class BuildExtensions(build_ext):
     """Probes for OpenMP only when something is built, and tells setuptools of the C files then."""
 
     def finalize_options(self) -> None:
-        openmp = openmp_flags()
+        openmp = [] if os.environ.get("PIX2PIX_NO_OPENMP") else openmp_flags()
         extensions = [extension(isa, openmp) for isa in FLAGS]
-        self.distribution.ext_modules[:] = cythonize(extensions, compiler_directives=DIRECTIVES)
+        self.distribution.ext_modules[:] = cythonize(
+            extensions, compiler_directives=DIRECTIVES, include_path=["pix2pix"]
+        )
         super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
 
 setup(

@@ -292,7 +292,11 @@ def _check_layers(generator: Generator) -> None:
             and len(layer.inputs) <= 4
             and (layer.activation == "tanh") == (layer is last)
             and not (layer is last and (layer.norm or not layer.transposed))
-            and (layer.inputs == (layer.inputs[0],) and not layer.transposed or INPUT not in [s.layer for s in layer.inputs])
+            and (
+                layer.inputs == (layer.inputs[0],)
+                and not layer.transposed
+                or INPUT not in [s.layer for s in layer.inputs]
+            )
         )
         if not known:
             raise ValueError(f"the CPU engine takes 4x4 stride-2 layers of U-Nets that end in tanh, got {layer}")

@@ -1,0 +1,164 @@
+"""What a layer reads and multiplies by: feature maps and pictures, read row by row; kernels, packed.
+
+Maps are NHWC float32 with channels padded to a multiple of VL by zeros. The value of a map is (raw - mean) * scale +
+shift, applied with the activation when a layer reads it. Packed weights are [parity][panel][tap][channel][NR].
+"""
+
+cdef class Map:
+    """The value of one layer for N images: raw (N,H,W,C padded), mean and scale (N,C padded), shift (C padded)."""
+    cdef readonly float[:, :, :, ::1] raw
+    cdef readonly float[:, ::1] mean
+    cdef readonly float[:, ::1] scale
+    cdef readonly float[::1] shift
+
+    def __init__(self, float[:, :, :, ::1] raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
+        self.raw, self.mean, self.scale, self.shift = raw, mean, scale, shift
+
+
+cdef struct Source:
+    # one map that a layer reads, and the slope of the leaky ReLU that it applies
+    const float* raw
+    const float* mean
+    const float* scale
+    const float* shift
+    long n, channels
+    float slope
+
+
+cdef struct Operand:
+    # what a layer reads: some maps joined along the channels, or a picture (uint8 or float32)
+    Source source[MAX_SOURCES]
+    const unsigned char* bytes
+    const float* floats
+    const float* table      # the 256 values of an 8-bit picture
+    long count, h, w
+    long pixel              # floats from one pixel to the next where it is read to
+
+
+cdef void normalise(const Source* s, long n, const float* x, float* out) noexcept nogil:
+    """out[c] = leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]): one pixel."""
+    cdef const float* mean = s.mean + n * s.channels
+    cdef const float* scale = s.scale + n * s.channels
+    cdef const float* shift = s.shift
+    cdef vec slope = splat(s.slope), v
+    cdef long c, j
+    for j in range(s.channels // VL):
+        c = j * VL
+        v = ((<const vec*>(x + c))[0] - (<const vec*>(mean + c))[0]) * (<const vec*>(scale + c))[0]
+        v = v + (<const vec*>(shift + c))[0]
+        (<vec*>(out + c))[0] = larger(v, v * slope)
+
+
+cdef void read_row(const Operand* op, long n, long y, long x0, long x1, float* out) noexcept nogil:
+    """out[(x - x0) * pixel + c] = the operand at (n, y, x) for x0 <= x < x1; zero outside the map."""
+    cdef long lo = max(x0, 0), hi = min(x1, op.w), x, at, i, c
+    cdef float* o
+    cdef const Source* s
+    if y < 0 or y >= op.h:
+        memset(out, 0, (x1 - x0) * op.pixel * sizeof(float))
+        return
+    if lo > x0:
+        memset(out, 0, (lo - x0) * op.pixel * sizeof(float))
+    if x1 > hi:
+        memset(out + (hi - x0) * op.pixel, 0, (x1 - hi) * op.pixel * sizeof(float))
+    if op.count == 0:
+        at = ((n * op.h + y) * op.w + lo) * op.pixel
+        o = out + (lo - x0) * op.pixel
+        if op.bytes != NULL:
+            for i in range((hi - lo) * op.pixel):
+                o[i] = op.table[op.bytes[at + i]]
+        else:
+            for i in range((hi - lo) * op.pixel):
+                o[i] = op.floats[at + i]
+        return
+    for x in range(lo, hi):
+        o = out + (x - x0) * op.pixel
+        c = 0
+        for i in range(op.count):
+            s = &op.source[i]
+            at = ((n if s.n > 1 else 0) * op.h + y) * op.w + x
+            normalise(s, n if s.n > 1 else 0, s.raw + at * s.channels, o + c)
+            c = c + s.channels
+
+
+cdef int read_sources(sources, bint picture, Operand* op) except -1:
+    """Describe a picture (uint8 or float32), or pairs (Map, slope), to the functions that read rows of it."""
+    cdef Map m
+    cdef const unsigned char[:, :, :, ::1] bytes
+    cdef const float[:, :, :, ::1] floats
+    cdef Source* s
+    op.count, op.bytes, op.floats, op.table = 0, NULL, NULL, &BYTE_VALUES[0]
+    if picture:
+        op.h, op.w = sources.shape[1:3]
+        if sources.dtype == np.uint8:
+            bytes = sources
+            op.bytes = &bytes[0, 0, 0, 0]
+        else:
+            floats = sources
+            op.floats = &floats[0, 0, 0, 0]
+        return 0
+    for m, slope in sources:
+        s = &op.source[op.count]
+        s.raw, s.mean, s.scale, s.shift = &m.raw[0, 0, 0, 0], &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
+        s.n, s.channels, s.slope = m.raw.shape[0], m.raw.shape[3], slope
+        op.h, op.w, op.count = m.raw.shape[1], m.raw.shape[2], op.count + 1
+    return 0
+
+
+def joined_channels(channels, bint picture):
+    """Which channel of the joined input each float of a pixel holds; -1 where it is padding."""
+    where = []
+    for count in channels:
+        first = sum(c >= 0 for c in where)
+        where += range(first, first + count)
+        where += [-1] * (0 if picture else padded(count) - count)
+    return np.array(where, np.int_)
+
+
+def widened(values, long size, float fill):
+    """values (or nothing) as float32, followed by zeros, or only `fill` where there are none."""
+    wide = aligned(size)
+    if values is None:
+        wide[:] = fill
+    else:
+        wide[: len(values)] = values
+    return wide
+
+
+cdef void pack_tap(const float[:, :, :, ::1] kernel, bint transposed, long a, long b, const long[::1] where, long panel,
+                   float* out) noexcept nogil:
+    """out[k][j] = the weight from channel where[k] to filter panel * NR + j at (a, b); the rest stays zero."""
+    cdef long filters = kernel.shape[2] if transposed else kernel.shape[3]
+    cdef long width = min(<long>NR, filters - panel * NR), k, j
+    for k in range(where.shape[0]):
+        if where[k] < 0:
+            continue
+        for j in range(width):
+            if transposed:
+                out[k * NR + j] = kernel[a, b, panel * NR + j, where[k]]
+            else:
+                out[k * NR + j] = kernel[a, b, where[k], panel * NR + j]
+
+
+cdef void pack(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long panels,
+               float[::1] out, long threads):
+    """Pack a kernel as [parity][panel][tap][channel][NR]; parity (r,s) uses (3-r-2u, 3-s-2v) as its tap (u,v)."""
+    cdef long parities = 4 if transposed else 1, taps = 4 if transposed else 16, item, parity, tap, a, b
+    cdef long size = where.shape[0] * NR
+    for item in prange(parities * panels * taps, nogil=True, num_threads=threads, schedule="static"):
+        tap = item % taps
+        parity = item // taps // panels
+        if transposed:
+            a = 3 - parity // 2 - 2 * (tap // 2)
+            b = 3 - parity % 2 - 2 * (tap % 2)
+        else:
+            a = tap // 4
+            b = tap % 4
+        pack_tap(kernel, transposed, a, b, where, item // taps % panels, &out[item * size])
+
+
+def pack_columns(const float[:, :, :, ::1] kernel, const long[::1] where, long panels, float[::1] out):
+    """Pack a (1,1,out,in) kernel as [panel][channel][NR]."""
+    cdef long panel
+    for panel in range(panels):
+        pack_tap(kernel, True, 0, 0, where, panel, &out[panel * where.shape[0] * NR])

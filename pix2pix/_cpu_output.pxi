@@ -1,0 +1,132 @@
+"""The last layer: a transposed convolution to few channels, tanh, and the conversion to 8 bits."""
+
+cdef inline float tanh_of(float x) noexcept nogil:
+    """x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by weighted least squares to 2.1e-8 (4e-7 in float32)."""
+    cdef float limit = 9.0, z, u, p, q, y
+    z = x if x < limit else limit
+    z = z if z > -limit else -limit
+    u = z * z
+    p = (((<float>1.3354655e-8 * u + <float>2.060909e-5) * u + <float>3.4955891e-3) * u + <float>0.13381027) * u
+    q = (((<float>7.7765594e-7 * u + <float>3.2856362e-4) * u + <float>2.5876988e-2) * u + <float>0.46714342) * u
+    y = z * (p + <float>1.0) / (q + <float>1.0)
+    y = y if y < <float>1.0 else <float>1.0
+    return y if y > <float>-1.0 else <float>-1.0
+
+
+cdef class OutputConvolution:
+    """The last layer: a transposed convolution to few channels, tanh, and the conversion to 8 bits.
+
+    Too few filters to fill a panel, so all 16 taps of all filters are the columns of one product Y = X @ W, pixel by
+    pixel, and every output pixel gathers its 2x2 taps from there. kernel (4,4,out,in), bias (out) or None.
+    """
+    cdef readonly long depth, channels, columns, panels
+    cdef float[::1] weights, bias
+
+    def __init__(self, const float[:, :, :, ::1] kernel, channels, bias):
+        self.channels = kernel.shape[2]
+        self.columns = padded(16 * self.channels)
+        self.panels = (self.columns + NR - 1) // NR
+        where = joined_channels(channels, False)
+        self.depth = len(where)
+        self.weights = aligned(self.panels * self.depth * NR)
+        self.bias = widened(bias, self.channels, 0.0)
+        flat = np.asarray(kernel).reshape(1, 1, 16 * self.channels, kernel.shape[3])
+        pack_columns(flat, where, self.panels, self.weights)
+
+    cdef long rows_of(self, long h) noexcept nogil:
+        """Input rows of a strip."""
+        cdef long rows = BLOCK_ROWS
+        while rows > 1 and 4 * rows > h:
+            rows = rows // 2
+        return rows
+
+    cdef long strip_floats(self, long w) noexcept nogil:
+        return BLOCK_COLUMNS * (self.depth + SKEW) + 2 * w * self.columns + (2 * w + 2) * self.channels + 2 * VL
+
+    def scratch(self, long n, long h, long w, long threads) -> int:
+        """Floats of scratch that `run` needs for n inputs of h x w."""
+        return threads * self.strip_floats(w)
+
+    def run(self, sources, target, float output_scale, float[::1] scratch, long threads):
+        """Compute the picture into `target` (N,2H,2W,C), float32 in [-1,1] or uint8, without holding the GIL."""
+        cdef Operand operand
+        cdef float[:, :, :, ::1] floats = target if target.dtype == np.float32 else None
+        cdef unsigned char[:, :, :, ::1] bytes = target if target.dtype == np.uint8 else None
+        cdef float* to_floats = &floats[0, 0, 0, 0] if floats is not None else NULL
+        cdef unsigned char* to_bytes = &bytes[0, 0, 0, 0] if bytes is not None else NULL
+        cdef long n = target.shape[0], item, rows, strips
+        read_sources(sources, False, &operand)
+        operand.pixel = self.depth + SKEW
+        rows = self.rows_of(operand.h)
+        strips = (operand.h + rows - 1) // rows
+        with nogil:
+            for item in prange(n * strips, num_threads=threads, schedule="dynamic"):
+                self.run_strip(&operand, item // strips, item % strips * rows, rows,
+                               &scratch[threadid() * self.strip_floats(operand.w)], to_floats, to_bytes, output_scale)
+
+    cdef void run_strip(self, const Operand* operand, long image, long begin, long rows, float* work, float* to_floats,
+                        unsigned char* to_bytes, float output_scale) noexcept nogil:
+        """The output rows 2 * begin .. 2 * (begin + rows) of one image."""
+        cdef long end = min(begin + rows, operand.h), width = operand.w * self.columns, i, r, y
+        cdef float* products = work + BLOCK_COLUMNS * operand.pixel     # of two input rows, by turns
+        cdef float* line = products + 2 * width
+        cdef long size = 2 * operand.w * self.channels, at
+        for i in range(begin - 1, end + 1):
+            self.multiply_row(operand, image, i, work, products + (i & 1) * width)
+            for r in range(1, -1, -1):  # rows 2i-1 and 2i are complete with input row i
+                y = 2 * i - r
+                if y < 2 * begin or y >= 2 * end:
+                    continue
+                self.gather(operand.w, products + ((i - 1) & 1) * width + (3 - r) * 4 * self.channels,
+                            products + (i & 1) * width + (1 - r) * 4 * self.channels, line)
+                at = (image * 2 * operand.h + y) * size
+                if to_bytes != NULL:
+                    tanh_to_bytes(line + self.channels, size, output_scale, to_bytes + at)
+                else:
+                    tanh_to_floats(line + self.channels, size, to_floats + at)
+
+    cdef void multiply_row(self, const Operand* operand, long image, long y, float* a, float* out) noexcept nogil:
+        """out[x][tap, channel] = input row y @ weights; zero outside the map."""
+        cdef long x = 0, width, panel
+        cdef Geometry g
+        cdef long tap[2]
+        if y < 0 or y >= operand.h:
+            memset(out, 0, operand.w * self.columns * sizeof(float))
+            return
+        tap[0] = tap[1] = 0
+        g.depth = self.depth
+        while x < operand.w:
+            width = min(<long>BLOCK_COLUMNS, operand.w - x)
+            read_row(operand, image, y, x, x + width, a)
+            for panel in range(self.panels):
+                multiply_rows(&g, a, operand.pixel, tap, 0, 1, &self.weights[panel * self.depth * NR], ZEROS, 0,
+                              out + x * self.columns + panel * NR, self.columns, width,
+                              min(2, (self.columns - panel * NR) // VL), 0, NULL, NULL)
+            x = x + width
+
+    cdef void gather(self, long w, const float* above, const float* below, float* line) noexcept nogil:
+        """line[2x + b] = bias + sum of above[x][b] and below[x][b], b < 4: an output row and a pixel at either end."""
+        cdef long x, i, run = 4 * self.channels
+        cdef float* to
+        for x in range(2 * w + 2):
+            for i in range(self.channels):
+                line[x * self.channels + i] = self.bias[i]
+        for x in range(w):
+            to = line + 2 * x * self.channels
+            for i in range(run):
+                to[i] = to[i] + (above[x * self.columns + i] + below[x * self.columns + i])
+
+
+cdef void tanh_to_floats(const float* x, long size, float* out) noexcept nogil:
+    cdef long i
+    for i in range(size):
+        out[i] = tanh_of(x[i])
+
+
+cdef void tanh_to_bytes(const float* x, long size, float scale, unsigned char* out) noexcept nogil:
+    """trunc(clip((tanh(x) + 1) / 2 * scale, 0, 255))"""
+    cdef long i
+    cdef float y
+    for i in range(size):
+        y = (tanh_of(x[i]) + <float>1.0) * <float>0.5 * scale
+        out[i] = <unsigned char><int>(y if y < <float>255.0 else <float>255.0)

@@ -1,0 +1,17 @@
+"""What all tests share: where the large real models are, if they are at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and pictures beside the checkout; tests that need it are skipped without it."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("needs the folder shared/ with real models beside the checkout")
+    return SHARED

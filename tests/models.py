@@ -1,0 +1,41 @@
+"""Small generators and pictures that many tests share, and the table of tolerances."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from pix2pix.generator import Generator, Norm, random_weights, unet
+
+# Max abs error after tanh against the float64 oracle: (random ngf=64 weights, real weights). PSNR in dB on 8-bit
+# pictures for the lower precisions. From the design; engines' tests take them from here.
+TOLERANCE = {"float32": (5e-5, 2e-4)}
+
+VARIANTS: dict[str, Generator] = {
+    "tensorflow": unet(ngf=4, depth=5),
+    "pytorch": unet(ngf=6, depth=6, bias="last", innermost_norm=False, skip_first=True),
+    "instance": unet(ngf=5, depth=5, norm=Norm(affine=False), innermost_norm=False, skip_first=True),
+    "no-norm": unet(ngf=3, depth=5, norm=None, bias="last", innermost_norm=False, skip_first=True),
+    "keras": unet(ngf=4, depth=7, norm=Norm(eps=1e-3), bias="last", slope=0.3, skip_slope=0.3),
+    "running": unet(ngf=4, depth=5, bias="last", skip_first=True, statistics="running"),
+    "grey-to-two": unet(ngf=9, depth=5, in_channels=1, out_channels=2),
+    "five-to-rgba": unet(ngf=17, depth=5, in_channels=5, out_channels=4, filters=(17, 40, 33, 64, 31)),
+}
+
+
+@functools.cache
+def weights_of(variant: str) -> dict[str, np.ndarray]:
+    """Random weights of a variant, large enough that no map is near zero variance."""
+    weights = random_weights(VARIANTS[variant], seed=len(variant))
+    return {name: w * 5 if name.endswith("kernel") else w for name, w in weights.items()}
+
+
+def pictures(n: int, h: int, w: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """n different uint8 pictures (n,h,w,channels): gradients, edges and noise."""
+    rng = np.random.default_rng([seed, n, h, w])
+    y, x = np.mgrid[:h, :w]
+    waves = [np.sin(x / rng.uniform(3, 40) + y / rng.uniform(3, 40)) for _ in range(n * channels)]
+    smooth = np.stack(waves).reshape(n, channels, h, w).transpose(0, 2, 3, 1)
+    noise = rng.normal(0, 0.2, smooth.shape)
+    return np.clip((smooth * 0.6 + noise) * 127.5 + 127.5, 0, 255).astype(np.uint8)

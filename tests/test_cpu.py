@@ -1,0 +1,336 @@
+"""The CPU engine beyond the protocol: its kernels layer by layer, threads, instruction sets, memory, Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from tests.models import VARIANTS, pictures, weights_of
+
+from pix2pix import cpu
+from pix2pix.cpu import CpuEngine, available_cores, extension, instruction_sets
+from pix2pix.generator import random_weights, unet
+from pix2pix.plan import Plan
+from pix2pix.reference import conv2d, conv2d_transpose
+
+ISAS = instruction_sets()
+
+
+def run_code(code: str) -> str:
+    """What a fresh process prints that runs `code`."""
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def as_map(kernels, value, mean=None, scale=None, shift=None):
+    """A Map of (N,H,W,C) values, with padding that would show if it were read as data."""
+    n, h, w, c = value.shape
+    stride = kernels.padded(c)
+    raw = np.zeros((n, h, w, stride), np.float32)
+    raw[..., :c] = value
+
+    def widen(values, fill):
+        wide = np.full((n, stride), fill, np.float32)
+        if values is not None:
+            wide[:, :c] = values
+        return wide
+
+    return kernels.Map(raw, widen(mean, 0), widen(scale, 1), widen(shift, 0)[0])
+
+
+def run_layer(kernels, transposed, x, kernel, bias, threads=2, slopes=(1.0,), splits=None, norm=None, eps=None):
+    """One Convolution over maps cut from x at `splits`: (value, mean, scale)."""
+    parts = np.split(x, splits or [], axis=3)
+    gamma, beta = norm or (None, None)
+    layer = kernels.Convolution(kernel, transposed, [p.shape[3] for p in parts], bias, gamma, beta, eps, False, threads)
+    n, h, w, _ = x.shape
+    out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
+    filters = kernel.shape[2] if transposed else kernel.shape[3]
+    target = as_map(kernels, np.full((n, out_h, out_w, filters), np.nan, np.float32))
+    scratch = np.full(layer.scratch(n, h, w, threads) + 1, np.nan, np.float32)
+    sources = [(as_map(kernels, p), slope) for p, slope in zip(parts, slopes, strict=True)]
+    layer.run(sources, target, scratch, threads)
+    return (
+        np.asarray(target.raw)[..., :filters],
+        np.asarray(target.mean)[:, :filters],
+        np.asarray(target.scale)[:, :filters],
+    )
+
+
+SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged blocks, panels and rows
+    (1, 2, 2, 24, 40),
+    (3, 4, 4, 16, 16),
+    (2, 2, 6, 5, 7),
+    (1, 48, 6, 8, 33),
+    (1, 16, 16, 64, 64),
+    (2, 16, 32, 32, 48),
+    (5, 32, 32, 9, 19),
+    (1, 64, 64, 16, 32),
+    (4, 36, 20, 40, 24),
+    (1, 4, 300, 8, 16),
+    (2, 66, 260, 4, 8),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize("n, h, w, c, k", SHAPES)
+def test_one_layer(isa, transposed, n, h, w, c, k):
+    rng = np.random.default_rng([n, h, w, c, k])
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    bias = rng.standard_normal(k).astype(np.float32)
+    gamma = rng.uniform(0.5, 2, k).astype(np.float32)
+    raw, mean, scale = run_layer(extension(isa), transposed, x, kernel, bias, norm=(gamma, bias), eps=1e-3)
+    function = conv2d_transpose if transposed else conv2d
+    expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)]) + bias
+    noise = 1e-6 * np.sqrt(16 * c)  # a rounding error of float32 per term, added up at random
+    np.testing.assert_allclose(raw, expected, rtol=0, atol=8 * noise)
+    np.testing.assert_allclose(mean, expected.mean((1, 2)), rtol=0, atol=4 * noise)
+    np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=2e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize("n, h, w, c, k", [(1, 32, 32, 40, 24), (1, 64, 128, 8, 16), (3, 4, 4, 20, 40)])
+def test_how_work_is_divided_never_changes_a_bit(isa, transposed, n, h, w, c, k):
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    results = [
+        run_layer(
+            extension(isa), transposed, x, kernel, None, threads=threads, norm=(np.ones(k, np.float32),) * 2, eps=1e-5
+        )
+        for threads in (1, 2, 3, 16)  # many threads: panels rather than blocks
+    ]
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_statistics_do_not_cancel(isa):
+    """A map whose mean is 1000 times its deviation: sums of squares in float32 would lose it all."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((1, 64, 64, 16)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, 16, 16)).astype(np.float32) * 0.06
+    bias = np.full(16, 1000, np.float32)
+    _, mean, scale = run_layer(extension(isa), False, x, kernel, bias, norm=(np.ones(16, np.float32),) * 2, eps=1e-5)
+    expected = conv2d(x[0].astype(np.float64), kernel.astype(np.float64), 2, 1)
+    np.testing.assert_allclose(mean[0], expected.mean((0, 1)) + 1000, rtol=1e-6)
+    np.testing.assert_allclose(scale[0], 1 / np.sqrt(expected.var((0, 1)) + 1e-5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_sources_are_normalised_activated_and_joined_on_reading(isa):
+    kernels = extension(isa)
+    rng = np.random.default_rng(5)
+    x, y = (rng.standard_normal((2, 8, 16, c)).astype(np.float32) for c in (5, 12))
+    kernel = rng.standard_normal((4, 4, 6, 17)).astype(np.float32)
+    raw, _, _ = run_layer(kernels, True, np.concatenate([x, y], 3), kernel, None, slopes=(0.3, 0.0), splits=[5])
+    joined = np.concatenate([np.where(x > 0, x, 0.3 * x), np.maximum(y, 0)], 3).astype(np.float64)
+    expected = np.stack([conv2d_transpose(image, kernel.astype(np.float64), 2, 1) for image in joined])
+    np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_padding_is_zero_after_the_norm_not_before(isa):
+    """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
+    kernels = extension(isa)
+    kernel = np.ones((4, 4, 4, 4), np.float32)
+    layer = kernels.Convolution(kernel, False, [4], None, None, None, None, False, 1)
+    source = as_map(kernels, np.zeros((1, 16, 16, 4), np.float32), shift=np.ones((1, 4), np.float32))
+    target = as_map(kernels, np.zeros((1, 8, 8, 4), np.float32))
+    layer.run([(source, 1.0)], target, np.zeros(layer.scratch(1, 16, 16, 1), np.float32), 1)
+    inside, corner = np.asarray(target.raw)[0, 4, 4, 0], np.asarray(target.raw)[0, 0, 0, 0]
+    assert (inside, corner) == (64, 36)
+
+
+def test_tanh_of_the_last_layer():
+    """Over the whole range, through a network of one weight: the last layer alone, fed by a given map."""
+    g = unet(ngf=1, depth=2, in_channels=1, out_channels=1, norm=None, bias="none")
+    weights = {name: np.zeros(shape, np.float32) for name, shape in g.tensors().items()}
+    weights["decoder_1.kernel"][1, 1, 0, 0] = 1  # output (2i, 2j) = up (i, j), where that is positive
+    weights["decoder_1.kernel"][2, 2, 0, 0] = -1  # output (2i+1, 2j+1) = -up (i, j)
+    values = np.linspace(0, 12, 64 * 64, dtype=np.float32).reshape(1, 64, 64, 1)
+    for isa in ISAS:
+        with CpuEngine(g, weights, isa=isa) as engine:
+            y = engine.run(inputs={"decoder_2": values, "encoder_1": values * 0})
+        exact = np.tanh(values[0, :, :, 0].astype(np.float64))
+        np.testing.assert_allclose(y[0, ::2, ::2, 0], exact, rtol=0, atol=5e-7)
+        np.testing.assert_allclose(y[0, 1::2, 1::2, 0], -exact, rtol=0, atol=5e-7)
+        assert np.abs(y).max() <= 1
+
+
+def test_results_do_not_depend_on_threads():
+    g = unet(ngf=16, depth=6)
+    weights = random_weights(g)
+    b = pictures(3, 64, 192)
+    results = []
+    for threads in (1, 2, 3, 8):
+        with CpuEngine(g, weights, threads=threads) as engine:
+            results.append(engine.translate(b))
+    assert results[0].std() > 5
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def count_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads through /proc")
+def test_callers_in_many_threads_do_not_multiply_the_engines_threads():
+    b = pictures(1, 32, 32)
+    with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), threads=3) as engine:
+        engine.translate(b)
+        before, seen = count_threads(), []
+
+        def work():
+            for _ in range(10):
+                engine.translate(b)
+                seen.append(count_threads())
+
+        callers = [threading.Thread(target=work) for _ in range(5)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert max(seen) <= before + len(callers)
+
+
+def test_threads_default_to_the_cores_that_the_process_may_use():
+    assert 1 <= available_cores() <= os.cpu_count()
+    if hasattr(os, "sched_setaffinity"):
+        code = """
+            import os
+            os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+            from pix2pix import cpu
+            print(cpu.available_cores())
+        """
+        assert run_code(code).strip() == "1"
+
+
+def test_quota_of_the_cgroup_is_honoured(monkeypatch):
+    monkeypatch.setattr(cpu.Path, "read_text", lambda self: "150000 100000" if self.name == "cpu.max" else "0")
+    assert cpu._cgroup_quota() == 2
+    monkeypatch.setattr(cpu.Path, "read_text", lambda self: "max 100000" if self.name == "cpu.max" else "-1")
+    assert cpu._cgroup_quota() > 1000
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_environment_forces_an_instruction_set(isa, monkeypatch):
+    monkeypatch.setenv("PIX2PIX_ISA", isa)
+    with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as engine:
+        assert engine.isa == isa
+    assert isa in cpu.build_info()["instruction set"]
+
+
+def test_unknown_instruction_sets_are_refused(monkeypatch):
+    monkeypatch.setenv("PIX2PIX_ISA", "sse9")
+    with pytest.raises(RuntimeError, match="sse9.*expected one of"):
+        CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"))
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(cpu, "instruction_sets", lambda: ["portable"])
+    with pytest.raises(RuntimeError, match="avx512.*this machine and this build have portable"):
+        extension("avx512")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_must_be_positive(threads):
+    with pytest.raises(ValueError, match="threads"):
+        CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), threads=threads)
+
+
+def test_layers_without_kernels_are_refused():
+    g = VARIANTS["tensorflow"]
+    layer = dataclasses.replace(g.layers[1], padding_mode="reflect")
+    other = dataclasses.replace(g, layers=(g.layers[0], layer, *g.layers[2:]))
+    with pytest.raises(ValueError, match="reflect"):
+        CpuEngine(other, weights_of("tensorflow"))
+
+
+def test_plans(tmp_path):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    b = pictures(1, 32, 32)
+    plan = Plan({layer.name: "direct" for layer in g.layers}, tune="latency")
+    plan.save(tmp_path / "plan.json")
+    results = []
+    for given in (None, "direct", plan, tmp_path / "plan.json"):
+        with CpuEngine(g, weights, plan=given) as engine:
+            assert dict(engine.plan.layers) == dict(plan.layers)
+            results.append(engine.translate(b))
+    assert all(np.array_equal(r, results[0]) for r in results)
+    for bad in ("winograd", Plan({"encoder_1": "direct"}), tmp_path / "absent.json"):
+        with pytest.raises(ValueError, match="plan"):
+            CpuEngine(g, weights, plan=bad)
+    with pytest.raises(ValueError, match="expected one of direct"):
+        Plan({"encoder_1": "magic"})
+    with pytest.raises(ValueError, match="tune"):
+        CpuEngine(g, weights, tune="fast")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+def test_memory_is_bounded_by_the_largest_of_200_sizes():
+    code = """
+        import numpy as np
+        from pix2pix.cpu import CpuEngine
+        from pix2pix.generator import random_weights, unet
+
+        def peak():
+            return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+
+        g = unet(ngf=8, depth=5)
+        sizes = [(32 * i, 32 * j) for i in range(1, 17) for j in range(1, 14)][:200]
+        b = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
+        with CpuEngine(g, random_weights(g), threads=2) as engine:
+            base = peak()
+            engine.translate(b)
+            largest = peak()
+            for h, w in sizes:
+                engine.translate(b[:, :h, :w])
+            print(largest - base, peak() - largest)
+    """
+    one, more = map(int, run_code(code).split())
+    assert one > 10_000  # kB: the largest size does take memory, so that the next line means something
+    assert more < 0.25 * one
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
+    code = """
+        import os, signal, sys, threading, time
+        import numpy as np
+        from pix2pix.cpu import CpuEngine
+        from pix2pix.generator import random_weights, unet
+
+        g = unet(ngf=16, depth=8)
+        with CpuEngine(g, random_weights(g)) as engine:
+            b = np.zeros((1, 256, 256, 3), np.uint8)
+            engine.translate(b)
+            many = np.zeros((2000, 256, 256, 3), np.uint8)
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            start = time.monotonic()
+            try:
+                engine.translate(many)
+                print("not interrupted")
+            except KeyboardInterrupt:
+                print("interrupted", time.monotonic() - start < 3)
+            engine.translate(b)
+            print("goes on")
+    """
+    assert run_code(code).split() == ["interrupted", "True", "goes", "on"]
+
+
+def test_measured_peaks_are_plausible():
+    rates = cpu.measure(threads=1, seconds=0.05)
+    assert 1 < rates["fma_gflops"] < 1000 and 0.5 < rates["bandwidth_gbs"] < 1000

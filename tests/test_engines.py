@@ -1,0 +1,267 @@
+"""One suite for every engine: what the Engine protocol promises, against the float64 oracle."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pytest
+from tests.models import TOLERANCE, VARIANTS, pictures, weights_of
+
+from pix2pix.cpu import CpuEngine, instruction_sets
+from pix2pix.engine import BaseEngine, Engine
+from pix2pix.generator import random_weights, unet
+from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+
+ENGINES = {"reference-float32": lambda g, w: ReferenceEngine(g, w, np.float32)}
+ENGINES |= {f"cpu-{isa}": lambda g, w, isa=isa: CpuEngine(g, w, threads=2, isa=isa) for isa in instruction_sets()}
+SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
+
+
+@pytest.fixture(params=ENGINES)
+def make(request):
+    """A function (generator, weights) -> engine, for each kind of engine; what it makes is closed after the test."""
+    made = []
+
+    def build(g, w):
+        made.append(ENGINES[request.param](g, w))
+        return made[-1]
+
+    yield build
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def engine(make) -> BaseEngine:
+    return make(VARIANTS["tensorflow"], weights_of("tensorflow"))
+
+
+def oracle(variant: str, x: np.ndarray, outputs=None):
+    return ReferenceEngine(VARIANTS[variant], weights_of(variant)).run(x, outputs=outputs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layer_of_every_variant_agrees_with_the_oracle(make, variant):
+    g = VARIANTS[variant]
+    x = to_float(pictures(3, *SIZES[g.depth], g.in_channels))
+    assert x.std((1, 2, 3)).min() > 0.1
+    names = [layer.name for layer in g.layers]
+    expected = oracle(variant, x, names)
+    got = make(g, weights_of(variant)).run(x, outputs=names)
+    for name in names:
+        assert expected[name].std() > 1e-3
+        scale = max(1.0, np.abs(expected[name]).max())
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=5e-5 * scale, err_msg=name)
+    assert np.abs(got["decoder_1"] - expected["decoder_1"]).max() < TOLERANCE["float32"][0]
+
+
+@pytest.mark.parametrize("h, w", [(32, 32), (32, 64), (96, 32), (160, 224), (32, 1056)])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_sizes_and_odd_numbers_of_images(engine, n, h, w):
+    x = to_float(pictures(n, h, w))
+    y = engine.run(x)
+    assert y.shape == (n, h, w, 3) and y.dtype == np.float32 and y.flags.c_contiguous
+    np.testing.assert_allclose(y, oracle("tensorflow", x), rtol=0, atol=TOLERANCE["float32"][0])
+
+
+def test_translate_is_run_and_the_rule_of_the_generator(make):
+    for scale in (255.0, 255.5):
+        g = VARIANTS["pytorch"].with_overrides({"output_scale": scale})
+        engine = make(g, weights_of("pytorch"))
+        b = pictures(2, 64, 64)
+        np.testing.assert_array_equal(engine.translate(b), to_uint8(engine.run(to_float(b)), scale))
+
+
+def test_single_pictures_keep_their_rank(engine):
+    b = pictures(1, 32, 64)
+    np.testing.assert_array_equal(engine.translate(b[0]), engine.translate(b)[0])
+    x = to_float(b)
+    np.testing.assert_array_equal(engine.run(x[0]), engine.run(x)[0])
+    assert engine.run(x[0], outputs=["encoder_2"])["encoder_2"].shape == (8, 16, 8)
+
+
+def test_results_do_not_depend_on_the_batch(engine):
+    b = pictures(11, 64, 64)
+    whole = engine.translate(b)
+    x = to_float(b)
+    floats = engine.run(x)
+    for i in range(len(b)):
+        np.testing.assert_array_equal(whole[i], engine.translate(b[i : i + 1])[0])
+    np.testing.assert_array_equal(floats[4:7], engine.run(x[4:7]))
+
+
+def test_results_do_not_depend_on_what_ran_before(engine):
+    b = pictures(2, 64, 64)
+    first = engine.translate(b)
+    for h, w in ((32, 32), (96, 64), (128, 160), (32, 32), (64, 32), (32, 64)):
+        engine.translate(pictures(3, h, w))
+    np.testing.assert_array_equal(first, engine.translate(b))
+
+
+def test_inputs_are_never_changed_and_results_are_fresh(engine):
+    b = pictures(2, 32, 32)
+    x = to_float(b)
+    copies = b.copy(), x.copy()
+    b.flags.writeable = x.flags.writeable = False
+    y, z = engine.run(x), engine.translate(b)
+    np.testing.assert_array_equal(b, copies[0])
+    np.testing.assert_array_equal(x, copies[1])
+    assert not np.shares_memory(y, engine.run(x)) and not np.shares_memory(z, engine.translate(b))
+
+
+def test_non_contiguous_inputs(engine):
+    b = pictures(4, 64, 64)
+    views = b[::2, :, ::-1], b.transpose(0, 2, 1, 3)
+    for view in views:
+        assert not view.flags.c_contiguous
+        np.testing.assert_array_equal(engine.translate(view), engine.translate(view.copy()))
+        x = to_float(b).transpose(0, 2, 1, 3)
+        np.testing.assert_array_equal(engine.run(x), engine.run(np.ascontiguousarray(x)))
+
+
+def test_out_is_filled_and_returned(engine):
+    b = pictures(2, 32, 32)
+    out = np.zeros_like(b)
+    assert engine.translate(b, out) is out
+    np.testing.assert_array_equal(out, engine.translate(b))
+    for bad in (b, np.zeros((2, 32, 32, 1), np.uint8), out[:, ::-1]):
+        with pytest.raises(ValueError):
+            engine.translate(b, bad)
+    with pytest.raises(TypeError):
+        engine.translate(b, out.astype(np.float32))
+
+
+def test_layers_can_be_given_and_asked_for(engine):
+    x = to_float(pictures(2, 64, 32))
+    known = engine.run(x, outputs=["encoder_1", "encoder_2", "decoder_3", "decoder_1"])
+    given = {name: known[name] for name in ("encoder_1", "encoder_2", "decoder_3")}
+    np.testing.assert_allclose(engine.run(inputs=given), known["decoder_1"], rtol=0, atol=1e-5)
+    deeper = engine.run(x, inputs={"decoder_3": known["decoder_3"] * 0}, outputs=["decoder_2", "decoder_3"])
+    assert not deeper["decoder_3"].any()
+    assert np.abs(deeper["decoder_2"] - engine.run(x, outputs=["decoder_2"])["decoder_2"]).max() > 0.01
+
+
+def test_stream_keeps_order_and_equals_translate(engine):
+    batches = [pictures(n, 32, 32, seed=n) for n in (3, 1, 2, 3)]
+    results = list(engine.stream(iter(batches)))
+    assert [len(r) for r in results] == [3, 1, 2, 3]
+    for batch, result in zip(batches, results, strict=True):
+        np.testing.assert_array_equal(result, engine.translate(batch))
+    assert list(engine.stream([])) == []
+
+
+def test_errors_in_a_stream_reach_the_caller(engine):
+    results = engine.stream([pictures(1, 32, 32), np.zeros((1, 31, 32, 3), np.uint8)])
+    next(results)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        next(results)
+
+
+def test_empty_makes_an_input(engine):
+    b = engine.empty(2, 32, 64)
+    assert b.shape == (2, 32, 64, 3) and b.dtype == np.uint8
+    with pytest.raises(ValueError):
+        engine.empty(1, 31, 32)
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda e: e.translate(np.zeros((1, 32, 32, 3), np.float32)), TypeError, "takes uint8"),
+        (lambda e: e.run(np.zeros((1, 32, 32, 3), np.uint8)), TypeError, "takes float32"),
+        (lambda e: e.run(np.zeros((1, 32, 32, 3))), TypeError, "float64"),
+        (lambda e: e.translate(np.zeros((32, 32), np.uint8)), ValueError, "expected"),
+        (lambda e: e.translate(np.zeros((1, 32, 32, 4), np.uint8)), ValueError, "expected"),
+        (lambda e: e.translate(np.zeros((1, 33, 32, 3), np.uint8)), ValueError, "multiples of 32"),
+        (lambda e: e.run(np.zeros((0, 32, 32, 3), np.float32)), ValueError, "no images"),
+        (lambda e: e.run(), ValueError, "neither"),
+        (
+            lambda e: e.run(outputs=["decoder_1"], inputs={"nowhere": np.zeros((1, 2, 2, 4), np.float32)}),
+            ValueError,
+            "no layer",
+        ),
+        (lambda e: e.run(np.zeros((1, 32, 32, 3), np.float32), outputs=["nowhere"]), ValueError, "no layer"),
+        (lambda e: e.run(inputs={"decoder_2": np.zeros((1, 16, 16, 4), np.float32)}), ValueError, "without"),
+        (
+            lambda e: e.run(np.zeros((1, 32, 32, 3), np.float32), inputs={"encoder_2": np.zeros((1, 4, 4, 8), "f4")}),
+            ValueError,
+            "different",
+        ),
+    ],
+)
+def test_mistakes_are_explained(engine, call, error, text):
+    with pytest.raises(error, match=text):
+        call(engine)
+
+
+def test_no_images_give_no_images(engine):
+    assert engine.translate(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, 32, 32, 3)
+
+
+def test_threads_of_the_caller_get_their_own_results(engine):
+    batches = [pictures(2, 32, 32, seed=i) for i in range(6)]
+    expected = [engine.translate(b) for b in batches]
+    failures = []
+
+    def work(i):
+        for _ in range(5):
+            if not np.array_equal(engine.translate(batches[i]), expected[i]):
+                failures.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_closed_engine_says_so(make):
+    engine = make(VARIANTS["tensorflow"], weights_of("tensorflow"))
+    assert isinstance(engine, Engine)
+    with engine:
+        engine.translate(pictures(1, 32, 32))
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.translate(pictures(1, 32, 32))
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.run(to_float(pictures(1, 32, 32)))
+
+
+def _use_in_child(engine, queue):
+    try:
+        engine.translate(pictures(1, 32, 32))
+        queue.put("no error")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_use_after_a_fork_is_an_error_and_no_hang(engine):
+    engine.translate(pictures(1, 32, 32))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_use_in_child, args=(engine, queue))
+    child.start()
+    assert "forked" in queue.get(timeout=30)
+    child.join(30)
+
+
+def test_weights_that_do_not_fit_are_refused(make):
+    weights = dict(weights_of("tensorflow"))
+    del weights["decoder_2.kernel"]
+    with pytest.raises(ValueError, match="missing decoder_2.kernel"):
+        make(VARIANTS["tensorflow"], weights)
+
+
+def test_full_network_of_random_weights(make):
+    g = unet(ngf=64, depth=8)
+    weights = random_weights(g)
+    x = to_float(pictures(1, 256, 256))
+    expected = ReferenceEngine(g, weights).run(x)
+    assert expected.std() > 0.05
+    assert np.abs(make(g, weights).run(x) - expected).max() < TOLERANCE["float32"][0]

@@ -1,0 +1,137 @@
+"""The model as data: shapes, counts, validation, folding."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tests.models import VARIANTS, weights_of
+
+from pix2pix.generator import Generator, Layer, Norm, Source, fold, random_weights, unet
+
+
+def test_counts_of_the_published_network():
+    g = unet()
+    assert (g.ngf, g.depth, g.channels, g.eps, g.size, g.multiple) == (64, 8, (3, 3), 1e-5, 256, 256)
+    assert g.flops() == g.flops(256, 256) == 2 * 6_048_186_368
+    assert sum(np.prod(shape) for shape in g.tensors().values()) == 54_420_483
+    moving = sum(np.prod(s) for s in g.with_statistics("running").tensors().values())
+    assert moving == 54_431_363  # what the course's network.bin holds
+
+
+def test_shapes_halve_and_double():
+    shapes = unet(ngf=64).shapes(512, 256)
+    assert shapes["input"] == (512, 256, 3)
+    assert shapes["encoder_1"] == (256, 128, 64)
+    assert shapes["encoder_8"] == (2, 1, 512)
+    assert shapes["decoder_8"] == (4, 2, 512)
+    assert shapes["decoder_1"] == (512, 256, 3)
+
+
+@pytest.mark.parametrize("h, w", [(255, 256), (256, 0), (128, 256), (384, 256)])
+def test_sizes_that_the_network_cannot_take(h, w):
+    with pytest.raises(ValueError, match=f"{w}x{h}.*multiples of 256"):
+        unet().check_size(h, w)
+
+
+def test_constant_layers_only_where_a_normalised_map_is_one_pixel():
+    g = unet(ngf=4)
+    assert g.constant_layers(256, 256) == ("encoder_8", "decoder_8")
+    assert g.constant_layers(256, 512) == ()
+    assert g.with_statistics("running").constant_layers(256, 256) == ()
+    assert unet(ngf=4, innermost_norm=False).constant_layers(256, 256) == ()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_description_survives_json(variant):
+    g = VARIANTS[variant]
+    assert Generator.from_dict(json.loads(json.dumps(g.to_dict()))) == g
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": []},
+        {"layers": None},
+        {"statistics": "batch"},
+        {"surplus": 1},
+        {"layers": [{"name": "a"}]},
+    ],
+)
+def test_descriptions_that_make_no_sense(change):
+    with pytest.raises(ValueError):
+        Generator.from_dict({**unet(ngf=2, depth=5).to_dict(), **change})
+
+
+@pytest.mark.parametrize("field, value", [("stride", 0), ("filters", 10**9), ("bias", 3), ("join", "sum")])
+def test_layers_that_make_no_sense(field, value):
+    description = unet(ngf=2, depth=5).to_dict()
+    description["layers"][1][field] = value
+    with pytest.raises(ValueError):
+        Generator.from_dict(description)
+
+
+def test_layers_must_fit_together():
+    first = Layer("a", (Source("input"),), 3, 8)
+    with pytest.raises(ValueError, match="takes 9 channels"):
+        Generator((first, Layer("b", (Source("a"),), 9, 8)))
+    with pytest.raises(ValueError, match="no earlier layer"):
+        Generator((first, Layer("b", (Source("c"),), 8, 8)))
+    with pytest.raises(ValueError, match="twice"):
+        Generator((first, first))
+
+
+def test_problems_are_listed_all_at_once():
+    g = unet(ngf=2, depth=5)
+    weights = random_weights(g)
+    del weights["encoder_2.gamma"]
+    weights["surplus.kernel"] = np.zeros(3, np.float32)
+    weights["decoder_1.bias"] = np.zeros(4, np.float32)
+    weights["encoder_1.bias"] = weights["encoder_1.bias"].astype(np.float64)
+    with pytest.raises(ValueError) as error:
+        g.check_weights(weights)
+    text = str(error.value)
+    for fragment in ("4 problems", "missing encoder_2.gamma (4,)", "surplus surplus.kernel", "float64"):
+        assert fragment in text
+    assert "decoder_1.bias has shape (4,), expected (3,)" in text
+
+
+def test_needed_walks_back_from_the_outputs_only():
+    g = unet(ngf=2, depth=5)
+    assert [y.name for y in g.needed(["encoder_3"])] == ["encoder_1", "encoder_2", "encoder_3"]
+    assert [y.name for y in g.needed(["decoder_1"], ["decoder_2", "encoder_1"])] == ["decoder_1"]
+    with pytest.raises(ValueError, match="without the value of input"):
+        g.needed(["decoder_1"], ["decoder_2"])
+
+
+def test_overrides():
+    g = unet(ngf=2, depth=5).with_overrides({"eps": "1e-3", "slope": 0.3, "output_scale": 255.5, "size": 64})
+    assert (g.eps, g.output_scale, g.size) == (1e-3, 255.5, 64)
+    assert g["encoder_2"].inputs == (Source("encoder_1", 0.3),)
+    assert g["decoder_2"].inputs[0].slope == 0.0
+    for bad in ({"beta": 1}, {"eps": "small"}, {"eps": -1}, {"size": 33}):
+        with pytest.raises(ValueError):
+            g.with_overrides(bad)
+
+
+def test_folding_gives_the_same_function_without_norms():
+    g, weights = VARIANTS["running"], weights_of("running")
+    folded, folded_weights = fold(g, weights)
+    folded.check_weights(folded_weights)
+    assert all(layer.norm is None and layer.bias for layer in folded.layers if g[layer.name].norm)
+    name, layer = "decoder_3", g["decoder_3"]
+    r = weights[f"{name}.gamma"] / np.sqrt(weights[f"{name}.variance"].astype(float) + layer.norm.eps)
+    expected = weights[f"{name}.kernel"] * r[:, None]
+    np.testing.assert_allclose(folded_weights[f"{name}.kernel"], expected, rtol=1e-6)
+    expected = weights[f"{name}.beta"] - weights[f"{name}.mean"] * r
+    np.testing.assert_allclose(folded_weights[f"{name}.bias"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_generators_are_values():
+    g = unet(ngf=2, depth=5)
+    assert g == unet(ngf=2, depth=5) and hash(g) == hash(unet(ngf=2, depth=5))
+    assert g != unet(ngf=2, depth=5, norm=Norm(eps=1e-3))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        g.size = 3
