@@ -29,7 +29,7 @@
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
 
-static inline vec splat(float x) { return (vec){0} + x; }
+static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
 
 static inline vec larger(vec a, vec b) {
     vec_int take_a = a > b;
@@ -50,12 +50,12 @@ static inline vec larger(vec a, vec b) {
             UNROLL for (int j = 0; j < NV; j++) sum[i][j] = *(const vec *)(init + i * init_stride + j * VL);      \
         for (long t = 0; t < count; t++) {                                                                        \
             const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];                                           \
-            for (long k = 0; k < depth; k += 4, p += 4)                                                           \
+            for (long k = 0; k < depth; k += 4)                                                                   \
                 UNROLL for (int s = 0; s < 4; s++, q += NR) {                                                     \
                     vec w[NV];                                                                                    \
                     UNROLL for (int j = 0; j < NV; j++) w[j] = *(const vec *)(q + j * VL);                        \
                     UNROLL for (int i = 0; i < MR; i++) {                                                         \
-                        vec x = splat(p[i * a_stride + s]);                                                       \
+                        vec x = splat(p[i * a_stride + k + s]);                                                   \
                         UNROLL for (int j = 0; j < NV; j++) sum[i][j] += x * w[j];                                \
                     }                                                                                             \
                 }                                                                                                 \

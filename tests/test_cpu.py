@@ -11,13 +11,13 @@ import threading
 
 import numpy as np
 import pytest
-from tests.models import VARIANTS, pictures, weights_of
 
 from pix2pix import cpu
 from pix2pix.cpu import CpuEngine, available_cores, extension, instruction_sets
 from pix2pix.generator import random_weights, unet
 from pix2pix.plan import Plan
 from pix2pix.reference import conv2d, conv2d_transpose
+from tests.models import VARIANTS, pictures, weights_of
 
 ISAS = instruction_sets()
 

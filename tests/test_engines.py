@@ -8,12 +8,12 @@ import threading
 
 import numpy as np
 import pytest
-from tests.models import TOLERANCE, VARIANTS, pictures, weights_of
 
 from pix2pix.cpu import CpuEngine, instruction_sets
 from pix2pix.engine import BaseEngine, Engine
 from pix2pix.generator import random_weights, unet
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+from tests.models import TOLERANCE, VARIANTS, pictures, weights_of
 
 ENGINES = {"reference-float32": lambda g, w: ReferenceEngine(g, w, np.float32)}
 ENGINES |= {f"cpu-{isa}": lambda g, w, isa=isa: CpuEngine(g, w, threads=2, isa=isa) for isa in instruction_sets()}

@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from tests.models import VARIANTS, weights_of
 
 from pix2pix.generator import Generator, Layer, Norm, Source, fold, random_weights, unet
+from tests.models import VARIANTS, weights_of
 
 
 def test_counts_of_the_published_network():
