@@ -35,6 +35,8 @@ def model_identity(path: str | os.PathLike[str]) -> str:
             stat = file.stat()
             digest.update(f"{file.relative_to(path).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
         return digest.hexdigest()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model file {str(path)!r}")
     for part in [path, *_shards(path)]:
         with open(part, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,0 +1,457 @@
+"""The command line as a user meets it: exit statuses, messages, summaries, stopping and starting again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pix2pix
+from pix2pix import checkpoints
+from pix2pix.cli import main
+from pix2pix.generator import random_weights, unet
+from pix2pix.images import pad
+from pix2pix.record import RECORD_NAME
+
+GENERATOR = unet(ngf=2, depth=5, origin="a test")
+ROOT = Path(pix2pix.__file__).resolve().parents[1]
+
+
+def picture(h: int = 32, w: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """A current folder with a model and five pictures in ``in``."""
+    monkeypatch.chdir(tmp_path)
+    checkpoints.write("model.safetensors", GENERATOR, random_weights(GENERATOR))
+    for i in range(5):
+        save(f"in/x{i}.png", 32, 32, i)
+    return tmp_path
+
+
+def save(name: str, *args: int) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(*args)).save(name)
+
+
+def translate(*argv: str, model: str = "model.safetensors") -> int:
+    return main(["translate", *argv, "-m", model])
+
+
+def names(folder: str) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+
+def pixels_of(name: str) -> np.ndarray:
+    with Image.open(name) as image:
+        return np.asarray(image)
+
+
+def expected(*args: int, fit: str = "resize") -> np.ndarray:
+    x = picture(*args)
+    h, w = x.shape[:2]
+    with pix2pix.load("model.safetensors") as engine:
+        return engine.translate(pad(x, 32))[:h, :w]
+
+
+# -- what is made ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder(capsys):
+    assert translate("in", "-o", "out") == 0
+    assert names("out") == [RECORD_NAME, *(f"x{i}.png" for i in range(5))]
+    np.testing.assert_array_equal(pixels_of("out/x3.png"), expected(32, 32, 3))
+    printed = capsys.readouterr()
+    assert "5 done, 0 skipped, 0 failed" in printed.out
+    assert printed.err.startswith("device: cpu, ")
+
+
+def test_padding_keeps_sizes():
+    save("in/wide.png", 20, 70, 9)
+    assert translate("in", "-o", "out", "--fit", "pad") == 0
+    np.testing.assert_array_equal(pixels_of("out/wide.png"), expected(20, 70, 9))
+
+
+def test_a_size_of_its_own():
+    assert translate("in", "-o", "out", "--size", "96x64") == 0
+    assert pixels_of("out/x0.png").shape == (64, 96, 3)
+
+
+@pytest.mark.parametrize("output", ["y.png", "deep/y.jpg"])
+def test_one_picture_to_a_file(output):
+    assert translate("in/x1.png", "-o", output) == 0
+    result = pixels_of(output).astype(int)
+    assert abs(result - expected(32, 32, 1)).max() <= (0 if output.endswith("png") else 60)
+    assert not list(Path().rglob(RECORD_NAME))
+    assert translate("in/x1.png", "-o", output) == 2
+    assert translate("in/x1.png", "-o", output, "--overwrite") == 0
+
+
+def test_formats():
+    assert translate("in", "-o", "jpg", "-f", "jpg") == 0
+    assert names("jpg")[1] == "x0.png.jpg"
+    Path("in/x0.png").rename("in/x0.webp")
+    assert translate("in", "-o", "same", "--format", "same") == 0
+    assert names("same")[1:3] == ["x0.webp", "x1.png"]
+
+
+def test_options_reach_the_engine():
+    assert translate("in/x0.png", "-o", "a.png") == 0
+    assert translate("in/x0.png", "-o", "b.png", "--set", "output_scale=100", "--set", "eps=0.5") == 0
+    with pix2pix.load("model.safetensors", overrides={"output_scale": 100, "eps": 0.5}) as engine:
+        np.testing.assert_array_equal(pixels_of("b.png"), engine.translate(picture()))
+    assert (pixels_of("a.png") != pixels_of("b.png")).any()
+    assert translate("in", "-o", "c", "--threads", "1", "--batch-size", "2", "--tune", "latency") == 0
+    np.testing.assert_array_equal(pixels_of("a.png"), pixels_of("c/x0.png"))
+
+
+def test_the_summary_as_json():
+    Path("in/x2.png").write_bytes(b"no picture")
+    assert translate("in", "-o", "out", "--json", "deep/summary.json") == 1
+    summary = json.loads(Path("deep/summary.json").read_text())
+    assert (summary["done"], summary["skipped"], summary["failed"]) == (4, 0, 1)
+    failure = {"input": str(Path("in/x2.png")), "reason": "damaged, or no picture of a known format"}
+    assert summary["failures"] == [failure]
+    assert summary["device"] == "cpu" and summary["threads"] >= 1 and summary["images_per_second"] > 0
+    assert summary["metrics"] is None and summary["stopped"] is None
+    assert sorted(image["status"] for image in summary["images"]) == ["done"] * 4 + ["failed"]
+
+
+def test_pairs_are_compared_and_shown(capsys):
+    y = expected(32, 32, 0)
+    Path("pairs").mkdir()
+    Image.fromarray(np.hstack([picture(32, 32, 0), y])).save("pairs/same.png")
+    Image.fromarray(np.hstack([picture(32, 32, 0), 255 - y])).save("pairs/other.png")
+    assert translate("pairs", "-o", "out", "--pair", "AtoB", "--gallery", "--json", "j.json") == 0
+    summary = json.loads(Path("j.json").read_text())
+    same, other = sorted(summary["images"], key=lambda image: image["input"], reverse=True)
+    assert (same["psnr"], same["l1"]) == (None, 0) and same["ssim"] == pytest.approx(1)
+    assert other["psnr"] == summary["metrics"]["psnr"] and other["l1"] > 0
+    assert "mean PSNR" in capsys.readouterr().out
+    page = Path("out/gallery.html").read_text()
+    assert page.count("<figcaption>target</figcaption>") == 2 and "identical" in page
+
+
+def test_the_gallery_shows_what_was_made_earlier_too():
+    assert translate("in", "-o", "out") == 0
+    save("in/new.png", 32, 32, 9)
+    assert translate("in", "-o", "out", "--gallery", "--json", "j.json") == 0
+    assert json.loads(Path("j.json").read_text())["skipped"] == 5
+    assert Path("out/gallery.html").read_text().count("<article") == 6
+
+
+def test_quiet_says_the_device_and_failures_alone(capsys):
+    Path("in/x2.png").write_bytes(b"no picture")
+    assert translate("in", "-o", "out", "-q") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    device, failed = printed.err.splitlines()
+    assert device.startswith("device: cpu") and failed.startswith(f"failed: {Path('in/x2.png')}: damaged")
+
+
+# -- raw files ------------------------------------------------------------------------------------------------
+
+
+def test_raw_files(capsys):
+    frames = np.stack([picture(32, 32, i) for i in range(5)])
+    Path("in.rgb").write_bytes(frames.tobytes())
+    assert translate("in.rgb", "-o", "out.rgb", "--batch-size", "2", "--json", "j.json") == 0
+    with pix2pix.load("model.safetensors") as engine:
+        assert Path("out.rgb").read_bytes() == engine.translate(frames).tobytes()
+    assert json.loads(Path("j.json").read_text())["done"] == 5
+    stamp = Path("out.rgb").stat().st_mtime_ns
+    assert translate("in.rgb", "-o", "out.rgb") == 0
+    assert "0 done, 5 skipped" in capsys.readouterr().out and Path("out.rgb").stat().st_mtime_ns == stamp
+    assert translate("in.rgb", "-o", "out.rgb", "--set", "eps=0.1") == 2
+    assert translate("in.rgb", "-o", "out.rgb", "--set", "eps=0.1", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["in.rgb", "-o", "out"], "into an --output that is a .rgb file"),
+        (["in.rgb", "in", "-o", "out.rgb"], "translated alone"),
+        (["in.rgb", "-o", "out.rgb", "--gallery"], "takes --size alone"),
+        (["in.rgb", "-o", "out.rgb", "--size", "64"], "expected a multiple of 12288"),
+        (["in.rgb", "-o", "out.rgb", "--size", "33"], "multiples of 32"),
+        (["in.rgb", "-o", "./in.rgb"], "would replace an input"),
+        (["none.rgb", "-o", "out.rgb"], "there is no file 'none.rgb'"),
+    ],
+)
+def test_raw_files_that_cannot_be_translated(capsys, argv, message):
+    Path("in.rgb").write_bytes(bytes(5 * 32 * 32 * 3))
+    assert translate(*argv) == 2
+    assert message in capsys.readouterr().err and not Path("out.rgb").exists()
+
+
+# -- runs that go on, and those that don't start --------------------------------------------------------------
+
+
+def test_what_is_made_is_kept():
+    assert translate("in", "-o", "out") == 0
+    stamps = {name: Path("out", name).stat().st_mtime_ns for name in names("out")}
+    Path("out/x3.png").unlink()
+    assert translate("in", "-o", "out", "--json", "j.json") == 0
+    summary = json.loads(Path("j.json").read_text())
+    assert (summary["done"], summary["skipped"]) == (1, 4)
+    del stamps["x3.png"]
+    assert {name: Path("out", name).stat().st_mtime_ns for name in stamps} == stamps
+
+
+@pytest.mark.parametrize(
+    ("option", "difference"),
+    [
+        (["--fit", "pad"], "fit: resize there, pad now"),
+        (["--size", "64"], "size: 32x32 there, 64x64 now"),
+        (["--set", "eps=0.5"], "overrides: {} there, {'eps': 0.5} now"),
+        (["--plan", "direct"], "plan: None there, direct now"),
+        (["--format", "jpg"], "format: png there, jpg now"),
+    ],
+)
+def test_other_options_are_never_mixed(capsys, option, difference):
+    assert translate("in", "-o", "out") == 0
+    before = pixels_of("out/x0.png")
+    assert translate("in", "-o", "out", *option) == 2
+    printed = capsys.readouterr().err
+    assert difference in printed and "--overwrite" in printed
+    np.testing.assert_array_equal(pixels_of("out/x0.png"), before)
+    assert translate("in", "-o", "out", *option, "--overwrite") == 0
+    assert translate("in", "-o", "out", *option) == 0
+
+
+def test_another_model_is_never_mixed(capsys):
+    assert translate("in", "-o", "out") == 0
+    checkpoints.write("other.safetensors", GENERATOR, random_weights(GENERATOR, seed=1))
+    assert translate("in", "-o", "out", model="other.safetensors") == 2
+    assert "model: " in capsys.readouterr().err
+    Path("other.safetensors").write_bytes(Path("model.safetensors").read_bytes())
+    assert translate("in", "-o", "out", model="other.safetensors") == 0
+
+
+def test_files_of_the_user_are_not_replaced(capsys):
+    save("out/x0.png", 32, 32, 77)
+    assert translate("in", "-o", "out") == 2
+    assert "exists already" in capsys.readouterr().err
+    np.testing.assert_array_equal(pixels_of("out/x0.png"), picture(32, 32, 77))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nothing", "-o", "out"], "there is no file or folder 'nothing'"),
+        (["empty", "-o", "out"], "found no pictures in empty"),
+        (["in", "-o", "in"], "is the input folder"),
+        (["in", "-o", "model.safetensors"], "is a file: expected a folder"),
+        (["in/x0.png", "same/x0.png", "-o", "out"], "would both be written to"),
+        (["in", "-o", "out", "--size", "100"], "takes multiples of 32"),
+        (["in", "-o", "out", "--device", "cuda"], "no GPU engine yet"),
+        (["in", "-o", "out", "--device", "tpu"], "expected auto or cpu"),
+        (["in", "-o", "out", "--precision", "float16"], "float32 only"),
+        (["in", "-o", "out", "--workers", "4"], "set its threads instead"),
+        (["in", "-o", "out", "--gpu-layers", "auto"], "no GPU engine yet"),
+        (["in", "-o", "out", "--set", "beta=1"], "cannot override 'beta'"),
+        (["in", "-o", "out", "--statistics", "running"], "missing"),
+        (["in", "-o", "out", "--plan", "none.json"], "cannot read a plan"),
+        (["in/x0.png", "-o", "y.png", "--gallery"], "is the name of a file"),
+    ],
+)
+def test_runs_that_cannot_start(capsys, argv, message):
+    Path("empty").mkdir()
+    save("same/x0.png")
+    before = names(".")
+    assert translate(*argv) == 2
+    assert message in capsys.readouterr().err
+    assert names(".") == before
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["translate", "in"],
+        ["translate", "in", "-o", "out", "-m", "m", "--size", "0"],
+        ["translate", "in", "-o", "out", "-m", "m", "--size", "1x2x3"],
+        ["translate", "in", "-o", "out", "-m", "m", "--batch-size", "-1"],
+        ["translate", "in", "-o", "out", "-m", "m", "--set", "eps"],
+        ["translate", "in", "-o", "out", "-m", "m", "--overw"],
+    ],
+)
+def test_command_lines_that_make_no_sense(argv):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+
+
+def test_a_model_that_is_none(capsys):
+    Path("bad.pth").write_bytes(b"no model")
+    assert translate("in", "-o", "out", model="bad.pth") == 2
+    assert translate("in", "-o", "out", model="none.pth") == 2
+    assert "bad.pth" in (printed := capsys.readouterr().err) and "none.pth" in printed
+    assert not Path("out").exists()
+
+
+def test_channels_that_files_cannot_hold(capsys):
+    for channels, argv in (((3, 2), []), ((3, 4), ["-f", "jpg"])):
+        generator = unet(2, 5, *channels)
+        checkpoints.write("model.safetensors", generator, random_weights(generator))
+        assert translate("in", "-o", "out", *argv) == 2
+    printed = capsys.readouterr().err
+    assert "makes pictures of 2 channels" in printed and "no alpha" in printed
+    assert not Path("out").exists()
+
+
+# -- as a process ---------------------------------------------------------------------------------------------
+
+
+def process(*argv: str, code: str = "") -> subprocess.Popen:
+    start = ["-c", code] if code else ["-m", "pix2pix"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *start, *argv], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+SLOW = """
+import sys, time
+from pix2pix import cpu
+from pix2pix.cli import main
+translate = cpu.CpuEngine._translate
+def slowly(self, b, out):
+    time.sleep(0.1)
+    translate(self, b, out)
+cpu.CpuEngine._translate = slowly
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on(how):
+    for i in range(40):
+        save(f"many/x{i}.png", 32, 32, i)
+    argv = ["translate", "many", "-o", "out", "-m", "model.safetensors", "--batch-size", "1", "--json", "j.json"]
+    stopped = process(*argv, code=SLOW)
+    deadline = time.monotonic() + 30
+    while len(list(Path().glob("out/*.png"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped.send_signal(how)
+    started = time.monotonic()
+    _, err = stopped.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    made = {p.name for p in Path("out").glob("*.png")}
+    assert 3 <= len(made) < 40
+    for name in made:
+        assert pixels_of(f"out/{name}").shape == (32, 32, 3)
+    if how == signal.SIGINT:
+        assert stopped.returncode == 130 and "give the same command again" in err
+        assert json.loads(Path("j.json").read_text())["stopped"] == "interrupted"
+        assert not list(Path("out").glob(".*.partial"))
+    stamps = {name: Path("out", name).stat().st_mtime_ns for name in made}
+    assert main(argv) == 0
+    assert {name: Path("out", name).stat().st_mtime_ns for name in made} == stamps
+    assert json.loads(Path("j.json").read_text())["skipped"] == len(made)
+    assert names("out") == sorted([RECORD_NAME, *(f"x{i}.png" for i in range(40))])
+
+
+def test_a_full_disk_stops_the_run_with_a_message(monkeypatch, capsys):
+    from pix2pix import images
+
+    write = images.write
+
+    def fail(path, data):
+        if path.name == "x3.png":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(images, "write", fail)
+    assert translate("in", "-o", "out", "--gallery", "--json", "j.json") == 1
+    assert "stopped: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert "No space left" in json.loads(Path("j.json").read_text())["stopped"]
+
+
+def test_python_m_pix2pix():
+    done = process("--version")
+    assert done.communicate(timeout=30)[0] == f"pix2pix {pix2pix.__version__}\n" and done.returncode == 0
+    failed = process("translate", "nothing", "-o", "out", "-m", "model.safetensors")
+    err = failed.communicate(timeout=30)[1]
+    assert failed.returncode == 2 and err == "pix2pix: error: there is no file or folder 'nothing'\n"
+
+
+def test_commands_wait_only_for_what_they_need():
+    code = "import sys, pix2pix.cli; sys.exit(any(m in sys.modules for m in ('PIL', 'tqdm', 'safetensors')))"
+    assert process(code=code).wait(timeout=30) == 0
+
+
+def test_a_terminal_gets_a_bar():
+    from pix2pix.report import Progress
+
+    class Terminal(list):
+        write, flush, isatty = list.append, staticmethod(lambda: None), staticmethod(lambda: True)
+
+    terminal = Terminal()
+    with Progress(10, terminal) as progress:
+        progress.update(4)
+        progress.message("failed: x.png: damaged")
+    printed = "".join(terminal)
+    assert "4/10" in printed and "failed: x.png: damaged\n" in printed
+
+
+def test_a_log_gets_a_line_every_few_seconds(monkeypatch, capsys):
+    from pix2pix import report
+
+    monkeypatch.setattr(report, "SECONDS_BETWEEN_LINES", 0.0)
+    with report.Progress(10, sys.stderr) as progress:
+        progress.update(4)
+    assert capsys.readouterr().err.startswith("4/10 images, ")
+
+
+# -- the other commands ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2)])
+def test_convert(dtype, tolerance):
+    assert main(["convert", "model.safetensors", "new.safetensors", "--dtype", dtype, "--set", "eps=0.5"]) == 0
+    generator, _ = checkpoints.read(Path("new.safetensors"))
+    assert generator.eps == 0.5
+    assert translate("in/x0.png", "-o", "a.png", "--set", "eps=0.5") == 0
+    assert translate("in/x0.png", "-o", "b.png", model="new.safetensors") == 0
+    assert abs(pixels_of("a.png").astype(int) - pixels_of("b.png")).max() <= tolerance
+
+
+def test_conversions_that_make_no_sense(capsys):
+    assert main(["convert", "model.safetensors", "new.pth"]) == 2
+    assert main(["convert", "model.safetensors", "./model.safetensors"]) == 2
+    printed = capsys.readouterr().err
+    assert "ending in .safetensors" in printed and "is the source" in printed
+
+
+def test_info_of_this_build(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert pix2pix.__version__ in printed and "instruction set" in printed
+
+
+def test_info_of_a_model(capsys):
+    assert main(["info", "model.safetensors", "--plan", "--set", "eps=0.25"]) == 0
+    printed = capsys.readouterr().out
+    parameters = sum(int(np.prod(shape)) for shape in GENERATOR.tensors().values())
+    for fact in ("eps 0.25", "32x32, takes multiples of 32", f"{parameters:,}", "encoder_5", "decoder_1", "plan"):
+        assert fact in printed
+    assert main(["info", "--plan"]) == 2
+
+
+def test_demo(capsys):
+    assert main(["demo", "--output", "d"]) == 0
+    page = Path("d/gallery.html")
+    assert str(page.resolve()) in capsys.readouterr().out
+    assert page.read_text().count("<article") == len([n for n in names("d") if n.endswith(".png")]) >= 2
+    assert main(["demo", "--output", "d"]) == 0
