@@ -103,10 +103,10 @@ def test_what_is_no_generator_is_explained(name: str, message: str) -> None:
 def test_whole_module_of_an_old_pytorch_is_explained(tmp_path: Path) -> None:
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: object) -> object:
-            return ("module", "Net", "net.py", "class Net: ...") if value == "Net" else None
+            return ("module", "Net", "net.py", "class Net: ...") if value == "saved" else None
 
     stream = io.BytesIO()
-    for content in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, "Net"):
+    for content in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, "saved"):
         Pickler(stream, protocol=2).dump(content)
     (tmp_path / "net.pth").write_bytes(stream.getvalue())
     with pytest.raises(CheckpointError, match=r"'Net'.*state_dict"):
