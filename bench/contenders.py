@@ -68,9 +68,11 @@ def torch_compile(generator: Generator, weights: Weights, x: np.ndarray, threads
 def _torch(generator: Generator, weights: Weights, x: np.ndarray, threads: int, compiled: bool) -> tuple[Call, ToNhwc]:
     import torch
 
+    from .torch_network import TorchNetwork
+
     torch.set_num_threads(threads)
     # Measured: at N = 8 eager mode is faster with group_norm; at N = 1, and compiled, with plain moments.
-    module = networks.torch_module(generator, weights, group_norm=not compiled and len(x) > 1)
+    module = TorchNetwork(generator, weights, group_norm=not compiled and len(x) > 1)
     if compiled:
         import torch._inductor.config
 

@@ -1,6 +1,6 @@
-"""A Generator as a PyTorch module and as an ONNX model: the same network and weights, for the peers to run.
+"""A Generator as an ONNX model, and what :mod:`.torch_network` needs as well: the same network for the peers to run.
 
-Both take and return float32 (N,C,H,W) in [-1,1]. Norms use each image's own statistics, whatever N is.
+Pictures are float32 (N,C,H,W) in [-1,1]. Norms use each image's own statistics, whatever N is.
 """
 
 from __future__ import annotations
@@ -19,60 +19,6 @@ def torch_weight(layer: Layer, weights: Weights) -> np.ndarray:
     return np.ascontiguousarray(weights[f"{layer.name}.kernel"].transpose(3, 2, 0, 1))
 
 
-def torch_module(generator: Generator, weights: Weights, group_norm: bool) -> Any:
-    """The generator as a ``torch.nn.Module`` in evaluation mode, channels last in memory.
-
-    ``group_norm`` says how norms are written: one group per channel is instance normalisation. PyTorch's own
-    instance_norm copies to channels first, which is slower than either form.
-    """
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    def moments_norm(
-        x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torch.Tensor, eps: float
-    ) -> torch.Tensor:
-        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + eps) * gamma.view(channels, 1, 1) + beta.view(channels, 1, 1)
-
-    class TorchGenerator(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.kernels, self.rest = nn.ParameterDict(), nn.ParameterDict()
-            for layer in generator.layers:
-                self.kernels[layer.name] = nn.Parameter(torch.from_numpy(torch_weight(layer, weights)))
-                for part in ("bias", "gamma", "beta"):
-                    if f"{layer.name}.{part}" in weights:
-                        values = torch.from_numpy(weights[f"{layer.name}.{part}"])
-                        self.rest[f"{layer.name}_{part}"] = nn.Parameter(values)
-
-        def part(self, layer: Layer, name: str) -> torch.Tensor | None:
-            key = f"{layer.name}_{name}"
-            return self.rest[key] if key in self.rest else None
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            values = {INPUT: x}
-            for layer in generator.layers:
-                values[layer.name] = self.compute(layer, values)
-            return values[generator.layers[-1].name]
-
-        def compute(self, layer: Layer, values: dict[str, torch.Tensor]) -> torch.Tensor:
-            read = [values[source.layer] for source in layer.inputs]
-            x = read[0] if len(read) == 1 else torch.cat(read, dim=1)
-            slope = common_slope(layer)
-            if slope != 1:
-                x = functional.leaky_relu(x, slope) if slope else functional.relu(x)
-            convolve = functional.conv_transpose2d if layer.transposed else functional.conv2d
-            x = convolve(x, self.kernels[layer.name], self.part(layer, "bias"), layer.stride, layer.padding)
-            if layer.norm:
-                affine = self.part(layer, "gamma"), self.part(layer, "beta")
-                normalise = torch.group_norm if group_norm else moments_norm
-                x = normalise(x, layer.filters, *affine, layer.norm.eps)
-            return torch.tanh(x) if layer.activation == "tanh" else x
-
-    return TorchGenerator().eval().to(memory_format=torch.channels_last)
-
-
 def common_slope(layer: Layer) -> float:
     """The slope with which a layer reads all its inputs, so that joining comes first. ValueError if they differ."""
     slopes = {source.slope for source in layer.inputs}
@@ -82,7 +28,7 @@ def common_slope(layer: Layer) -> float:
 
 
 def onnx_model(generator: Generator, weights: Weights, n: int, h: int, w: int) -> bytes:
-    """The generator as a serialised ONNX model for (n,Cin,h,w) pictures, input ``x`` and output ``y``."""
+    """The generator as a serialised ONNX model for (n,Cin,h,w) pictures, input ``input`` and output ``y``."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []
