@@ -38,8 +38,8 @@ def model_identity(path: str | os.PathLike[str]) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"there is no model file {str(path)!r}")
     for part in [path, *_shards(path)]:
-        with open(part, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        with open(part, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
 
 

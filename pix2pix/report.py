@@ -32,7 +32,7 @@ class Progress:
         if not quiet and stream.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit="image", file=stream, dynamic_ncols=True, smoothing=0.1)
+            self._bar = tqdm(total=total, unit=" images", file=stream, dynamic_ncols=True, smoothing=0.1)
 
     def __enter__(self) -> Progress:
         return self

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from .engine import Engine, check_device, load
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
-from .images import WRITERS, Fitting, check_writable
+from .images import READABLE, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
 from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
@@ -132,9 +132,10 @@ class _PictureRun(_Command):
 
     def prepare(self) -> None:
         args = self.args
-        one_file = len(args.inputs) == 1 and args.inputs[0].is_file()
-        self.to_file = one_file and args.output.suffix.lower() in WRITERS and not args.output.is_dir()
+        self.to_file = args.output.suffix.lower() in READABLE and not args.output.is_dir()
         if self.to_file:
+            if len(args.inputs) > 1 or args.inputs[0].is_dir():
+                raise InputError(f"the output {str(args.output)!r} is the name of one picture: expected a folder")
             if args.gallery or args.format:
                 name = str(args.output)
                 raise InputError(f"--gallery and --format are for an output folder, {name!r} is the name of a file")
@@ -212,9 +213,9 @@ class _RawRun(_Command):
 
     def translate(self, engine: Engine) -> int:
         args, source = self.args, self.source
-        size = args.size or (engine.generator.size, engine.generator.size)
-        engine.generator.check_size(*size)
-        total = raw_frames(source, *size, engine.generator.in_channels)
+        height, width = size = args.size or (engine.generator.size, engine.generator.size)
+        engine.generator.check_size(height, width)
+        total = raw_frames(source, height, width, engine.generator.in_channels)
         record = args.output.with_name(f".{args.output.name}{RECORD_NAME}")
         made_by = self.made_by(engine, size) | {"input": f"{source.name}, {source.stat().st_size} bytes"}
         with Progress(total, self.err, args.quiet) as progress:

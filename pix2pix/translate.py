@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ def translate_files(
     finished: Collection[Path] = (),
     batch_size: int = BATCH_SIZE,
     thumbnail_edge: int | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Translate picture files; yields an outcome for each job as it comes, not always in order.
 
     ``finished`` are outputs that are kept as they are. ``thumbnail_edge`` asks for thumbnails of that many pixels.
@@ -86,7 +87,7 @@ class _Run:
         self.writing: deque[Future[Outcome]] = deque()
         self.ready: deque[Outcome] = deque()
 
-    def outcomes(self, jobs: Sequence[Job], finished: Collection[Path]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Sequence[Job], finished: Collection[Path]) -> Generator[Outcome, None, None]:
         skipped = [job for job in jobs if job.output in finished]
         self.todo = iter([job for job in jobs if job.output not in finished])
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="pix2pix-io")
@@ -109,7 +110,7 @@ class _Run:
     def _translate(self, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
         while True:
             try:
-                with closing(self.engine.stream(self._batches(pool))) as results:
+                with closing(self.engine.stream(self._batches(pool))) as results:  # type: ignore[type-var]
                     for result in results:
                         for (job, picture), pixels in zip(self.running.popleft(), result, strict=True):
                             output = pixels[: picture.height, : picture.width]
@@ -214,7 +215,7 @@ def raw_frames(source: Path, height: int, width: int, channels: int) -> int:
 
 def translate_raw(
     engine: Engine, source: Path, output: Path, size: tuple[int, int] | None = None, batch_size: int = BATCH_SIZE
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Translate a file of raw frames N x H x W x Cin bytes into one of N x H x W x Cout bytes.
 
     Yields the number of frames of each batch that was written. ``size`` is (H, W), by default the size that the model
@@ -227,17 +228,17 @@ def translate_raw(
     left = raw_frames(source, height, width, generator.in_channels)
     partial = output.with_name(output.name + ".partial")
 
-    def batches(file) -> Iterator[np.ndarray]:
+    def batches(file: BufferedReader) -> Iterator[np.ndarray]:
         for first in range(0, left, batch_size):
             batch = engine.empty(min(batch_size, left - first), height, width)
-            if file.readinto(memoryview(batch).cast("B")) != batch.nbytes:
+            if file.readinto(batch.data.cast("B")) != batch.nbytes:
                 raise ValueError(f"{str(source)!r} became shorter while it was read")
             yield batch
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(source, "rb") as reader, open(partial, "wb") as writer:
-        with closing(engine.stream(batches(reader))) as results:
+        with closing(engine.stream(batches(reader))) as results:  # type: ignore[type-var]
             for result in results:
-                writer.write(memoryview(result).cast("B"))
+                writer.write(result.data.cast("B"))
                 yield len(result)
     os.replace(partial, output)

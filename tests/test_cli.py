@@ -263,6 +263,8 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "out", "--statistics", "running"], "missing"),
         (["in", "-o", "out", "--plan", "none.json"], "cannot read a plan"),
         (["in/x0.png", "-o", "y.png", "--gallery"], "is the name of a file"),
+        (["in/x0.png", "-o", "y.gif"], "expected a name ending in .png"),
+        (["in", "-o", "y.png"], "the name of one picture: expected a folder"),
     ],
 )
 def test_runs_that_cannot_start(capsys, argv, message):

@@ -285,6 +285,16 @@ def test_lossless_files_give_back_what_was_written(tmp_path, suffix, channels):
     np.testing.assert_array_equal(images.read_plain(path, channels), pixels)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (300, 200)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_files_of_all_shapes(shape, channels):
+    """The package packs PNG files itself; Pillow reads them back, checksums and all."""
+    for pixels in (photo(*shape, channels), np.full((*shape, channels), 200, np.uint8), photo(400, 400, channels)):
+        part = pixels[: shape[0], : shape[1]]  # not contiguous
+        with Image.open(io.BytesIO(images.encode(part, ".png"))) as image:
+            np.testing.assert_array_equal(np.asarray(image).reshape(part.shape), part)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp"])
 def test_lossy_files_are_close(suffix):
     with Image.open(io.BytesIO(images.encode(photo(), suffix))) as image:
