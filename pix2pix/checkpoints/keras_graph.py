@@ -11,7 +11,6 @@ Source: https://www.tensorflow.org/tutorials/generative/pix2pix, and the configs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -190,7 +189,7 @@ def _norm(walk: _Walk, node: Node, value: _Value) -> _Value:
     eps, axis = node.config.get("epsilon", _DEFAULT_EPS), node.config.get("axis", -1)
     if walk.layers[name].norm or axis not in (3, -1, [3], [-1]) or type(center) is not bool or center is not scale:
         raise _unsupported(node, "expected one norm over the channels, with both gamma and beta or neither")
-    if type(eps) not in (int, float) or not 0 < eps < math.inf:
+    if type(eps) not in (int, float) or not 0 < eps <= 1:
         raise _unsupported(node, f"epsilon is {shown(eps)}, expected a small positive number")
     walk.layers[name] = replace(walk.layers[name], norm=Norm(float(eps), affine=scale))
     walk.weights[name] = replace(walk.weights[name], norm=node.weights)

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..generator import INPUT, Generator
+from ..generator import Generator
 from . import pytorch
 from .common import CheckpointError, listing, read_json, shown, to_float32
 
@@ -108,10 +108,11 @@ def _check_runnable(generator: Generator) -> None:
         raise ValueError("size or origin has the wrong type")
     if type(generator.output_scale) not in (int, float) or not 0 < generator.output_scale < 1e6:
         raise ValueError("output_scale is no positive number")
-    if generator.multiple > _MAX_SIZE or all(
-        source.layer != INPUT for y in generator.layers for source in y.inputs[:1]
-    ):
-        raise ValueError("it halves the picture too often, or does not read it")
+    norms = [layer.norm for layer in generator.layers if layer.norm]
+    if not all(type(norm.eps) in (int, float) and norm.eps <= 1 and type(norm.affine) is bool for norm in norms):
+        raise ValueError("a norm's eps is no number from 0 to 1, or its affine no truth value")
+    if generator.multiple > _MAX_SIZE:
+        raise ValueError(f"it halves the picture more often than one of {_MAX_SIZE} pixels can be")
     generator.check_size(generator.size, generator.size)
     shapes = generator.shapes(generator.multiple, generator.multiple)
     for layer in generator.layers:

@@ -124,7 +124,7 @@ def _weight(described: Any) -> _Weight:
     linear = dtype in ("uint8", "uint16")
     scale, minimum = (quantised.get("scale"), quantised.get("min")) if linear and quantised else (None, 0.0)
     numbers = all(type(n) in (int, float) and abs(n) < 1e30 for n in (scale, minimum)) if linear else True
-    if described.get("dtype") != "float32" or dtype not in _STORED or not numbers:
+    if described.get("dtype") != "float32" or not isinstance(dtype, str) or dtype not in _STORED or not numbers:
         raise CheckpointError(
             f"weight {shown(name)} has dtype {shown(described.get('dtype'))}, stored as {shown(dtype)}: expected "
             f"float32, stored as it is or quantised to float16, uint8 or uint16 with a scale and a minimum"

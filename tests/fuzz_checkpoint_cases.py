@@ -1,0 +1,303 @@
+"""The cases of the fuzzer: small real model files, damaged or turned hostile at random. See fuzz_checkpoints.py."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import random
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pix2pix import checkpoints
+from pix2pix.checkpoints import course
+
+DATA = Path(__file__).parent / "data" / "checkpoints"
+NUMBERS = (0, 1, 2, 3, 4, 7, 8, 127, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
+
+Files = dict[str, bytes]  # what a case consists of, by its path in the case's folder
+Case = tuple[Files, str, dict[str, str]]  # the files, which of them to read ("" for the folder), and links to make
+
+
+# -- bytes ----------------------------------------------------------------------------------------------------
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """``data`` with a few bits flipped, parts cut out, doubled, moved or overwritten by hostile numbers."""
+    b = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        if not b:
+            break
+        # half of the damage goes to the ends, where headers and directories are
+        span = len(b) if rng.random() < 0.5 else min(len(b), 2000)
+        at = rng.randrange(span) if rng.random() < 0.6 else len(b) - 1 - rng.randrange(span)
+        kind = rng.randrange(7)
+        if kind == 0:
+            b[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            b[at] = rng.randrange(256)
+        elif kind == 2:
+            number = rng.choice(NUMBERS)
+            b[at : at + 8] = struct.pack("<Q", number)[: rng.choice((1, 2, 4, 8))]
+        elif kind == 3:
+            del b[at : at + rng.choice((1, 2, 4, 100))]
+        elif kind == 4:
+            b[at:at] = b[at : at + rng.choice((1, 4, 60))]
+        elif kind == 5:
+            other = rng.randrange(len(b))
+            b[at : at + 40] = b[other : other + 40]
+        else:
+            del b[at:]
+    return bytes(b)
+
+
+# -- PyTorch --------------------------------------------------------------------------------------------------
+
+REFERENCES = (
+    b"os\nsystem",
+    b"builtins\neval",
+    b"builtins\nexec",
+    b"posix\nsystem",
+    b"subprocess\nPopen",
+    b"os\nremove",
+)
+HOSTILE = [
+    # calls of what a reader must never call, in every way that pickles know
+    *(b"c%s\n(X\x06\x00\x00\x00touch xtR" % name for name in REFERENCES),
+    *(b"(X\x01\x00\x00\x00xi%s\n" % name for name in REFERENCES),
+    *(b"(c%s\nX\x01\x00\x00\x00xo" % name for name in REFERENCES),
+    *(b"\x8c\x02os\x8c\x06system\x93(X\x01\x00\x00\x00xtR", b"ctorch\nFloatStorage\n)\x81"),
+    *(b"ccollections\nOrderedDict\n)\x81}b", b"\x82\x01", b"\x83\x01\x00", b"\x84\x01\x00\x00\x00"),
+    # lengths and numbers far beyond the file
+    *(b"X\xff\xff\xff\x7f", b"B\xff\xff\xff\xff", b"\x8d" + b"\xff" * 8, b"\x8e" + b"\x7f" * 8),
+    *(b"\x8b\xff\xff\xff\x7f", b"\x8a\xff", b"T\xff\xff\xff\xff", b"T\xff\xff\xff\x7f", b"\x96" + b"\x7f" * 8),
+    *(b"\x95" + b"\xff" * 8, b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff", b"I" + b"9" * 5000 + b"\n"),
+    b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x01\x8a\x06\xff\xff\xff\xff\xff\x7ftQ",
+    # nesting, growth through the memo, and operands that are missing or of another kind
+    *(b"(" * 5000, b"]" * 5000, b"}" * 5000, b"(" * 3000 + b"t" * 3000, b"]" + b"(" * 500 + b"e" * 500),
+    *(b")" + b"\x85" * 100_000 + b"Ns", b")q\x00" + b"h\x00h\x00\x86q\x00" * 3000, b"]q\x00" + b"h\x00" * 2000 + b"e"),
+    b"](" + b"K\x01K\x02\x86" * 9000 + b"eq\x00" + b"ccollections\nOrderedDict\n(h\x00tR0" * 9000,
+    *(b"}q\x00h\x00h\x00s", b"]q\x00h\x00a", b"0" * 50, b"1" * 50, b"\x80\xff", b"N.", b"K\x01Q", b")Q"),
+    *(b"ccollections\nOrderedDict\n(](K\x01K\x02\x86K\x01etR", b"ctorch\nSize\n)R", b"(2" + b"2" * 2000 + b"l" * 5),
+]
+
+
+def pickle_tokens(data: bytes) -> list[int]:
+    """Where the instructions of a pickle begin."""
+    return [position for _, _, position in pickletools.genops(data)]
+
+
+def hostile_pickle(data: bytes, tokens: list[int], rng: random.Random) -> bytes:
+    """A pickle of random instructions, or ``data`` with instructions inserted, dropped, doubled or changed."""
+    if rng.random() < 0.15:
+        parts = [rng.choice(HOSTILE) if rng.random() < 0.3 else rng.randbytes(rng.randrange(4)) for _ in range(30)]
+        return b"\x80\x02" + b"".join(parts) + b"."
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.choice(tokens)
+        other = rng.randrange(len(tokens) - 1)
+        piece = data[tokens[other] : tokens[other + 1]]
+        choice = rng.randrange(4)
+        insert = (
+            rng.choice(HOSTILE) if choice == 0 else piece if choice == 1 else rng.randbytes(1) if choice == 2 else b""
+        )
+        data = data[:at] + insert + data[at + rng.choice((0, 0, 1, 2, 5)) :]
+    return data
+
+
+def zip_of(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
+    """An archive; names may occur twice."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return out.getvalue()
+
+
+def pytorch_cases(folder: Path) -> Callable[[random.Random], Case]:
+    wholes = [(DATA / f"{name}.pth").read_bytes() for name in ("no_norm", "legacy", "instance_stale", "discriminator")]
+    with zipfile.ZipFile(DATA / "no_norm.pth") as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    at = next(i for i, (name, _) in enumerate(members) if name.endswith("data.pkl"))
+    tokens = pickle_tokens(members[at][1])
+    bomb = bytes(8 << 20)
+
+    def make(rng: random.Random) -> Case:
+        kind, changed = rng.random(), list(members)
+        if kind < 0.45:
+            data = damaged(rng.choice(wholes), rng)
+        elif kind < 0.9:
+            changed[at] = (changed[at][0], hostile_pickle(changed[at][1], tokens, rng))
+            data = zip_of(changed)
+        elif kind < 0.93:
+            data = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+            data += hostile_pickle(members[at][1], tokens, rng) + pickle.dumps(["0", "1"], 2) + rng.randbytes(50)
+        elif kind < 0.995:
+            changed.insert(rng.randrange(len(changed)), rng.choice(changed))
+            data = zip_of(changed)
+        else:
+            changed[rng.randrange(len(changed))] = (rng.choice(changed)[0], bomb)
+            data = zip_of(changed, zipfile.ZIP_DEFLATED)
+        return {"model.pth": data}, "model.pth", {}
+
+    return make
+
+
+# -- JSON, for TensorFlow.js and safetensors --------------------------------------------------------------------
+
+STRINGS = (
+    "",
+    "/etc/passwd",
+    "../outside",
+    "a/../../outside",
+    "link",
+    "model.json",
+    "\0",
+    "x" * 5000,
+    "Lambda",
+    "uint8",
+)
+STRINGS += (
+    "Sequential",
+    "Conv2D",
+    "BatchNormalization",
+    "Concatenate",
+    "InputLayer",
+    "F16",
+    "I64",
+    "relu",
+    "tanh",
+    "..",
+)
+
+
+def hostile_value(rng: random.Random, seen: list[Any]) -> Any:
+    """Something that should not be where it is put."""
+    kind = rng.randrange(9)
+    if kind < 2:
+        return rng.choice(NUMBERS) * rng.choice((1, -1))
+    if kind == 2:
+        return rng.choice((None, True, False, 0.5, -1.5, 1e308, float("nan"), float("inf"), 10**400))
+    if kind == 3:
+        return rng.choice(STRINGS)
+    if kind == 4:
+        return rng.choice(
+            ([], {}, [[]], [4, 4], [2**31, 2**31, 2**31], [None] * 20, {"a": {}}, [["input_1", 0, 0, {}]])
+        )
+    if kind == 5:
+        value: Any = []
+        for _ in range(rng.choice((10, 300, 900))):
+            value = [value]
+        return value
+    return rng.choice(seen)
+
+
+def hostile_tree(tree: Any, rng: random.Random) -> Any:
+    """A JSON value with a few of its parts replaced, dropped or doubled."""
+    places: list[tuple[Any, Any]] = []
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        for name in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, name))
+            if isinstance(node[name], dict | list):
+                waiting.append(node[name])
+    seen = [node[name] for node, name in rng.sample(places, 5)]
+    for node, name in rng.sample(places, rng.choice((1, 1, 2, 4))):
+        kind = rng.randrange(4)
+        if isinstance(node, list) and kind == 0:
+            node.append(hostile_value(rng, seen))
+        elif isinstance(node, dict) and kind == 0:
+            node.pop(name, None)
+        elif isinstance(node, dict) or name < len(node):
+            node[name] = hostile_value(rng, seen)
+    return tree
+
+
+def dumped(tree: Any) -> bytes:
+    try:
+        return json.dumps(tree).encode()
+    except (RecursionError, ValueError):  # a part was put inside itself
+        return b'{"a":' * 50_000
+
+
+def tfjs_cases(folder: Path) -> Callable[[random.Random], Case]:
+    files = {path.name: path.read_bytes() for path in (DATA / "tfjs_uint8").iterdir()}
+    shards = sorted(name for name in files if name != "model.json")
+
+    def make(rng: random.Random) -> Case:
+        changed, kind, links = dict(files), rng.random(), {}
+        if kind < 0.65:
+            changed["model.json"] = dumped(hostile_tree(json.loads(files["model.json"]), rng))
+        elif kind < 0.8:
+            changed["model.json"] = damaged(files["model.json"], rng)
+        elif kind < 0.9:
+            shard = rng.choice(shards)
+            changed[shard] = damaged(files[shard], rng)
+        else:
+            model = json.loads(files["model.json"])
+            model["weightsManifest"][0]["paths"][rng.randrange(2)] = rng.choice(STRINGS)
+            changed["model.json"] = json.dumps(model).encode()
+            links = {"link": "../outside", rng.choice(shards): "../outside"}
+        return changed, rng.choice(("", "model.json")), links
+
+    return make
+
+
+def safetensors_cases(folder: Path) -> Callable[[random.Random], Case]:
+    wholes = [(DATA / "converted.safetensors").read_bytes(), small_model(folder)]
+
+    def make(rng: random.Random) -> Case:
+        data = rng.choice(wholes)
+        if rng.random() < 0.5:
+            return {"model": damaged(data, rng)}, "model", {}
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        if "__metadata__" in header and rng.random() < 0.7:
+            content = json.loads(header["__metadata__"]["pix2pix"])
+            header["__metadata__"]["pix2pix"] = dumped(hostile_tree(content, rng)).decode()
+        else:
+            header = hostile_tree(header, rng)
+        text = dumped(header)
+        length = len(text) if rng.random() < 0.9 else rng.choice(NUMBERS)
+        return {"model": struct.pack("<Q", length) + text + data[8 + struct.unpack_from("<Q", data)[0] :]}, "model", {}
+
+    return make
+
+
+def small_model(folder: Path) -> bytes:
+    """A model in this project's format."""
+    path = folder / "small"
+    checkpoints.write(path, *checkpoints.read(DATA / "tfjs_running"), "float16")
+    return path.read_bytes()
+
+
+def course_cases(folder: Path) -> Callable[[random.Random], Case]:
+    whole = (DATA / "course.bin").read_bytes()
+    sizes = [4 * course._count(ngf) for ngf in (1, 2, 3)]
+
+    def make(rng: random.Random) -> Case:
+        kind = rng.random()
+        if kind < 0.4:
+            data = damaged(whole, rng)
+        elif kind < 0.9:  # of the right length, so that the content has to tell
+            data = bytearray(whole)
+            for _ in range(rng.choice((1, 10, 1000))):
+                at = 4 * rng.randrange(len(data) // 4)
+                data[at : at + 4] = struct.pack("<f", rng.choice((0, -1, 3e38, float("nan"), float("inf"), 1e-45)))
+        else:
+            data = rng.randbytes(rng.choice(sizes) + rng.choice((0, 0, 0, 4, -4, 1)))
+        return {"model.bin": bytes(data)}, "model.bin", {}
+
+    return make
+
+
+FORMATS = {
+    "pytorch": pytorch_cases,
+    "tfjs": tfjs_cases,
+    "safetensors": safetensors_cases,
+    "course": course_cases,
+}

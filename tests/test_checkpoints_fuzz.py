@@ -1,0 +1,34 @@
+"""Damaged and hostile files give a whole model or a CheckpointError, fast, in little memory, executing nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+FORMATS = ("pytorch", "tfjs", "safetensors", "course")
+
+
+def fuzz(kind: str, cases: int, seed: int, folder: Path) -> str:
+    """The summary of a run of the fuzzer, in a process of its own because it limits its memory."""
+    command = [sys.executable, str(TESTS / "fuzz_checkpoints.py"), kind, str(cases), str(seed), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_some_hostile_files(kind: str, tmp_path: Path) -> None:
+    summary = fuzz(kind, 400, 0, tmp_path)
+    assert " 0 models" not in summary and " 0 errors" not in summary
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", FORMATS)
+def test_20000_hostile_files(kind: str, tmp_path: Path) -> None:
+    print(fuzz(kind, 20_000, 1_000_000, tmp_path))
