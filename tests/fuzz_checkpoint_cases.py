@@ -227,6 +227,7 @@ def dumped(tree: Any) -> bytes:
 def tfjs_cases(folder: Path) -> Callable[[random.Random], Case]:
     files = {path.name: path.read_bytes() for path in (DATA / "tfjs_uint8").iterdir()}
     shards = sorted(name for name in files if name != "model.json")
+    (folder / "outside").write_bytes(files[shards[0]])
 
     def make(rng: random.Random) -> Case:
         changed, kind, links = dict(files), rng.random(), {}
@@ -238,10 +239,12 @@ def tfjs_cases(folder: Path) -> Callable[[random.Random], Case]:
             shard = rng.choice(shards)
             changed[shard] = damaged(files[shard], rng)
         else:
+            # a file outside the folder has the right bytes, so that only the check of paths stands before it
+            links = {"link": "../outside"} | ({shards[0]: "../outside"} if rng.random() < 0.5 else {})
             model = json.loads(files["model.json"])
-            model["weightsManifest"][0]["paths"][rng.randrange(2)] = rng.choice(STRINGS)
+            if rng.random() < 0.7:
+                model["weightsManifest"][0]["paths"][0] = rng.choice(("link", "../outside", rng.choice(STRINGS)))
             changed["model.json"] = json.dumps(model).encode()
-            links = {"link": "../outside", rng.choice(shards): "../outside"}
         return changed, rng.choice(("", "model.json")), links
 
     return make
