@@ -172,9 +172,10 @@ def _info(args: argparse.Namespace) -> int:
         raise ValueError("--plan shows the plan of a model: name one")
     from . import __version__, cpu
 
-    print(info.aligned({"pix2pix": __version__, **cpu.build_info()}))
+    facts = {"pix2pix": __version__, **cpu.build_info()}
     if args.measure:
-        print(info.aligned({name: f"{value:.4g}" for name, value in cpu.measure().items()}))
+        facts |= {name: f"{value:.4g}" for name, value in cpu.measure().items()}
+    print(info.aligned(facts))
     return 0
 
 

@@ -437,9 +437,9 @@ def test_conversions_that_make_no_sense(capsys):
 
 
 def test_info_of_this_build(capsys):
-    assert main(["info"]) == 0
+    assert main(["info", "--measure"]) == 0
     printed = capsys.readouterr().out
-    assert pix2pix.__version__ in printed and "instruction set" in printed
+    assert pix2pix.__version__ in printed and "instruction set" in printed and "gflops" in printed
 
 
 def test_info_of_a_model(capsys):

@@ -275,9 +275,11 @@ def test_a_broken_engine_stops_the_run_and_leaves_no_threads(tmp_path):
     assert threading.active_count() == before
 
 
-def test_decoding_stays_a_few_batches_ahead(tmp_path, engine, monkeypatch):
+@pytest.mark.parametrize("sizes", [1, 12], ids=["one size", "many sizes"])
+def test_decoding_stays_a_few_batches_ahead(tmp_path, monkeypatch, sizes):
+    engine = engine_of(unet(2, 5, size=256))
     for i in range(60):
-        save(tmp_path, f"in/x{i}.png")
+        save(tmp_path, f"in/x{i}.png", SIZE, SIZE * (1 + i * 7 % sizes), i)
     read, count = images.read, itertools.count(1)
     decoded = [0]
 
@@ -287,11 +289,10 @@ def test_decoding_stays_a_few_batches_ahead(tmp_path, engine, monkeypatch):
 
     monkeypatch.setattr(images, "read", counting)
     found = find_jobs([tmp_path / "in"], tmp_path / "out")
-    ahead = [
-        decoded[0] - n
-        for n, _ in enumerate(translate.translate_files(engine, found, Fitting.of(engine.generator), batch_size=2))
-    ]
-    assert decoded[0] == 60 and max(ahead) <= 8 * 2 + translate.io_threads()
+    fitting = Fitting.of(engine.generator, "pad")
+    ahead = [decoded[0] - n for n, _ in enumerate(translate.translate_files(engine, found, fitting, batch_size=4))]
+    waiting, decoding, running_and_writing = 4 * 4, 4 + translate.io_threads(), 2 * 4 + 2 * 4
+    assert decoded[0] == 60 and max(ahead) <= waiting + decoding + running_and_writing < 60
 
 
 def test_a_run_can_be_left_midway(tmp_path, engine):
