@@ -77,6 +77,14 @@ def test_running_statistics_that_are_not_there_are_missed() -> None:
         ReferenceEngine(generator.with_statistics("running"), weights)
 
 
+def test_directory_of_an_archive_beyond_4_gb(tmp_path: Path) -> None:
+    data = bytearray(model_file("batch").read_bytes())
+    end = data.rfind(b"PK\x05\x06")
+    data[end + 8 : end + 20] = b"\xff" * 12  # torch.save writes the zip64 record even where it isn't needed
+    (tmp_path / "large.pth").write_bytes(data)
+    assert read(tmp_path / "large.pth")[0] == read(model_file("batch"))[0]
+
+
 def test_one_of_several_generators() -> None:
     with pytest.raises(CheckpointError, match=r"2 generators.*'state\.G_A', 'state\.G_B'"):
         read(model_file("two"))

@@ -175,11 +175,21 @@ def test_shards_must_fit_exactly(folder: Path) -> None:
         read(folder)
 
 
-def test_quantisation_that_is_not_known_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"quantization": {"dtype": "uint8", "min": "0", "scale": 1}}, "dtype 'float32', stored as 'uint8'"),
+        ({"quantization": {"dtype": "int4", "min": 0, "scale": 1}}, "dtype 'float32', stored as 'int4'"),
+        ({"quantization": [1], "dtype": "uint8"}, "quantization that is no dict"),
+        ({"dtype": "uint8"}, "dtype 'uint8', stored as 'uint8'"),
+        ({"dtype": ["float32"]}, "dtype a list"),
+    ],
+)
+def test_quantisation_that_is_not_known_is_refused(folder: Path, entry: dict, message: str) -> None:
     def change(model: dict) -> None:
-        model["weightsManifest"][0]["weights"][0]["quantization"] = {"dtype": "uint8", "min": "0", "scale": 1}
+        model["weightsManifest"][0]["weights"][0] |= entry
 
-    with pytest.raises(CheckpointError, match="'sequential_0/down_0/kernel' has dtype 'float32', stored as 'uint8'"):
+    with pytest.raises(CheckpointError, match=f"'sequential_0/down_0/kernel' has .*{message}"):
         read(changed(folder, change))
 
 

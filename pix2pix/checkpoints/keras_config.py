@@ -42,7 +42,7 @@ def read_nodes(model: Any) -> tuple[list[Node], str]:
     kind, config = entry(model, "class_name", str, "the model"), entry(model, "config", dict, "the model")
     if kind not in ("Model", "Functional"):
         raise CheckpointError(f"the model is a {shown(kind)}, expected a functional Keras model, as a U-Net is")
-    nodes = []
+    nodes: list[Node] = []
     for layer in entry(config, "layers", list, "the model")[: _MAX_LAYERS + 1]:
         nodes += _nodes(layer)
     if len(nodes) > _MAX_LAYERS:

@@ -171,7 +171,8 @@ def _convolution(walk: _Walk, node: Node, value: _Value) -> _Value:
     for name, allowed in expected.items():
         if node.config.get(name) not in allowed:
             raise _unsupported(node, f"{name} is {shown(node.config.get(name))}, expected {shown(allowed[0])}")
-    filters, bias = node.config.get("filters"), node.config.get("use_bias", True)
+    filters: Any = node.config.get("filters")
+    bias: Any = node.config.get("use_bias", True)
     if not _is_count(filters) or not isinstance(bias, bool):
         raise _unsupported(node, f"filters is {shown(filters)}, use_bias {shown(bias)}")
     inputs = tuple(Source(*part) for part in value.parts)

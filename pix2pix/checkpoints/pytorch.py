@@ -92,7 +92,7 @@ def from_tensors(content: Any, key: str | None, size: int, origin: str) -> tuple
 
 def _tensor_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """(path, its tensors) of every dict in the tree that has tensors, outermost first, each dict once."""
-    waiting = deque([((), content)])
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     seen = {id(content)}
     while waiting:
         path, value = waiting.popleft()

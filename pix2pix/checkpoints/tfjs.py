@@ -119,12 +119,17 @@ def _weight(described: Any) -> _Weight:
     shape = entry(described, "shape", list, f"weight {shown(name)}")
     if len(shape) > 4 or not all(type(n) is int and 1 <= n < 2**31 for n in shape):
         raise CheckpointError(f"weight {shown(name)} has shape {shown(shape)}, expected up to 4 positive numbers")
-    quantised = described.get("quantization", {})
-    dtype = quantised.get("dtype") if isinstance(quantised, dict) and quantised else described.get("dtype")
-    linear = dtype in ("uint8", "uint16")
-    scale, minimum = (quantised.get("scale"), quantised.get("min")) if linear and quantised else (None, 0.0)
-    numbers = all(type(n) in (int, float) and abs(n) < 1e30 for n in (scale, minimum)) if linear else True
-    if described.get("dtype") != "float32" or not isinstance(dtype, str) or dtype not in _STORED or not numbers:
+    quantised = described.get("quantization") or {}
+    if not isinstance(quantised, dict):
+        raise CheckpointError(f"weight {shown(name)} has a quantization that is no dict: the file is damaged")
+    dtype = quantised.get("dtype", described.get("dtype"))
+    scale: Any = None
+    minimum: Any = 0.0
+    linear = True
+    if dtype in ("uint8", "uint16"):
+        scale, minimum = quantised.get("scale"), quantised.get("min")
+        linear = all(type(n) in (int, float) and abs(n) < 1e30 for n in (scale, minimum))
+    if described.get("dtype") != "float32" or not isinstance(dtype, str) or dtype not in _STORED or not linear:
         raise CheckpointError(
             f"weight {shown(name)} has dtype {shown(described.get('dtype'))}, stored as {shown(dtype)}: expected "
             f"float32, stored as it is or quantised to float16, uint8 or uint16 with a scale and a minimum"
@@ -164,7 +169,7 @@ def _joined(shards: list[Path], size: int) -> np.ndarray:
     position = 0
     for shard, length in zip(shards, lengths, strict=True):
         with shard.open("rb") as file:
-            if file.readinto(memoryview(data)[position : position + length]) != length:
+            if file.readinto(data[position : position + length].data) != length:
                 raise CheckpointError(f"shard {shard.name} changed while it was read: try again")
         position += length
     return data

@@ -31,11 +31,14 @@ _STORAGES = {
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
 }  # fmt: skip
 _DTYPES = {*_STORAGES.values(), "half", "float", "double", "long", "int", "short"}
-_NUMPY = {"bfloat16": np.dtype("<u2"), "bool": np.dtype("u1")}  # others have the same name in NumPy
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "bfloat16": np.dtype("<u2"),
+    "bool": np.dtype("u1"),
+}  # others have the same name in NumPy
 
 
-def _numpy_dtype(name: str) -> np.dtype:
-    return _NUMPY.get(name) or np.dtype(name).newbyteorder("<")
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    return _NUMPY[name] if name in _NUMPY else np.dtype(name).newbyteorder("<")
 
 
 @dataclass(frozen=True, slots=True)
