@@ -82,8 +82,13 @@ def commit() -> str:
 
 
 def peak(thread_count: int) -> dict[str, float]:
-    """What this machine can do with so many threads: FMA GFLOP/s (float32) and memory GB/s, measured now."""
-    return {name: round(value, 1) for name, value in cpu.measure(threads=thread_count).items()}
+    """What this machine can do with so many threads now: FMA GFLOP/s (float32) and memory GB/s."""
+    return cpu.measure(threads=thread_count, seconds=0.1)
+
+
+def median_peak(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The medians of peaks that were measured between blocks: clocks vary, and rates are medians too."""
+    return {name: round(float(np.median([peak[name] for peak in peaks])), 1) for name in peaks[0]}
 
 
 def time_calls(call: Callable[[], Any], repetitions: int) -> list[float]:

@@ -57,8 +57,10 @@ def verify(engine: CpuEngine, x: np.ndarray) -> dict[str, float]:
     return errors
 
 
-def time_layers(n: int, arguments: argparse.Namespace) -> tuple[dict[str, list[float]], list[float], dict[str, float]]:
-    """(seconds of each layer's runs, seconds of the whole network's, errors) for ``n`` pictures per call."""
+def time_layers(
+    n: int, arguments: argparse.Namespace
+) -> tuple[dict[str, list[float]], list[float], dict[str, float], dict[str, float]]:
+    """For ``n`` pictures per call: seconds of each layer's runs, of the whole network's, errors, and the peak."""
     x = inputs(n)
     tune = "latency" if n == 1 else "throughput"
     with CpuEngine(*model(), tune=tune, plan=arguments.plan, threads=arguments.threads) as engine:
@@ -68,17 +70,18 @@ def time_layers(n: int, arguments: argparse.Namespace) -> tuple[dict[str, list[f
         common.time_calls(lambda: engine.run(x), 3)  # warm up
         for layer in layers.values():
             layer.seconds.clear()
-        whole = []
+        whole, peaks = [], []
         for _ in range(arguments.blocks):
+            peaks.append(common.peak(arguments.threads))
             whole += common.time_calls(lambda: engine.run(x), CALLS)
-    return {name: layer.seconds for name, layer in layers.items() if layer.seconds}, whole, errors
+    seconds = {name: layer.seconds for name, layer in layers.items() if layer.seconds}
+    return seconds, whole, errors, common.median_peak(peaks)
 
 
 def report(n: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time, print and return all layers for ``n`` pictures per call."""
     generator, _ = model()
-    peak = common.peak(arguments.threads)
-    seconds, whole, errors = time_layers(n, arguments)
+    seconds, whole, errors, peak = time_layers(n, arguments)
     macs, shapes = generator.macs(256, 256), generator.shapes(256, 256)
     print(f"\nN={n}, peak {peak['fma_gflops']:.0f} GFLOP/s\n{'layer':12s} ms/image  GFLOP/s  of peak  output")
     layers = {}

@@ -42,11 +42,13 @@ def oracle(n: int) -> dict[int, np.ndarray]:
         return {index: engine.run(x[index]) for index in {0, n - 1}}
 
 
-def time_engines(names: list[str], n: int, arguments: argparse.Namespace) -> dict[str, dict]:
-    """Start, verify, warm up and time the engines: block times in seconds per call, error and set-up of each."""
+def time_engines(names: list[str], n: int, arguments: argparse.Namespace) -> tuple[dict[str, dict], dict[str, float]]:
+    """Start, verify, warm up and time the engines: block times in seconds per call, error and set-up of each; and the
+    machine's peak, measured before each round of blocks."""
     expected = oracle(n)
     contenders: dict[str, Contender] = {}
     report: dict[str, dict] = {}
+    peaks = []
     try:
         for name in names:
             contender = contenders[name] = Contender(name, n, arguments.threads, arguments.plan)
@@ -58,6 +60,7 @@ def time_engines(names: list[str], n: int, arguments: argparse.Namespace) -> dic
             contender.time(2)
             repetitions[name] = max(2, round(BLOCK_SECONDS / min(contender.time(2))))
         for block in range(arguments.blocks):
+            peaks.append(common.peak(arguments.threads))
             order = list(contenders) if block % 2 == 0 else list(contenders)[::-1]
             for name in order:
                 time.sleep(0.2)  # thread pools spin for a while after their last call
@@ -65,7 +68,7 @@ def time_engines(names: list[str], n: int, arguments: argparse.Namespace) -> dic
     finally:
         for contender in contenders.values():
             contender.close()
-    return report
+    return report, common.median_peak(peaks)
 
 
 def summarise(timed: dict[str, dict], n: int, peak_gflops: float) -> None:
@@ -116,8 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     record: dict = {"threads": arguments.threads, "plan": arguments.plan, "blocks": arguments.blocks, "batches": {}}
     void = []
     for n in map(int, arguments.batches.split(",")):
-        peak = common.peak(arguments.threads)
-        timed = time_engines(names, n, arguments)
+        timed, peak = time_engines(names, n, arguments)
         summarise(timed, n, peak["fma_gflops"])
         print_table(timed, n)
         slow = [name for name, entry in timed.items() if entry.get("of_reference", 1) < VOID_BELOW]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator as Stream
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -41,7 +42,7 @@ class Engine(Protocol):
     def translate(self, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (N,H,W,Cin) -> uint8 (N,H,W,Cout)."""
 
-    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
         """An iterable of uint8 batches -> their results, in order."""
 
     def empty(self, n: int, h: int, w: int) -> np.ndarray:
@@ -136,7 +137,7 @@ class BaseEngine:
                 self._translate(np.ascontiguousarray(pictures), results)
         return out
 
-    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
         """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed."""
         with ThreadPoolExecutor(1, thread_name_prefix="pix2pix-stream") as executor:
             pending = None

@@ -11,8 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +26,10 @@ Pair = Literal["AtoB", "BtoA"]
 READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # Pillow's other readers are never tried
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channels
-WRITERS: dict[str, tuple[str, dict[str, Any]]] = {  # suffix -> (Pillow's name of the kind, options)
-    ".png": ("PNG", {}),
+# Suffix -> (Pillow's name of the kind, options). PNG fast rather than small: run lengths (compress_type 3) take a
+# fraction of the default's time, for files a little larger.
+WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {"compress_level": 1, "compress_type": 3}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".webp": ("WEBP", {"quality": 95}),
@@ -221,37 +221,10 @@ def check_writable(path: Path, channels: int) -> None:
 def encode(pixels: np.ndarray, suffix: str) -> bytes:
     """uint8 (H,W,C), C 1, 3 or 4 -> the bytes of a picture file of the kind that ``suffix`` names."""
     kind, options = WRITERS[suffix.lower()]
-    if kind == "PNG":
-        return _png(pixels)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """uint8 (H,W,C) -> a PNG file, fast rather than small: W3C, "Portable Network Graphics (PNG) Specification".
-
-    Each row is stored as its differences along the row, packed with run lengths and Huffman codes alone. That takes
-    half the time of Pillow's fastest setting and an eighth of its default, for a file up to a fifth larger.
-    """
-    h, w, c = pixels.shape
-    flat = pixels.reshape(h, w * c)
-    rows = np.empty((h, 1 + w * c), np.uint8)
-    rows[:, 0] = 1  # the filter "Sub"
-    rows[:, 1 : 1 + c] = flat[:, :c]
-    np.subtract(flat[:, c:], flat[:, :-c], out=rows[:, 1 + c :])
-    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    colour = {1: 0, 3: 2, 4: 6}[c]
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", w, h, 8, colour, 0, 0, 0),
-        b"IDAT": packer.compress(rows.data) + packer.flush(),
-        b"IEND": b"",
-    }
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for name, data in chunks.items():
-        parts += [struct.pack(">I", len(data)), name, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))]
-    return b"".join(parts)
 
 
 def write(path: Path, data: bytes) -> None:

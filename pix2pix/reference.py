@@ -108,7 +108,8 @@ class ReferenceEngine(BaseEngine):
             y = y + part["bias"]
         if layer.norm:
             if self.generator.statistics == "image":
-                mean, variance = y.mean((0, 1)), y.var((0, 1))
+                exact = y.astype(np.float64)
+                mean, variance = (m.astype(self.dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
             else:
                 mean, variance = self._weights[f"{layer.name}.mean"], self._weights[f"{layer.name}.variance"]
             y = normalise(y, mean, variance, layer.norm.eps)

@@ -110,7 +110,7 @@ class _Run:
     def _translate(self, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
         while True:
             try:
-                with closing(self.engine.stream(self._batches(pool))) as results:  # type: ignore[type-var]
+                with closing(self.engine.stream(self._batches(pool))) as results:
                     for result in results:
                         for (job, picture), pixels in zip(self.running.popleft(), result, strict=True):
                             output = pixels[: picture.height, : picture.width]
@@ -237,7 +237,7 @@ def translate_raw(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(source, "rb") as reader, open(partial, "wb") as writer:
-        with closing(engine.stream(batches(reader))) as results:  # type: ignore[type-var]
+        with closing(engine.stream(batches(reader))) as results:
             for result in results:
                 writer.write(result.data.cast("B"))
                 yield len(result)

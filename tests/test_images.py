@@ -288,7 +288,7 @@ def test_lossless_files_give_back_what_was_written(tmp_path, suffix, channels):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (300, 200)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_png_files_of_all_shapes(shape, channels):
-    """The package packs PNG files itself; Pillow reads them back, checksums and all."""
+    """What is encoded comes back, from rows that are not contiguous too."""
     for pixels in (photo(*shape, channels), np.full((*shape, channels), 200, np.uint8), photo(400, 400, channels)):
         part = pixels[: shape[0], : shape[1]]  # not contiguous
         with Image.open(io.BytesIO(images.encode(part, ".png"))) as image:
