@@ -21,10 +21,9 @@ cdef struct Geometry:
     long taps[4][2 * MAX_TAPS]  # for each parity, pairs: offset in the input, offset in the panel
 
 
-cdef inline long block_pixels(const Geometry* g, long block) noexcept nogil:
-    """Base pixels of a block: those at the lower and right edges may be smaller."""
-    cdef long y = block // g.across * g.rows, x = block % g.across * g.columns
-    return (min(y + g.rows, g.grid_h) - y) * (min(x + g.columns, g.grid_w) - x)
+cdef inline long partial_size(long filters) noexcept nogil:
+    """Floats of one partial result: mean and m2 of each filter, and the number of pixels."""
+    return 2 * filters + VL
 
 
 cdef inline bint meets(long offset, long stride, long grid, long size) noexcept nogil:
@@ -82,26 +81,27 @@ cdef void multiply_block(const Geometry* g, const float* a, long block, long par
     cdef float* mean = partial + panel * NR if last == g.count else NULL
     cdef float* m2 = partial + filters + panel * NR
     if mean != NULL:
+        partial[2 * filters] = (y1 - y0) * (x1 - x0)
         memset(mean, 0, vectors * VL * sizeof(float))
         memset(m2, 0, vectors * VL * sizeof(float))
     for y in range(y0, y1):
         c = out + ((y * up + r) * g.out_w + x0 * up + s) * filters + panel * NR
         multiply_rows(g, a + (y - y0) * g.stride * g.line, g.stride * g.pixel, g.taps[parity], first, last, weights,
-                      <const float*>c if first else bias + panel * NR, up * filters if first else 0, c, up * filters, x1 - x0,
-                      vectors, (y - y0) * (x1 - x0), mean, m2)
+                      <const float*>c if first else bias + panel * NR, up * filters if first else 0, c, up * filters,
+                      x1 - x0, vectors, (y - y0) * (x1 - x0), mean, m2)
 
 
-cdef void finish_norm(const float* partial, const Geometry* g, long parts, const float* gamma, float eps, long filters,
-                      long n, float* mean, float* scale) noexcept nogil:
-    """Image n's mean and gamma / sqrt(variance + eps) from `parts` partial results [part][mean, m2][filters]."""
-    cdef long c, p, block
+cdef void finish_norm(const float* partial, long parts, const float* gamma, float eps, long filters, long n, float* mean,
+                      float* scale) noexcept nogil:
+    """Image n's mean and gamma / sqrt(variance + eps) from its `parts` partial results."""
+    cdef long c, p
     cdef double pixels, total, mu, m2, delta
     cdef const float* part
     for c in range(filters):
         total, mu, m2 = 0.0, 0.0, 0.0
         for p in range(parts):
-            part = partial + (n * parts + p) * 2 * filters
-            pixels = g.out_h * g.out_w if parts == 1 else block_pixels(g, p // g.parities)
+            part = partial + (n * parts + p) * partial_size(filters)
+            pixels = part[2 * filters]
             delta = part[c] - mu
             mu = mu + delta * (pixels / (total + pixels))
             m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))

@@ -134,10 +134,13 @@ class CpuEngine(BaseEngine):
         channels = [layer.in_channels] if picture else [self._folded[s.layer].filters for s in layer.inputs]
         if layer.activation == "tanh":
             return self._kernels.OutputConvolution(kernel, channels, part["bias"])
+        common = (kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"])
         eps = layer.norm.eps if layer.norm else None
-        return self._kernels.Convolution(
-            kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"], eps, picture, self.threads
-        )
+        algorithm = self.plan.layers[layer.name]
+        if algorithm == "direct":
+            return self._kernels.DirectConvolution(*common, eps, picture, self.threads)
+        m, shared = int(algorithm[-1]), "shared" in algorithm
+        return self._kernels.WinogradConvolution(*common, eps, m, shared, self.threads)
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 

@@ -10,9 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .generator import Generator
+from .generator import INPUT, Generator, Layer
 
-ALGORITHMS = {"cpu": ("direct",)}  # what the engine of each kind of hardware can do
+# What the engine of each kind of hardware can do. winogradM is Winograd's F(M x M, 2 x 2); in the shared form, all
+# parities of a transposed convolution use one transformed input.
+ALGORITHMS = {
+    "cpu": (
+        "direct",
+        *(f"winograd{m}" for m in (2, 3, 4)),
+        *(f"winograd-shared{m}" for m in (2, 3, 4)),
+    )
+}
 TUNES = ("latency", "throughput")
 
 
@@ -40,11 +48,15 @@ class Plan:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
 
     def check(self, generator: Generator) -> None:
-        """Raise ValueError unless this plan names exactly the layers of ``generator``."""
+        """Raise ValueError unless this plan is for the layers of ``generator``."""
         have, needed = set(self.layers), {layer.name for layer in generator.layers}
         if have != needed:
             missing, surplus = sorted(needed - have), sorted(have - needed)
             raise ValueError(f"the plan is for another generator: missing {missing}, surplus {surplus}")
+        for layer in generator.layers:
+            if self.layers[layer.name] not in algorithms(layer):
+                found, takes = self.layers[layer.name], ", ".join(algorithms(layer))
+                raise ValueError(f"the plan has {found!r} for {layer.name}, which takes {takes}")
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON can hold it; ``Plan(**d)`` is the inverse."""
@@ -58,11 +70,18 @@ class Plan:
 def choose(generator: Generator, tune: str, plan: Plan | str | os.PathLike[str] | None = None) -> Plan:
     """The plan for ``generator`` on a CPU.
 
-    ``plan`` may be a Plan, the name of an algorithm to use for every layer (``direct``), or a JSON file; None chooses.
-    Raises ValueError for a plan that doesn't fit the generator.
+    ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
+    None chooses. Raises ValueError for a plan that doesn't fit the generator.
     """
     if plan is None or plan in ALGORITHMS["cpu"]:
-        return Plan({layer.name: str(plan or "direct") for layer in generator.layers}, tune=tune)
+        shapes = generator.shapes(generator.size, generator.size)
+        layers = {}
+        for layer in generator.layers:
+            source_h, _, _ = shapes[layer.inputs[0].layer]
+            grid = source_h if layer.transposed else source_h // layer.stride
+            chosen = str(plan) if plan else _algorithm(layer, grid, tune)
+            layers[layer.name] = chosen if chosen in algorithms(layer) else "direct"
+        return Plan(layers, tune=tune)
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
@@ -70,3 +89,23 @@ def choose(generator: Generator, tune: str, plan: Plan | str | os.PathLike[str] 
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
     return plan
+
+
+def algorithms(layer: Layer) -> tuple[str, ...]:
+    """What the CPU engine can do for a layer: pictures have too few channels to have a choice."""
+    if layer.inputs[0].layer == INPUT or layer.activation == "tanh":
+        return ("direct",)
+    return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
+
+
+def _algorithm(layer: Layer, grid: int, tune: str) -> str:
+    """What was fastest for a layer whose base grid is grid x grid; see bench/README.md.
+
+    Larger tiles multiply less, but have more weights to read: on small maps, and for one picture at a time, reading
+    them is what costs.
+    """
+    if layer.transposed and grid >= 32:
+        return "winograd-shared3"
+    if grid >= 16 or (grid >= 8 and tune == "throughput"):
+        return "winograd4"
+    return "winograd2" if grid >= 8 else "direct"

@@ -15,7 +15,7 @@ import pytest
 from pix2pix import cpu
 from pix2pix.cpu import CpuEngine, available_cores, extension, instruction_sets
 from pix2pix.generator import random_weights, unet
-from pix2pix.plan import Plan
+from pix2pix.plan import Plan, choose
 from pix2pix.reference import conv2d, conv2d_transpose
 from tests.models import VARIANTS, pictures, weights_of
 
@@ -45,11 +45,29 @@ def as_map(kernels, value, mean=None, scale=None, shift=None):
     return kernels.Map(raw, widen(mean, 0), widen(scale, 1), widen(shift, 0)[0])
 
 
-def run_layer(kernels, transposed, x, kernel, bias, threads=2, slopes=(1.0,), splits=None, norm=None, eps=None):
-    """One Convolution over maps cut from x at `splits`: (value, mean, scale)."""
-    parts = np.split(x, splits or [], axis=3)
-    gamma, beta = norm or (None, None)
-    layer = kernels.Convolution(kernel, transposed, [p.shape[3] for p in parts], bias, gamma, beta, eps, False, threads)
+def convolution(kernels, algorithm, kernel, transposed, channels, bias, norm, threads):
+    """A packed layer. norm: (gamma, beta, eps), or three times None."""
+    common = kernel, transposed, channels, bias, *norm
+    if algorithm == "direct":
+        return kernels.DirectConvolution(*common, False, threads)
+    return kernels.WinogradConvolution(*common, int(algorithm[-1]), "shared" in algorithm, threads)
+
+
+def run_layer(
+    kernels,
+    transposed,
+    x,
+    kernel,
+    bias,
+    algorithm="direct",
+    threads=2,
+    slopes=(1.0,),
+    splits=(),
+    norm=(None, None, None),
+):
+    """One layer over maps cut from x at `splits`: (value, mean, scale)."""
+    parts = np.split(x, splits, axis=3)
+    layer = convolution(kernels, algorithm, kernel, transposed, [p.shape[3] for p in parts], bias, norm, threads)
     n, h, w, _ = x.shape
     out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
     filters = kernel.shape[2] if transposed else kernel.shape[3]
@@ -62,6 +80,16 @@ def run_layer(kernels, transposed, x, kernel, bias, threads=2, slopes=(1.0,), sp
         np.asarray(target.mean)[:, :filters],
         np.asarray(target.scale)[:, :filters],
     )
+
+
+# Every algorithm of both kinds of layer, and how much larger its rounding errors may be than those of plain sums:
+# the transforms' coefficients grow with m.
+ALGORITHMS = [
+    *((False, name, noise) for name, noise in [("direct", 1), ("winograd2", 2), ("winograd3", 3), ("winograd4", 12)]),
+    *((True, name, noise) for name, noise in [("direct", 1), ("winograd2", 2), ("winograd3", 3), ("winograd4", 12)]),
+    *((True, f"winograd-shared{m}", noise) for m, noise in [(2, 2), (3, 3), (4, 12)]),
+]
+IDS = [f"{'transposed' if transposed else 'conv'}-{name}" for transposed, name, _ in ALGORITHMS]
 
 
 SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged blocks, panels and rows
@@ -80,49 +108,55 @@ SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged bl
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize("transposed, algorithm, factor", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", SHAPES)
-def test_one_layer(isa, transposed, n, h, w, c, k):
+def test_one_layer(isa, transposed, algorithm, factor, n, h, w, c, k):
     rng = np.random.default_rng([n, h, w, c, k])
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
     bias = rng.standard_normal(k).astype(np.float32)
     gamma = rng.uniform(0.5, 2, k).astype(np.float32)
-    raw, mean, scale = run_layer(extension(isa), transposed, x, kernel, bias, norm=(gamma, bias), eps=1e-3)
+    norm = gamma, bias, 1e-3
+    raw, mean, scale = run_layer(extension(isa), transposed, x, kernel, bias, algorithm, norm=norm)
     function = conv2d_transpose if transposed else conv2d
     expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)]) + bias
-    noise = 1e-6 * np.sqrt(16 * c)  # a rounding error of float32 per term, added up at random
+    noise = factor * 1e-6 * np.sqrt(16 * c)  # a rounding error of float32 per term, added up at random
     np.testing.assert_allclose(raw, expected, rtol=0, atol=8 * noise)
     np.testing.assert_allclose(mean, expected.mean((1, 2)), rtol=0, atol=4 * noise)
-    np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=2e-5)
+    np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=factor * 2e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
+@pytest.mark.parametrize("transposed, algorithm, factor", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(1, 32, 32, 40, 24), (1, 64, 128, 8, 16), (3, 4, 4, 20, 40)])
-def test_how_work_is_divided_never_changes_a_bit(isa, transposed, n, h, w, c, k):
+def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, factor, n, h, w, c, k):
     rng = np.random.default_rng(7)
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    norm = np.ones(k, np.float32), np.ones(k, np.float32), 1e-5
     results = [
-        run_layer(
-            extension(isa), transposed, x, kernel, None, threads=threads, norm=(np.ones(k, np.float32),) * 2, eps=1e-5
-        )
-        for threads in (1, 2, 3, 16)  # many threads: panels rather than blocks
+        run_layer(extension(isa), transposed, x, kernel, None, algorithm, threads=threads, norm=norm)
+        for threads in (1, 2, 3, 16)  # many threads: together rather than alone
     ]
     for other in results[1:]:
         for got, expected in zip(other, results[0], strict=True):
             np.testing.assert_array_equal(got, expected)
+    for i in range(n):
+        alone = run_layer(extension(isa), transposed, x[i : i + 1], kernel, None, algorithm, norm=norm)
+        for got, expected in zip(alone, results[0], strict=True):
+            np.testing.assert_array_equal(got[0], expected[i])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_statistics_do_not_cancel(isa):
+@pytest.mark.parametrize("algorithm", ["direct", "winograd4"])
+def test_statistics_do_not_cancel(isa, algorithm):
     """A map whose mean is 1000 times its deviation: sums of squares in float32 would lose it all."""
     rng = np.random.default_rng(3)
     x = rng.standard_normal((1, 64, 64, 16)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, 16, 16)).astype(np.float32) * 0.06
     bias = np.full(16, 1000, np.float32)
-    _, mean, scale = run_layer(extension(isa), False, x, kernel, bias, norm=(np.ones(16, np.float32),) * 2, eps=1e-5)
+    norm = np.ones(16, np.float32), np.ones(16, np.float32), 1e-5
+    _, mean, scale = run_layer(extension(isa), False, x, kernel, bias, algorithm, norm=norm)
     expected = conv2d(x[0].astype(np.float64), kernel.astype(np.float64), 2, 1)
     np.testing.assert_allclose(mean[0], expected.mean((0, 1)) + 1000, rtol=1e-6)
     np.testing.assert_allclose(scale[0], 1 / np.sqrt(expected.var((0, 1)) + 1e-5), rtol=1e-3)
@@ -145,7 +179,7 @@ def test_padding_is_zero_after_the_norm_not_before(isa):
     """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
     kernels = extension(isa)
     kernel = np.ones((4, 4, 4, 4), np.float32)
-    layer = kernels.Convolution(kernel, False, [4], None, None, None, None, False, 1)
+    layer = kernels.DirectConvolution(kernel, False, [4], None, None, None, None, False, 1)
     source = as_map(kernels, np.zeros((1, 16, 16, 4), np.float32), shift=np.ones((1, 4), np.float32))
     target = as_map(kernels, np.zeros((1, 8, 8, 4), np.float32))
     layer.run([(source, 1.0)], target, np.zeros(layer.scratch(1, 16, 16, 1), np.float32), 1)
@@ -265,18 +299,30 @@ def test_plans(tmp_path):
     plan = Plan({layer.name: "direct" for layer in g.layers}, tune="latency")
     plan.save(tmp_path / "plan.json")
     results = []
-    for given in (None, "direct", plan, tmp_path / "plan.json"):
+    for given in ("direct", plan, tmp_path / "plan.json"):
         with CpuEngine(g, weights, plan=given) as engine:
             assert dict(engine.plan.layers) == dict(plan.layers)
             results.append(engine.translate(b))
     assert all(np.array_equal(r, results[0]) for r in results)
-    for bad in ("winograd", Plan({"encoder_1": "direct"}), tmp_path / "absent.json"):
+    shared = Plan({**plan.layers, "encoder_2": "winograd-shared3"})
+    picture = Plan({**plan.layers, "encoder_1": "winograd3"})
+    for bad in ("winograd", Plan({"encoder_1": "direct"}), tmp_path / "absent.json", shared, picture):
         with pytest.raises(ValueError, match="plan"):
             CpuEngine(g, weights, plan=bad)
     with pytest.raises(ValueError, match="expected one of direct"):
         Plan({"encoder_1": "magic"})
     with pytest.raises(ValueError, match="tune"):
         CpuEngine(g, weights, tune="fast")
+
+
+def test_plans_are_made_for_the_models_own_size():
+    g = unet()
+    latency, throughput = (choose(g, tune).layers for tune in ("latency", "throughput"))
+    assert {latency[f"encoder_{i}"] for i in (2, 3, 4)} == {"winograd4"}
+    assert latency["encoder_1"] == latency["decoder_1"] == latency["encoder_8"] == "direct"
+    assert latency["encoder_5"] == "winograd2" and throughput["encoder_5"] == "winograd4"
+    assert choose(g, "latency", "winograd-shared3").layers["encoder_3"] == "direct"
+    assert choose(g.with_overrides({"size": 512}), "latency").layers["encoder_5"] == "winograd4"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
@@ -313,6 +359,7 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
         from pix2pix.cpu import CpuEngine
         from pix2pix.generator import random_weights, unet
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
         with CpuEngine(g, random_weights(g)) as engine:
             b = np.zeros((1, 256, 256, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import threading
@@ -16,7 +17,12 @@ from pix2pix.reference import ReferenceEngine, to_float, to_uint8
 from tests.models import TOLERANCE, VARIANTS, pictures, weights_of
 
 ENGINES = {"reference-float32": lambda g, w: ReferenceEngine(g, w, np.float32)}
-ENGINES |= {f"cpu-{isa}": lambda g, w, isa=isa: CpuEngine(g, w, threads=2, isa=isa) for isa in instruction_sets()}
+PLANS = [(isa, plan) for isa in instruction_sets() for plan in ("direct", None)]
+PLANS += [(instruction_sets()[0], f"winograd{shared}{m}") for m in (2, 3, 4) for shared in ("", "-shared")]
+ENGINES |= {
+    f"cpu-{isa}-{plan or 'default'}": lambda g, w, isa=isa, plan=plan: CpuEngine(g, w, threads=2, isa=isa, plan=plan)
+    for isa, plan in PLANS
+}
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
 
 
@@ -258,10 +264,16 @@ def test_weights_that_do_not_fit_are_refused(make):
         make(VARIANTS["tensorflow"], weights)
 
 
-def test_full_network_of_random_weights(make):
+@functools.cache
+def full_network():
+    """The published network with random weights, a picture, and what the oracle makes of it."""
     g = unet(ngf=64, depth=8)
     weights = random_weights(g)
     x = to_float(pictures(1, 256, 256))
-    expected = ReferenceEngine(g, weights).run(x)
+    return g, weights, x, ReferenceEngine(g, weights).run(x)
+
+
+def test_full_network_of_random_weights(make):
+    g, weights, x, expected = full_network()
     assert expected.std() > 0.05
     assert np.abs(make(g, weights).run(x) - expected).max() < TOLERANCE["float32"][0]
