@@ -323,9 +323,10 @@ def process(*argv: str, code: str = "") -> subprocess.Popen:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from pix2pix import cpu
 from pix2pix.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
 translate = cpu.CpuEngine._translate
 def slowly(self, b, out):
     time.sleep(0.1)
