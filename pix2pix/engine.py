@@ -90,8 +90,8 @@ class BaseEngine:
         of whoever reads them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
         left out if nothing needs it any more.
 
-        Raises TypeError for another dtype than float32, ValueError for a shape that the generator cannot take or a
-        name that it doesn't have, RuntimeError after :meth:`close`.
+        Raises TypeError for another dtype than float32 and for ``outputs`` that are one bare name, ValueError for a
+        shape that the generator cannot take or a name that it doesn't have, RuntimeError after :meth:`close`.
         """
         given = dict(inputs or {})
         if x is not None:
@@ -100,6 +100,8 @@ class BaseEngine:
         if not given:
             raise ValueError("got neither a picture nor the value of any layer")
         given = {name: self._checked_map(name, value, single) for name, value in given.items()}
+        if isinstance(outputs, str):
+            raise TypeError(f"got outputs {outputs!r}, expected a sequence of layer names: [{outputs!r}]")
         wanted = (self.generator.layers[-1].name,) if outputs is None else tuple(outputs)
         for name in wanted:
             self._layer(name)
@@ -138,16 +140,22 @@ class BaseEngine:
         return out
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
-        """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed."""
-        with ThreadPoolExecutor(1, thread_name_prefix="pix2pix-stream") as executor:
+        """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed.
+
+        Each batch is copied when it comes, so that one array may be filled again and again.
+        """
+        executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-stream")
+        try:
             pending = None
             for batch in batches:
-                following = executor.submit(self.translate, batch)
+                following = executor.submit(self.translate, np.array(batch))
                 if pending is not None:
                     yield pending.result()
                 pending = following
             if pending is not None:
                 yield pending.result()
+        finally:
+            executor.shutdown(cancel_futures=True)
 
     def empty(self, n: int, h: int, w: int) -> np.ndarray:
         """An uninitialised uint8 (n,h,w,Cin) array in the memory that this engine reads fastest."""
@@ -268,7 +276,7 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
     """Raise before anything is read if this version cannot run on the hardware that was asked for."""
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if device.startswith("cuda"):
+    if str(device).startswith("cuda"):
         raise RuntimeError(f"device {device!r}: this version of pix2pix has no GPU engine yet; use device 'cpu'")
     if device not in ("auto", "cpu"):
         raise ValueError(f"got device {device!r}, expected auto or cpu")

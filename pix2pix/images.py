@@ -128,6 +128,8 @@ def read(path: str | os.PathLike[str], fitting: Fitting) -> Picture:
     Raises ImageError, and nothing else, for a file that is missing, damaged, truncated, of an unknown format, larger
     than MAX_PIXELS or of a kind without a known scale to 8 bits.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+        raise ImageError("a directory, a pipe or a device, expected a file")
     try:
         with Image.open(path, formats=READERS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -189,7 +191,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
         if mode != "RGBA":
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-    elif image.mode == "P":
+    elif image.mode in ("P", "LAB"):
         image = image.convert("RGB")
     return image.convert(mode)
 

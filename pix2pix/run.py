@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -34,6 +35,19 @@ def run_translate(args: argparse.Namespace, out: TextIO, err: TextIO) -> int:
     if any(path.suffix.lower() == RAW for path in args.inputs):
         return _RawRun(args, out, err).run()
     return _PictureRun(args, out, err).run()
+
+
+def _plan_identity(engine: Engine) -> str | None:
+    """What tells the engine's plan from others: its algorithm if there is one for all layers, else a hex digest.
+
+    Of the plan itself, not of --plan: another version of this package may choose another one.
+    """
+    plan = getattr(engine, "plan", None)
+    if plan is None:
+        return None
+    if len(algorithms := set(plan.layers.values())) == 1:
+        return algorithms.pop()
+    return hashlib.sha256(json.dumps(dict(plan.layers), sort_keys=True).encode()).hexdigest()
 
 
 class _Command:
@@ -85,9 +99,6 @@ class _Command:
     def made_by(self, engine: Engine, size: tuple[int, int] | None) -> dict[str, Any]:
         """The model and the options that pixels depend on, for the run record. ``size`` is (H, W)."""
         args = self.args
-        plan = args.plan
-        if plan and Path(plan).is_file():
-            plan = hashlib.sha256(Path(plan).read_bytes()).hexdigest()
         return {
             "model": self.identity,
             "key": args.key,
@@ -95,7 +106,7 @@ class _Command:
             "statistics": engine.generator.statistics,
             "precision": args.precision,
             "tune": args.tune,
-            "plan": plan,
+            "plan": _plan_identity(engine),
             "size": size and f"{size[1]}x{size[0]}",
         }
 

@@ -214,7 +214,7 @@ def test_what_is_made_is_kept():
         (["--fit", "pad"], "fit: resize there, pad now"),
         (["--size", "64"], "size: 32x32 there, 64x64 now"),
         (["--set", "eps=0.5"], "overrides: {} there, {'eps': 0.5} now"),
-        (["--plan", "direct"], "plan: None there, direct now"),
+        (["--plan", "direct"], " there, direct now"),
         (["--format", "jpg"], "format: png there, jpg now"),
     ],
 )
@@ -227,6 +227,17 @@ def test_other_options_are_never_mixed(capsys, option, difference):
     np.testing.assert_array_equal(pixels_of("out/x0.png"), before)
     assert translate("in", "-o", "out", *option, "--overwrite") == 0
     assert translate("in", "-o", "out", *option) == 0
+
+
+def test_a_plan_is_known_by_what_it_does(monkeypatch, capsys):
+    from pix2pix import plan
+
+    assert translate("in", "-o", "out", "--plan", "direct") == 0
+    monkeypatch.setattr(plan, "_algorithm", lambda *_: "direct")  # as another version of the package might choose
+    assert translate("in", "-o", "out") == 0
+    monkeypatch.setattr(plan, "_algorithm", lambda *_: "winograd2")
+    assert translate("in", "-o", "out") == 2
+    assert "plan: direct there" in capsys.readouterr().err
 
 
 def test_another_model_is_never_mixed(capsys):
@@ -344,7 +355,7 @@ def test_a_run_that_was_stopped_goes_on(how):
     argv = ["translate", "many", "-o", "out", "-m", "model.safetensors", "--batch-size", "1", "--json", "j.json"]
     stopped = process(*argv, code=SLOW)
     deadline = time.monotonic() + 30
-    while len(list(Path().glob("out/*.png"))) < 3 and time.monotonic() < deadline:
+    while len(list(Path().glob("out/*.png"))) < 3 and stopped.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     stopped.send_signal(how)
     started = time.monotonic()

@@ -159,6 +159,19 @@ def test_stream_keeps_order_and_equals_translate(engine):
     assert list(engine.stream([])) == []
 
 
+def test_a_stream_may_come_in_one_array_that_is_filled_again(engine):
+    frames = pictures(4, 32, 32)
+
+    def refilled():
+        batch = engine.empty(1, 32, 32)
+        for frame in frames:
+            batch[0] = frame
+            yield batch
+
+    for result, frame in zip(engine.stream(refilled()), frames, strict=True):
+        np.testing.assert_array_equal(result[0], engine.translate(frame))
+
+
 def test_errors_in_a_stream_reach_the_caller(engine):
     results = engine.stream([pictures(1, 32, 32), np.zeros((1, 31, 32, 3), np.uint8)])
     next(results)
@@ -190,6 +203,7 @@ def test_empty_makes_an_input(engine):
             "no layer",
         ),
         (lambda e: e.run(np.zeros((1, 32, 32, 3), np.float32), outputs=["nowhere"]), ValueError, "no layer"),
+        (lambda e: e.run(np.zeros((1, 32, 32, 3), np.float32), outputs="encoder_1"), TypeError, "sequence"),
         (lambda e: e.run(inputs={"decoder_2": np.zeros((1, 16, 16, 4), np.float32)}), ValueError, "without"),
         (
             lambda e: e.run(np.zeros((1, 32, 32, 3), np.float32), inputs={"encoder_2": np.zeros((1, 4, 4, 8), "f4")}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -165,6 +166,18 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         read(tmp_path / "x.png")
     with pytest.raises(ImageError, match="directory"):
         read(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="pipe"):
+        read(tmp_path / "x.png")
+
+
+def test_lab_colours_are_converted_to_grey(tmp_path):
+    Image.merge("LAB", [Image.new("L", (4, 4), value) for value in (200, 0, 0)]).save(tmp_path / "x.tif")
+    assert len(np.unique(read(tmp_path / "x.tif", 1))) == 1
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "tif", "webp", "bmp"])

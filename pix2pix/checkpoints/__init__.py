@@ -54,7 +54,7 @@ def write(
     """Write a model in this project's safetensors format, which :func:`read` reads back fastest.
 
     ``dtype`` float16 stores the kernels in half the space; biases and norms stay float32. The file appears whole or
-    not at all: it is written under a temporary name beside ``path``, then renamed.
+    not at all: it is written under a temporary name beside ``path``, then renamed. Makes the folder if need be.
 
     Raises ValueError for weights that don't fit the generator or that the dtype cannot hold, OSError if the file
     cannot be written.

@@ -155,6 +155,7 @@ def write(
         if not np.isfinite(tensors[name]).all():
             raise ValueError(f"{name} holds numbers that {dtype} cannot: it must be finite; try dtype float32")
     description = json.dumps({"version": FORMAT_VERSION, "generator": generator.to_dict()}, separators=(",", ":"))
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(save(tensors, metadata={_ENTRY: description}))
