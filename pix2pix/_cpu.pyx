@@ -29,7 +29,10 @@ cdef extern from "_simd.h" nogil:
     const char* COMPILER
     vec splat(float x)
     vec larger(vec a, vec b)
-    micro_kernel kernel_for(long rows, long vectors)
+    micro_kernel kernel_for(long rows, long vectors, bint bfloat16)
+    unsigned short to_bfloat16(float x)
+    void store_bfloat16(unsigned short* to, vec x)
+    bint can_bfloat16()
     const char* processor_isa()
     float multiply_add(long rounds)
     float first_lane(vec v)
@@ -59,6 +62,7 @@ def build_facts() -> dict:
         "isa": ISA_NAME.decode(),
         "processor": processor_isa().decode(),
         "compiler": COMPILER.decode(),
+        "bfloat16": "yes" if can_bfloat16() else "no",
         "openmp": str(OPENMP_VERSION) if OPENMP_VERSION else "no",
     }
 
@@ -84,22 +88,25 @@ cdef class Convolution:
 
     kernel is (4,4,in,out), or (4,4,out,in) if transposed; `channels` are those of each map that the layer reads, in
     order. bias (out) or None; gamma and beta (out) or None; eps None for a layer without a norm. `picture`: the layer
-    reads the picture itself.
+    reads the picture itself. `half`: its input is read as bfloat16, in pairs, each of which takes the place of a float;
+    a pixel has `words` of one float or one pair.
     """
-    cdef readonly bint transposed, picture, norm
-    cdef readonly long depth, filters, parities
+    cdef readonly bint transposed, picture, norm, half
+    cdef readonly long depth, words, filters, parities
     cdef readonly float[::1] shift
     cdef float[::1] weights, bias, gamma
     cdef float eps
     cdef object where
 
     def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps,
-                 bint picture):
+                 bint half, bint picture):
         cdef long filters = kernel.shape[2] if transposed else kernel.shape[3]
         self.transposed, self.picture, self.norm, self.eps = transposed, picture, eps is not None, eps or 0.0
         self.filters, self.parities = padded(filters), 4 if transposed else 1
         self.where = joined_channels(channels, picture)
         self.depth = len(self.where)
+        self.half = half
+        self.words = self.depth // 2 if half else self.depth
         self.bias = widened(bias, self.filters + VL, 0.0)
         self.gamma = widened(gamma, self.filters, 1.0)
         self.shift = widened(beta, self.filters, 0.0)
@@ -111,7 +118,8 @@ cdef class Convolution:
         cdef float* work
         cdef long image, parts
         read_sources(sources, self.picture, &operand)
-        operand.pixel = self.depth + (0 if self.picture else SKEW)
+        operand.half = self.half
+        operand.pixel = self.words + (0 if self.picture else SKEW)
         g = self.lay_out(target.raw.shape[0], operand.h, operand.w)
         work = &scratch[0] + self.partial_floats(&g)
         with nogil:
@@ -134,7 +142,8 @@ cdef class Convolution:
             g.stride, g.patch, g.grid_h, g.grid_w, g.out_h, g.out_w = 1, 3, h, w, 2 * h, 2 * w
         else:
             g.stride, g.patch, g.grid_h, g.grid_w, g.out_h, g.out_w = 2, 4, h // 2, w // 2, h // 2, w // 2
-        g.pixel = self.depth + (0 if self.picture else SKEW)
+        g.half = self.half
+        g.pixel = self.words + (0 if self.picture else SKEW)
         g.across = (g.grid_w + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
         g.columns = (g.grid_w + g.across - 1) // g.across
         g.rows = BLOCK_ROWS

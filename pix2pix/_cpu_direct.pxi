@@ -7,15 +7,15 @@ cdef enum Way:
 
 
 cdef class DirectConvolution(Convolution):
-    """A Convolution without any transform. Weights: [parity][panel][tap][channel][NR]."""
+    """A Convolution without any transform. Weights: [parity][panel][tap][word][NR]."""
     cdef long panels, taps
 
     def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps,
-                 bint picture, long threads):
-        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, picture)
+                 bint half, bint picture, long threads):
+        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, half, picture)
         self.panels, self.taps = (self.filters + NR - 1) // NR, 4 if transposed else 16
-        self.weights = aligned(self.parities * self.panels * self.taps * self.depth * NR)
-        pack(kernel, transposed, self.where, self.panels, self.weights, threads)
+        self.weights = aligned(self.parities * self.panels * self.taps * self.words * NR)
+        pack(kernel, transposed, self.where, self.panels, half, self.weights, threads)
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
@@ -53,10 +53,10 @@ cdef class DirectConvolution(Convolution):
         return g.patch * g.patch * g.pixel + SKEW
 
     cdef void set_taps(self, Geometry* g) noexcept nogil:
-        set_taps(g, self.depth * (4 if self.picture else 1), self.picture)
+        set_taps(g, self.words * (4 if self.picture else 1), self.picture)
 
     cdef const float* panel_weights(self, long parity, long panel) noexcept nogil:
-        return &self.weights[(parity * self.panels + panel) * self.taps * self.depth * NR]
+        return &self.weights[(parity * self.panels + panel) * self.taps * self.words * NR]
 
     cdef void run_blocks(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
                          long threads) noexcept nogil:

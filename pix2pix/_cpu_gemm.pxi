@@ -7,7 +7,8 @@ of squares do.
 """
 
 cdef struct Geometry:
-    # one layer at one size; lengths in floats, the rest in pixels
+    # one layer at one size; lengths in memory in words, of one float or one pair of bfloat16; the rest in pixels
+    bint half
     long n, h, w                # input
     long grid_h, grid_w         # base grid
     long out_h, out_w
@@ -17,7 +18,7 @@ cdef struct Geometry:
     long rows, columns          # of a block
     long down, across           # blocks of an image
     long count                  # taps that meet the map at all
-    long depth, per_pass        # channels of a tap; taps that are used before the next ones are begun
+    long depth, per_pass        # words of a tap; taps that are used before the next ones are begun
     long taps[4][2 * MAX_TAPS]  # for each parity, pairs: offset in the input, offset in the panel
 
 
@@ -59,7 +60,7 @@ cdef void multiply_rows(const Geometry* g, const float* a, long a_stride, const 
     for p in range(pieces):
         at = rows * p // pieces
         height = rows * (p + 1) // pieces - at
-        kernel_for(height, vectors)(a + at * a_stride, a_stride, taps + 2 * first, last - first, g.depth, b,
+        kernel_for(height, vectors, g.half)(a + at * a_stride, a_stride, taps + 2 * first, last - first, g.depth, b,
                                     init + at * init_stride, init_stride, c + at * c_stride, c_stride)
         if mean != NULL:
             merge_tile(c + at * c_stride, c_stride, height, vectors, before + at, mean, m2)

@@ -32,11 +32,21 @@ cdef struct Operand:
     const float* floats
     const float* table      # the 256 values of an 8-bit picture
     long count, h, w
-    long pixel              # floats from one pixel to the next where it is read to
+    long pixel              # words from one pixel to the next where it is read to
+    bint half               # whether it is read as bfloat16
 
 
-cdef void normalise(const Source* s, long n, const float* x, float* out) noexcept nogil:
-    """out[c] = leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]): one pixel."""
+cdef inline void store(float* row, long c, vec value, const bint half) noexcept nogil:
+    """row[c : c + VL] = value, as floats or as bfloat16."""
+    if half:
+        store_bfloat16(<unsigned short*>row + c, value)
+    else:
+        (<vec*>(row + c))[0] = value
+
+
+cdef inline void normalise(const Source* s, long n, const float* x, float* out, long first,
+                           const bint half) noexcept nogil:
+    """out[first + c] = leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]): one pixel."""
     cdef const float* mean = s.mean + n * s.channels
     cdef const float* scale = s.scale + n * s.channels
     cdef const float* shift = s.shift
@@ -46,7 +56,7 @@ cdef void normalise(const Source* s, long n, const float* x, float* out) noexcep
         c = j * VL
         v = ((<const vec*>(x + c))[0] - (<const vec*>(mean + c))[0]) * (<const vec*>(scale + c))[0]
         v = v + (<const vec*>(shift + c))[0]
-        (<vec*>(out + c))[0] = larger(v, v * slope)
+        store(out, first + c, larger(v, v * slope), half)
 
 
 cdef void read_row(const Operand* op, long n, long y, long x0, long x1, float* out) noexcept nogil:
@@ -77,7 +87,10 @@ cdef void read_row(const Operand* op, long n, long y, long x0, long x1, float* o
         for i in range(op.count):
             s = &op.source[i]
             at = ((n if s.n > 1 else 0) * op.h + y) * op.w + x
-            normalise(s, n if s.n > 1 else 0, s.raw + at * s.channels, o + c)
+            if op.half:
+                normalise(s, n if s.n > 1 else 0, s.raw + at * s.channels, o, c, True)
+            else:
+                normalise(s, n if s.n > 1 else 0, s.raw + at * s.channels, o, c, False)
             c = c + s.channels
 
 
@@ -125,8 +138,16 @@ def widened(values, long size, float fill):
     return wide
 
 
+cdef inline void set_weight(float* out, long k, long j, float value, bint half) noexcept nogil:
+    """out[k][j] of rows of NR floats, or out[k // 2][j][k % 2] of rows of NR pairs of bfloat16."""
+    if half:
+        (<unsigned short*>out)[(k // 2 * NR + j) * 2 + k % 2] = to_bfloat16(value)
+    else:
+        out[k * NR + j] = value
+
+
 cdef void pack_tap(const float[:, :, :, ::1] kernel, bint transposed, long a, long b, const long[::1] where, long panel,
-                   float* out) noexcept nogil:
+                   bint half, float* out) noexcept nogil:
     """out[k][j] = the weight from channel where[k] to filter panel * NR + j at (a, b); the rest stays zero."""
     cdef long filters = kernel.shape[2] if transposed else kernel.shape[3]
     cdef long width = min(<long>NR, filters - panel * NR), k, j
@@ -135,16 +156,16 @@ cdef void pack_tap(const float[:, :, :, ::1] kernel, bint transposed, long a, lo
             continue
         for j in range(width):
             if transposed:
-                out[k * NR + j] = kernel[a, b, panel * NR + j, where[k]]
+                set_weight(out, k, j, kernel[a, b, panel * NR + j, where[k]], half)
             else:
-                out[k * NR + j] = kernel[a, b, where[k], panel * NR + j]
+                set_weight(out, k, j, kernel[a, b, where[k], panel * NR + j], half)
 
 
 cdef void pack(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long panels,
-               float[::1] out, long threads):
+               bint half, float[::1] out, long threads):
     """Pack a kernel as [parity][panel][tap][channel][NR]; parity (r,s) uses (3-r-2u, 3-s-2v) as its tap (u,v)."""
     cdef long parities = 4 if transposed else 1, taps = 4 if transposed else 16, item, parity, tap, a, b
-    cdef long size = where.shape[0] * NR
+    cdef long size = where.shape[0] // (2 if half else 1) * NR
     for item in prange(parities * panels * taps, nogil=True, num_threads=threads, schedule="static"):
         tap = item % taps
         parity = item // taps // panels
@@ -154,11 +175,11 @@ cdef void pack(const float[:, :, :, ::1] kernel, bint transposed, const long[::1
         else:
             a = tap // 4
             b = tap % 4
-        pack_tap(kernel, transposed, a, b, where, item // taps % panels, &out[item * size])
+        pack_tap(kernel, transposed, a, b, where, item // taps % panels, half, &out[item * size])
 
 
 def pack_columns(const float[:, :, :, ::1] kernel, const long[::1] where, long panels, float[::1] out):
     """Pack a (1,1,out,in) kernel as [panel][channel][NR]."""
     cdef long panel
     for panel in range(panels):
-        pack_tap(kernel, True, 0, 0, where, panel, &out[panel * where.shape[0] * NR])
+        pack_tap(kernel, True, 0, 0, where, panel, False, &out[panel * where.shape[0] * NR])

@@ -56,6 +56,7 @@ cdef class OutputConvolution:
         cdef unsigned char* to_bytes = &bytes[0, 0, 0, 0] if bytes is not None else NULL
         cdef long n = target.shape[0], item, rows, strips
         read_sources(sources, False, &operand)
+        operand.half = False
         operand.pixel = self.depth + SKEW
         rows = self.rows_of(operand.h)
         strips = (operand.h + rows - 1) // rows
@@ -94,7 +95,7 @@ cdef class OutputConvolution:
             memset(out, 0, operand.w * self.columns * sizeof(float))
             return
         tap[0] = tap[1] = 0
-        g.depth = self.depth
+        g.half, g.depth = False, self.depth
         while x < operand.w:
             width = min(<long>BLOCK_COLUMNS, operand.w - x)
             read_row(operand, image, y, x, x + width, a)

@@ -118,8 +118,8 @@ cdef inline long both_floats(const Tiling* t, long count) noexcept nogil:
 
 
 cdef inline void read_tile(const Geometry* g, const Tiling* t, const long m, const float* x, long c, float* v,
-                           long point) noexcept nogil:
-    """V[:][one tile][c : c + VL] of a convolution's phase, or of a shared window: B^T d B of one window.
+                           long first, long point, const bint half) noexcept nogil:
+    """V[:][one tile][first + c : first + c + VL] of a convolution's phase, or of a shared window: B^T d B of one window.
 
     x: the window's first pixel; its others are `g.stride` pixels and rows apart. point: floats from xi to xi + 1.
     """
@@ -132,11 +132,11 @@ cdef inline void read_tile(const Geometry* g, const Tiling* t, const long m, con
     for j in range(m + 1):
         transform_input(m, d + j, m + 1)
     for i in range((m + 1) * (m + 1)):
-        (<vec*>(v + i * point + c))[0] = d[i]
+        store(v + i * point, first + c, d[i], half)
 
 
 cdef inline void read_parities(const Geometry* g, const Tiling* t, const long m, const float* x, long c, float* v,
-                               long point) noexcept nogil:
+                               long point, const bint half) noexcept nogil:
     """The same for the four parities of a transposed convolution: windows (r, s) pixels apart, from one reading."""
     cdef vec[(MAX_POINTS + 1) * (MAX_POINTS + 1)] e
     cdef vec[MAX_POINTS * (MAX_POINTS + 1)] f
@@ -156,7 +156,7 @@ cdef inline void read_parities(const Geometry* g, const Tiling* t, const long m,
                     d[j] = f[i * (m + 2) + s + j]
                 transform_input(m, d, 1)
                 for j in range(m + 1):
-                    (<vec*>(v + (((2 * r + s) * (m + 1) + i) * (m + 1) + j) * point + c))[0] = d[j]
+                    store(v + (((2 * r + s) * (m + 1) + i) * (m + 1) + j) * point, c, d[j], half)
 
 
 cdef inline void write_tile(const Tiling* t, const long m, const float* products, long point, const float* bias, float* out,
@@ -179,33 +179,30 @@ cdef inline void write_tile(const Tiling* t, const long m, const float* products
                 (<vec*>(out + ((y + step * i) * w + x + step * j) * filters))[0] = d[i * (m + 1) + j] + b
 
 
-cdef void transform_kernel(const float[:, :, :, ::1] kernel, bint transposed, long m, long a, long b, long step, long x,
-                           long y, long channel, long first, long width, float* out) noexcept nogil:
-    """out[j] = (G k G^T)[x,y] of the 2x2 taps (a + step * u, b + step * w), for the filters first .. first + width."""
-    cdef double p = KERNEL_TRANSFORM[m - 2][x][0], q = KERNEL_TRANSFORM[m - 2][x][1]
-    cdef double r = KERNEL_TRANSFORM[m - 2][y][0], s = KERNEL_TRANSFORM[m - 2][y][1]
-    cdef long j, f
-    for j in range(width):
-        f = first + j
-        if transposed:
-            out[j] = <float>(p * (r * kernel[a, b, f, channel] + s * kernel[a, b + step, f, channel])
-                             + q * (r * kernel[a + step, b, f, channel] + s * kernel[a + step, b + step, f, channel]))
-        else:
-            out[j] = <float>(p * (r * kernel[a, b, channel, f] + s * kernel[a, b + step, channel, f])
-                             + q * (r * kernel[a + step, b, channel, f] + s * kernel[a + step, b + step, channel, f]))
+cdef inline float transformed(const float[:, :, :, ::1] kernel, bint transposed, const double* p, const double* q, long a,
+                              long b, long step, long channel, long f) noexcept nogil:
+    """(G k G^T)[x, y] of the 2x2 taps (a + step * u, b + step * w), with p and q the rows x and y of G."""
+    if transposed:
+        return <float>(p[0] * (q[0] * kernel[a, b, f, channel] + q[1] * kernel[a, b + step, f, channel])
+                       + p[1] * (q[0] * kernel[a + step, b, f, channel] + q[1] * kernel[a + step, b + step, f, channel]))
+    return <float>(p[0] * (q[0] * kernel[a, b, channel, f] + q[1] * kernel[a, b + step, channel, f])
+                   + p[1] * (q[0] * kernel[a + step, b, channel, f] + q[1] * kernel[a + step, b + step, channel, f]))
 
 
 cdef class WinogradConvolution(Convolution):
-    """A Convolution by F(m x m, 2 x 2). `shared`: see above, of transposed ones only. Weights: U."""
-    cdef long m, points, k, n, panels
-    cdef bint shared
+    """A Convolution by F(m x m, 2 x 2). `shared`: see above, of transposed ones only. Weights: U.
 
-    def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps, long m,
-                 bint shared, long threads):
-        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, False)
-        self.m, self.shared = m, shared
+    `half`: U and V are bfloat16, in pairs along K; the input and the transforms stay float32.
+    """
+    cdef long m, points, k, n, panels   # k: words of a row of V
+    cdef bint shared, products_half
+
+    def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps, bint half,
+                 long m, bint shared, long threads):
+        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, False, False)
+        self.m, self.shared, self.products_half = m, shared, half
         self.points = (m + 1) * (m + 1) * (1 if shared else self.parities)
-        self.k = self.depth * (1 if transposed else 4)
+        self.k = self.depth * (1 if transposed else 4) // (2 if half else 1)
         self.n = self.filters * (4 if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
@@ -221,27 +218,24 @@ cdef class WinogradConvolution(Convolution):
                          long panel) noexcept nogil:
         """U[point][panel]: columns of VL filters, all of one parity where parities stand side by side."""
         cdef long filters = kernel.shape[2] if self.transposed else kernel.shape[3], square = (self.m + 1) * (self.m + 1)
-        cdef long x = point % square // (self.m + 1), y = point % (self.m + 1), i, j, k, column, parity, phase, width
-        cdef float* out
-        for i in range(NR // VL):
-            j = i * VL
-            column = panel * NR + j
-            if column >= self.n:
+        cdef const double* p = &KERNEL_TRANSFORM[self.m - 2][point % square // (self.m + 1)][0]
+        cdef const double* q = &KERNEL_TRANSFORM[self.m - 2][point % (self.m + 1)][0]
+        cdef long rows = self.depth * (1 if self.transposed else 4), j, k, f, parity, a, b, step
+        cdef float* out = &self.weights[(point * self.panels + panel) * self.k * NR]
+        for k in range(rows):
+            if where[k % self.depth] < 0:
                 continue
-            parity = column // self.filters if self.shared else point // square
-            column = column % self.filters
-            width = min(<long>VL, filters - column)
-            for k in range(self.k):
-                if where[k % self.depth] < 0:
+            for j in range(min(<long>NR, self.n - panel * NR)):
+                f = (panel * NR + j) % self.filters
+                if f >= filters:
                     continue
-                out = &self.weights[((point * self.panels + panel) * self.k + k) * NR + j]
-                phase = k // self.depth
                 if self.transposed:
-                    transform_kernel(kernel, True, self.m, 3 - parity // 2, 3 - parity % 2, -2, x, y,
-                                     where[k], column, width, out)
+                    parity = (panel * NR + j) // self.filters if self.shared else point // square
+                    a, b, step = 3 - parity // 2, 3 - parity % 2, -2
                 else:
-                    transform_kernel(kernel, False, self.m, phase // 2, phase % 2, 2, x, y, where[k % self.depth],
-                                     column, width, out)
+                    a, b, step = k // self.depth // 2, k // self.depth % 2, 2
+                set_weight(out, k, j, transformed(kernel, self.transposed, p, q, a, b, step, where[k % self.depth], f),
+                           self.products_half)
 
     cdef Tiling tile(self, const Geometry* g) noexcept nogil:
         """The tiles of one layer, in blocks whose V and M together fit the second-level cache."""
@@ -342,37 +336,42 @@ cdef class WinogradConvolution(Convolution):
                          long count, float* a, float* v) noexcept nogil:
         """The input of a block, then its tiles' rows of V."""
         cdef Block b = block_at(t, index)
-        cdef long scale = g.stride * t.m, y, x, phase, c, tile = first_tile(t, &b) - begin, point = v_point(t, count)
-        cdef float* row
-        cdef float* window
+        cdef long scale = g.stride * t.m, y, tile = first_tile(t, &b) - begin, point = v_point(t, count)
         for y in range(scale * (b.y1 - b.y0) + t.margin):
             read_row(operand, b.image, scale * b.y0 - 1 + y, scale * b.x0 - 1,
                      scale * b.x1 - 1 + t.margin, a + y * t.line)
+        if t.m == 2:
+            if self.products_half:
+                self.read_tiles(g, t, &b, 2, True, a, v + tile * t.k_stride, point)
+            else:
+                self.read_tiles(g, t, &b, 2, False, a, v + tile * t.k_stride, point)
+        elif t.m == 3:
+            if self.products_half:
+                self.read_tiles(g, t, &b, 3, True, a, v + tile * t.k_stride, point)
+            else:
+                self.read_tiles(g, t, &b, 3, False, a, v + tile * t.k_stride, point)
+        elif self.products_half:
+            self.read_tiles(g, t, &b, 4, True, a, v + tile * t.k_stride, point)
+        else:
+            self.read_tiles(g, t, &b, 4, False, a, v + tile * t.k_stride, point)
+
+    cdef inline void read_tiles(self, const Geometry* g, const Tiling* t, const Block* b, const long m, const bint half,
+                                const float* a, float* row, long point) noexcept nogil:
+        """The rows of V of a block. Called with constants for m and half, so that the transforms lie in registers."""
+        cdef long scale = g.stride * m, y, x, phase, c
+        cdef const float* window
         for y in range(b.y1 - b.y0):
             for x in range(b.x1 - b.x0):
                 window = a + scale * (y * t.line + x * g.pixel)
-                row = v + tile * t.k_stride
-                tile = tile + 1
                 if self.transposed and not self.shared:
                     for c in range(self.depth // VL):
-                        if t.m == 2:
-                            read_parities(g, t, 2, window, c * VL, row, point)
-                        elif t.m == 3:
-                            read_parities(g, t, 3, window, c * VL, row, point)
-                        else:
-                            read_parities(g, t, 4, window, c * VL, row, point)
+                        read_parities(g, t, m, window, c * VL, row, point, half)
                 else:
                     for phase in range(g.stride * g.stride):
                         for c in range(self.depth // VL):
-                            if t.m == 2:
-                                read_tile(g, t, 2, window + phase // 2 * t.line + phase % 2 * g.pixel, c * VL,
-                                          row + phase * self.depth, point)
-                            elif t.m == 3:
-                                read_tile(g, t, 3, window + phase // 2 * t.line + phase % 2 * g.pixel, c * VL,
-                                          row + phase * self.depth, point)
-                            else:
-                                read_tile(g, t, 4, window + phase // 2 * t.line + phase % 2 * g.pixel, c * VL,
-                                          row + phase * self.depth, point)
+                            read_tile(g, t, m, window + phase // 2 * t.line + phase % 2 * g.pixel, c * VL, row,
+                                      phase * self.depth, point, half)
+                row = row + t.k_stride
 
     cdef void multiply(self, const Tiling* t, long point, long panel, long count, const float* v,
                        float* products) noexcept nogil:
@@ -384,6 +383,7 @@ cdef class WinogradConvolution(Convolution):
         cdef const float* b = &self.weights[(point * self.panels + panel) * t.k * NR]
         cdef float* c = products + point * m_point(t, count) + panel * NR
         taps[0] = taps[1] = 0
+        g.half = self.products_half
         while k < t.k:
             g.depth = min(per_pass, t.k - k)
             multiply_rows(&g, a + k, t.k_stride, taps, 0, 1, b + k * NR, <const float*>c if k else ZEROS,

@@ -28,6 +28,8 @@
 
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
+typedef unsigned vec_bits __attribute__((vector_size(4 * VL)));
+typedef unsigned short vec_half __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
 
@@ -36,14 +38,38 @@ static inline vec larger(vec a, vec b) {
     return (vec)((take_a & (vec_int)a) | (~take_a & (vec_int)b));
 }
 
+/* bfloat16 is the upper half of a float, rounded to nearest, ties to even. */
+static inline unsigned short to_bfloat16(float x) {
+    unsigned bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline void store_bfloat16(unsigned short *to, vec x) {
+    vec_bits bits = (vec_bits)x;
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    *(vec_half *)to = __builtin_convertvector(bits, vec_half);
+}
+
 #define UNROLL _Pragma("GCC unroll 16")
+
+/* Two ways to add a product: floats, and pairs of bfloat16 in the place of floats (then `depth` counts pairs). */
+#define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
+#if VL == 16 && defined(__x86_64__)
+#include <immintrin.h>
+#define HAS_BFLOAT16 1
+#define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(w))
+#define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
+#else
+#define HAS_BFLOAT16 0
+#endif
 
 /* c[i][:] = init[i][:] + sum over taps t and k < depth of a[i * a_stride + taps[2t] + k] * b[taps[2t+1] + k*NR + :]
  *
  * i < MR, rows of NV * VL columns. init may be c itself (to go on with a sum) or a bias (init_stride 0). The order of
  * summation is t, then k, for every MR and NV alike: how rows are grouped never changes a bit. depth % 4 == 0. */
-#define MICRO_KERNEL(MR, NV)                                                                                      \
-    static void kernel_##MR##x##NV(const float *a, long a_stride, const long *taps, long count, long depth,      \
+#define MICRO_KERNEL(MR, NV, NAME, TARGET, ADD)                                                                                      \
+    TARGET static void NAME##_##MR##x##NV(const float *a, long a_stride, const long *taps, long count, long depth,      \
                                    const float *b, const float *init, long init_stride, float *c, long c_stride) { \
         vec sum[MR][NV];                                                                                          \
         UNROLL for (int i = 0; i < MR; i++)                                                                       \
@@ -56,7 +82,7 @@ static inline vec larger(vec a, vec b) {
                     UNROLL for (int j = 0; j < NV; j++) w[j] = *(const vec *)(q + j * VL);                        \
                     UNROLL for (int i = 0; i < MR; i++) {                                                         \
                         vec x = splat(p[i * a_stride + k + s]);                                                   \
-                        UNROLL for (int j = 0; j < NV; j++) sum[i][j] += x * w[j];                                \
+                        UNROLL for (int j = 0; j < NV; j++) sum[i][j] = ADD(sum[i][j], x, w[j]);                                \
                     }                                                                                             \
                 }                                                                                                 \
         }                                                                                                         \
@@ -64,7 +90,14 @@ static inline vec larger(vec a, vec b) {
             UNROLL for (int j = 0; j < NV; j++) *(vec *)(c + i * c_stride + j * VL) = sum[i][j];                  \
     }
 
-#define BOTH_WIDTHS(MR) MICRO_KERNEL(MR, 1) MICRO_KERNEL(MR, 2)
+#define BOTH_WIDTHS_FLOAT(MR) MICRO_KERNEL(MR, 1, floats, , ADD_FLOAT) MICRO_KERNEL(MR, 2, floats, , ADD_FLOAT)
+#if HAS_BFLOAT16
+#define BOTH_WIDTHS(MR)                                                                                            \
+    BOTH_WIDTHS_FLOAT(MR)                                                                                          \
+    MICRO_KERNEL(MR, 1, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16) MICRO_KERNEL(MR, 2, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)
+#else
+#define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR)
+#endif
 BOTH_WIDTHS(1) BOTH_WIDTHS(2) BOTH_WIDTHS(3) BOTH_WIDTHS(4) BOTH_WIDTHS(5) BOTH_WIDTHS(6)
 #if MR_MAX > 6
 BOTH_WIDTHS(7) BOTH_WIDTHS(8) BOTH_WIDTHS(9) BOTH_WIDTHS(10)
@@ -74,17 +107,24 @@ BOTH_WIDTHS(11) BOTH_WIDTHS(12) BOTH_WIDTHS(13) BOTH_WIDTHS(14)
 typedef void (*micro_kernel)(const float *, long, const long *, long, long, const float *, const float *, long,
                              float *, long);
 
-/* The kernel for that many rows (1..MR_MAX) and vectors (1 or 2). */
-static inline micro_kernel kernel_for(long rows, long vectors) {
-#define PAIR(MR) {kernel_##MR##x1, kernel_##MR##x2}
-    static const micro_kernel table[MR_MAX][2] = {
-        PAIR(1), PAIR(2), PAIR(3), PAIR(4), PAIR(5), PAIR(6),
+/* The kernel for that many rows (1..MR_MAX) and vectors (1 or 2), of floats or of pairs of bfloat16. */
+static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
+#define PAIR(NAME, MR) {NAME##_##MR##x1, NAME##_##MR##x2}
 #if MR_MAX > 6
-        PAIR(7), PAIR(8), PAIR(9), PAIR(10), PAIR(11), PAIR(12), PAIR(13), PAIR(14),
+#define TABLE(NAME)                                                                                                \
+    {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6), PAIR(NAME, 7),      \
+     PAIR(NAME, 8), PAIR(NAME, 9), PAIR(NAME, 10), PAIR(NAME, 11), PAIR(NAME, 12), PAIR(NAME, 13), PAIR(NAME, 14)}
+#else
+#define TABLE(NAME) {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6)}
 #endif
-    };
+    static const micro_kernel of_floats[MR_MAX][2] = TABLE(floats);
+#if HAS_BFLOAT16
+    static const micro_kernel of_bfloat16[MR_MAX][2] = TABLE(bfloat16);
+    if (bfloat16) return of_bfloat16[rows - 1][vectors - 1];
+#endif
+    return of_floats[rows - 1][vectors - 1];
+#undef TABLE
 #undef PAIR
-    return table[rows - 1][vectors - 1];
 }
 
 static inline float first_lane(vec v) { return v[0]; }
@@ -101,6 +141,16 @@ static inline const char *processor_isa(void) {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
 #endif
     return "portable";
+}
+
+/* Whether bfloat16 kernels are built and the processor can run them. */
+static inline int can_bfloat16(void) {
+#if HAS_BFLOAT16
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    return 0;
+#endif
 }
 
 /* Fused multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations. */

@@ -27,6 +27,7 @@ INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"
 PIXELS_AT_ONCE = 8 * 256 * 256  # of a batch: what more images would cost in memory they don't gain in speed
 SIZES_KEPT = 4
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Interrupted(Exception):
@@ -93,9 +94,11 @@ def _cgroup_quota() -> int:
 class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
-    ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction set, as the
-    environment variable PIX2PIX_ISA does. Raises ValueError for weights that don't fit the generator, for a plan that
-    doesn't, and for layers that are not those of a U-Net; RuntimeError if the extension is not built.
+    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first and
+    the last layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction
+    set, as the environment variable PIX2PIX_ISA does. Raises ValueError for weights that don't fit the generator, for a
+    plan that doesn't, and for layers that are not those of a U-Net; RuntimeError if the extension is not built, or the
+    processor lacks what the precision needs.
     """
 
     device = "cpu"
@@ -105,6 +108,7 @@ class CpuEngine(BaseEngine):
         generator: Generator,
         weights: Weights,
         *,
+        precision: str = "float32",
         tune: str = "throughput",
         plan: plans.Plan | str | os.PathLike[str] | None = None,
         threads: int | None = None,
@@ -115,10 +119,19 @@ class CpuEngine(BaseEngine):
         _check_layers(generator)
         if threads is not None and threads < 1:
             raise ValueError(f"got {threads} threads, expected 1 or more")
-        self.plan = plans.choose(generator, tune, plan)
+        if precision not in PRECISIONS:
+            raise RuntimeError(f"precision {precision!r}: the CPU engine computes in {' or '.join(PRECISIONS)}")
+        self.precision = precision
+        self.plan = plans.choose(generator, tune, plan, precision)
         self.threads = threads or available_cores()
         self._kernels = extension(isa)
-        self.isa: str = self._kernels.build_facts()["isa"]
+        facts = self._kernels.build_facts()
+        self.isa: str = facts["isa"]
+        if precision == "bfloat16" and facts["bfloat16"] != "yes":
+            raise RuntimeError(
+                f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
+                f"{facts['processor']} using {self.isa}: use float32"
+            )
         self._folded, weights = fold(generator, weights)
         self._layers = {layer.name: self._pack(layer, weights) for layer in self._folded.layers}
         self._workspaces: OrderedDict[tuple[int, int, int], Workspace] = OrderedDict()
@@ -136,11 +149,12 @@ class CpuEngine(BaseEngine):
             return self._kernels.OutputConvolution(kernel, channels, part["bias"])
         common = (kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"])
         eps = layer.norm.eps if layer.norm else None
+        half = self.precision == "bfloat16" and not picture
         algorithm = self.plan.layers[layer.name]
         if algorithm == "direct":
-            return self._kernels.DirectConvolution(*common, eps, picture, self.threads)
+            return self._kernels.DirectConvolution(*common, eps, half, picture, self.threads)
         m, shared = int(algorithm[-1]), "shared" in algorithm
-        return self._kernels.WinogradConvolution(*common, eps, m, shared, self.threads)
+        return self._kernels.WinogradConvolution(*common, eps, half, m, shared, self.threads)
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
@@ -312,6 +326,7 @@ def build_info() -> dict[str, str]:
         "instruction set": f"{facts['isa']} (built and usable here: {', '.join(instruction_sets())})",
         "compiler": facts["compiler"],
         "OpenMP": facts["openmp"],
+        "bfloat16": facts["bfloat16"],
         "threads": str(available_cores()),
     }
 

@@ -251,10 +251,11 @@ def load(
     """Read a model file and make it ready to run.
 
     ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` is ``auto`` or
-    ``cpu``. ``tune`` is ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps what the
-    model's own framework does at test time. ``plan`` is a Plan, the name of one (``direct``) or a file.
-    ``threads`` defaults to the physical cores that this process may use. ``key`` picks one of several models in a
-    file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
+    ``cpu``; ``precision`` is float32, or bfloat16 where the processor has it. ``tune`` is ``latency`` (one picture at
+    a time) or ``throughput``. ``statistics=None`` keeps what the model's own framework does at test time. ``plan`` is
+    a Plan, the name of an algorithm (``direct``) or a file. ``threads`` defaults to the physical cores that this
+    process may use. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does not say,
+    e.g. ``{"eps": 1e-5}``.
 
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.
@@ -269,7 +270,7 @@ def load(
         generator = generator.with_statistics(statistics)
     from .cpu import CpuEngine
 
-    return CpuEngine(generator, weights, tune=tune, plan=plan, threads=threads)
+    return CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
 
 
 def check_device(device: str, precision: str, workers: int | None, gpu_layers: str | None) -> None:
@@ -280,8 +281,8 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
         raise RuntimeError(f"device {device!r}: this version of pix2pix has no GPU engine yet; use device 'cpu'")
     if device not in ("auto", "cpu"):
         raise ValueError(f"got device {device!r}, expected auto or cpu")
-    if precision != "float32":
-        raise RuntimeError(f"precision {precision!r}: the CPU engine of this version computes in float32 only")
+    if precision not in ("float32", "bfloat16"):
+        raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
     if workers not in (None, 1):
         raise ValueError(f"got {workers} workers: on the CPU there is one engine; set its threads instead")
     if gpu_layers is not None:

@@ -67,8 +67,13 @@ class Plan:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def choose(generator: Generator, tune: str, plan: Plan | str | os.PathLike[str] | None = None) -> Plan:
-    """The plan for ``generator`` on a CPU.
+def choose(
+    generator: Generator,
+    tune: str,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    precision: str = "float32",
+) -> Plan:
+    """The plan for ``generator`` on a CPU, in ``precision`` (float32 or bfloat16).
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
     None chooses. Raises ValueError for a plan that doesn't fit the generator.
@@ -79,15 +84,19 @@ def choose(generator: Generator, tune: str, plan: Plan | str | os.PathLike[str] 
         for layer in generator.layers:
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
-            chosen = str(plan) if plan else _algorithm(layer, grid, tune)
+            chosen = str(plan) if plan else _algorithm(layer, grid, tune, precision)
             layers[layer.name] = chosen if chosen in algorithms(layer) else "direct"
-        return Plan(layers, tune=tune)
+        return Plan(layers, precision=precision, tune=tune)
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
         except (OSError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
+    if plan.precision != precision:
+        raise ValueError(
+            f"the plan is for {plan.precision}, got precision {precision!r}: give the one that goes with it"
+        )
     return plan
 
 
@@ -98,14 +107,17 @@ def algorithms(layer: Layer) -> tuple[str, ...]:
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
 
 
-def _algorithm(layer: Layer, grid: int, tune: str) -> str:
+def _algorithm(layer: Layer, grid: int, tune: str, precision: str) -> str:
     """What was fastest for a layer whose base grid is grid x grid; see bench/README.md.
 
     Larger tiles multiply less, but have more weights to read: on small maps, and for one picture at a time, reading
-    them is what costs.
+    them is what costs. bfloat16 has no digits left for the coefficients of tiles of 4.
     """
     if layer.transposed and grid >= 32:
         return "winograd-shared3"
-    if grid >= 16 or (grid >= 8 and tune == "throughput"):
+    if precision == "bfloat16":
+        if grid >= 16:
+            return "winograd-shared3" if layer.transposed else "winograd3"
+    elif grid >= 16 or (grid >= 8 and tune == "throughput"):
         return "winograd4"
-    return "winograd2" if grid >= 8 else "direct"
+    return "winograd2" if grid >= 8 or (grid >= 4 and tune == "throughput") else "direct"

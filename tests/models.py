@@ -7,10 +7,14 @@ import functools
 import numpy as np
 
 from pix2pix.generator import Generator, Norm, random_weights, unet
+from pix2pix.reference import to_uint8
 
-# Max abs error after tanh against the float64 oracle: (random ngf=64 weights, real weights). PSNR in dB on 8-bit
-# pictures for the lower precisions. From the design; engines' tests take them from here.
+# Against the float64 oracle: max abs error after tanh for float32 (random ngf=64 weights, real weights); PSNR in dB on
+# 8-bit pictures for the lower precisions. From the design; engines' tests take them from here.
 TOLERANCE = {"float32": (5e-5, 2e-4)}
+PSNR = {"bfloat16": 38.0}
+# Root mean square error of an inner layer, of its standard deviation: twice what the variants below show at most.
+LAYER_NOISE = {"bfloat16": 0.027}
 
 VARIANTS: dict[str, Generator] = {
     "tensorflow": unet(ngf=4, depth=5),
@@ -39,3 +43,22 @@ def pictures(n: int, h: int, w: int, channels: int = 3, seed: int = 0) -> np.nda
     smooth = np.stack(waves).reshape(n, channels, h, w).transpose(0, 2, 3, 1)
     noise = rng.normal(0, 0.2, smooth.shape)
     return np.clip((smooth * 0.6 + noise) * 127.5 + 127.5, 0, 255).astype(np.uint8)
+
+
+def check_output(got: np.ndarray, expected: np.ndarray, precision: str) -> None:
+    """Assert that a picture in [-1,1], computed with random weights, is as near to the oracle's as it must be."""
+    if precision == "float32":
+        assert np.abs(got - expected).max() < TOLERANCE["float32"][0]
+    else:
+        difference = to_uint8(got, 255.0).astype(float) - to_uint8(expected, 255.0)
+        assert (difference**2).mean() < 255**2 / 10 ** (PSNR[precision] / 10)
+
+
+def check_layer(got: np.ndarray, expected: np.ndarray, precision: str, name: str) -> None:
+    """Assert the same of the value of an inner layer."""
+    if precision == "float32":
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(got, expected, rtol=0, atol=5e-5 * scale, err_msg=name)
+    else:
+        error = np.sqrt(((got - expected) ** 2).mean()) / expected.std()
+        assert error < LAYER_NOISE[precision], name

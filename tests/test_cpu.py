@@ -45,9 +45,15 @@ def as_map(kernels, value, mean=None, scale=None, shift=None):
     return kernels.Map(raw, widen(mean, 0), widen(scale, 1), widen(shift, 0)[0])
 
 
-def convolution(kernels, algorithm, kernel, transposed, channels, bias, norm, threads):
+def to_bfloat16(x):
+    """float32 rounded to bfloat16, to nearest, ties to even."""
+    bits = x.view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+def convolution(kernels, algorithm, kernel, transposed, channels, bias, norm, threads, half=False):
     """A packed layer. norm: (gamma, beta, eps), or three times None."""
-    common = kernel, transposed, channels, bias, *norm
+    common = kernel, transposed, channels, bias, *norm, half
     if algorithm == "direct":
         return kernels.DirectConvolution(*common, False, threads)
     return kernels.WinogradConvolution(*common, int(algorithm[-1]), "shared" in algorithm, threads)
@@ -64,10 +70,11 @@ def run_layer(
     slopes=(1.0,),
     splits=(),
     norm=(None, None, None),
+    half=False,
 ):
     """One layer over maps cut from x at `splits`: (value, mean, scale)."""
     parts = np.split(x, splits, axis=3)
-    layer = convolution(kernels, algorithm, kernel, transposed, [p.shape[3] for p in parts], bias, norm, threads)
+    layer = convolution(kernels, algorithm, kernel, transposed, [p.shape[3] for p in parts], bias, norm, threads, half)
     n, h, w, _ = x.shape
     out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
     filters = kernel.shape[2] if transposed else kernel.shape[3]
@@ -82,14 +89,16 @@ def run_layer(
     )
 
 
-# Every algorithm of both kinds of layer, and how much larger its rounding errors may be than those of plain sums:
-# the transforms' coefficients grow with m.
-ALGORITHMS = [
-    *((False, name, noise) for name, noise in [("direct", 1), ("winograd2", 2), ("winograd3", 3), ("winograd4", 12)]),
-    *((True, name, noise) for name, noise in [("direct", 1), ("winograd2", 2), ("winograd3", 3), ("winograd4", 12)]),
-    *((True, f"winograd-shared{m}", noise) for m, noise in [(2, 2), (3, 3), (4, 12)]),
-]
-IDS = [f"{'transposed' if transposed else 'conv'}-{name}" for transposed, name, _ in ALGORITHMS]
+# How far algorithms may be off, calibrated at about half of these: in float32, in units of the rounding errors of
+# plain sums; in bfloat16, root mean square in units of the result's deviation. Transforms' coefficients grow with m.
+NOISE = {"direct": (1, 0.004), "winograd2": (1, 0.008), "winograd3": (1, 0.007), "winograd4": (4, 0.03)}
+ALGORITHMS = [(transposed, name) for transposed in (False, True) for name in NOISE]
+ALGORITHMS += [(True, f"winograd-shared{m}") for m in (2, 3, 4)]
+IDS = [f"{'transposed' if transposed else 'conv'}-{name}" for transposed, name in ALGORITHMS]
+
+
+def noise_of(algorithm):
+    return NOISE[algorithm.replace("-shared", "")]
 
 
 SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged blocks, panels and rows
@@ -108,9 +117,9 @@ SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged bl
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("transposed, algorithm, factor", ALGORITHMS, ids=IDS)
+@pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", SHAPES)
-def test_one_layer(isa, transposed, algorithm, factor, n, h, w, c, k):
+def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
     rng = np.random.default_rng([n, h, w, c, k])
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
@@ -120,6 +129,7 @@ def test_one_layer(isa, transposed, algorithm, factor, n, h, w, c, k):
     raw, mean, scale = run_layer(extension(isa), transposed, x, kernel, bias, algorithm, norm=norm)
     function = conv2d_transpose if transposed else conv2d
     expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)]) + bias
+    factor, _ = noise_of(algorithm)
     noise = factor * 1e-6 * np.sqrt(16 * c)  # a rounding error of float32 per term, added up at random
     np.testing.assert_allclose(raw, expected, rtol=0, atol=8 * noise)
     np.testing.assert_allclose(mean, expected.mean((1, 2)), rtol=0, atol=4 * noise)
@@ -127,9 +137,9 @@ def test_one_layer(isa, transposed, algorithm, factor, n, h, w, c, k):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("transposed, algorithm, factor", ALGORITHMS, ids=IDS)
+@pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(1, 32, 32, 40, 24), (1, 64, 128, 8, 16), (3, 4, 4, 20, 40)])
-def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, factor, n, h, w, c, k):
+def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, n, h, w, c, k):
     rng = np.random.default_rng(7)
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
@@ -179,7 +189,7 @@ def test_padding_is_zero_after_the_norm_not_before(isa):
     """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
     kernels = extension(isa)
     kernel = np.ones((4, 4, 4, 4), np.float32)
-    layer = kernels.DirectConvolution(kernel, False, [4], None, None, None, None, False, 1)
+    layer = kernels.DirectConvolution(kernel, False, [4], None, None, None, None, False, False, 1)
     source = as_map(kernels, np.zeros((1, 16, 16, 4), np.float32), shift=np.ones((1, 4), np.float32))
     target = as_map(kernels, np.zeros((1, 8, 8, 4), np.float32))
     layer.run([(source, 1.0)], target, np.zeros(layer.scratch(1, 16, 16, 1), np.float32), 1)
@@ -277,6 +287,36 @@ def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(cpu, "instruction_sets", lambda: ["portable"])
     with pytest.raises(RuntimeError, match="avx512.*this machine and this build have portable"):
         extension("avx512")
+
+
+def test_bfloat16_needs_a_processor_that_has_it():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    with pytest.raises(RuntimeError, match="AVX512_BF16.*portable.*use float32"):
+        CpuEngine(g, weights, precision="bfloat16", isa="portable")
+    with pytest.raises(RuntimeError, match="tf32.*float32 or bfloat16"):
+        CpuEngine(g, weights, precision="tf32")
+    with pytest.raises(ValueError, match="plan is for bfloat16"):
+        CpuEngine(g, weights, plan=choose(g, "latency", None, "bfloat16"))
+
+
+@pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
+@pytest.mark.parametrize("n, h, w, c, k", [(3, 4, 4, 16, 16), (1, 16, 16, 64, 64), (2, 36, 20, 40, 24)])
+def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
+    kernels = extension(ISAS[0])
+    if kernels.build_facts()["bfloat16"] != "yes":
+        pytest.skip("this processor has no AVX512_BF16")
+    rng = np.random.default_rng([n, h, w, c, k])
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    function = conv2d_transpose if transposed else conv2d
+    raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, half=True)
+    expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)])
+    error = np.sqrt(((raw - expected) ** 2).mean()) / expected.std()
+    assert error < noise_of(algorithm)[1]
+    if algorithm == "direct":  # exact products of rounded numbers
+        rounded = [to_bfloat16(a).astype(np.float64) for a in (x, kernel)]
+        exact = np.stack([function(image, rounded[1], 2, 1) for image in rounded[0]])
+        np.testing.assert_allclose(raw, exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -10,29 +10,48 @@ import threading
 import numpy as np
 import pytest
 
-from pix2pix.cpu import CpuEngine, instruction_sets
+from pix2pix.cpu import CpuEngine, extension, instruction_sets
 from pix2pix.engine import BaseEngine, Engine
 from pix2pix.generator import random_weights, unet
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
-from tests.models import TOLERANCE, VARIANTS, pictures, weights_of
+from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
 
-ENGINES = {"reference-float32": lambda g, w: ReferenceEngine(g, w, np.float32)}
-PLANS = [(isa, plan) for isa in instruction_sets() for plan in ("direct", None)]
-PLANS += [(instruction_sets()[0], f"winograd{shared}{m}") for m in (2, 3, 4) for shared in ("", "-shared")]
-ENGINES |= {
-    f"cpu-{isa}-{plan or 'default'}": lambda g, w, isa=isa, plan=plan: CpuEngine(g, w, threads=2, isa=isa, plan=plan)
-    for isa, plan in PLANS
-}
+ISAS = instruction_sets()
+BFLOAT16 = extension(ISAS[0]).build_facts()["bfloat16"] == "yes"
+
+
+def on_cpu(isa: str, plan: str | None = None, precision: str = "float32"):
+    return lambda g, w: CpuEngine(g, w, threads=2, isa=isa, plan=plan, precision=precision), precision
+
+
+# name -> (a function (generator, weights) -> engine, precision)
+ENGINES = {"reference-float32": (lambda g, w: ReferenceEngine(g, w, np.float32), "float32")}
+ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in ISAS for plan in ("direct", None)}
+ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(ISAS[0], f"winograd{s}{m}") for m in (2, 3, 4) for s in ("", "-shared")}
+if BFLOAT16:
+    PLANS = ("direct", None, "winograd2", "winograd-shared3")
+    ENGINES |= {f"cpu-bfloat16-{plan or 'default'}": on_cpu(ISAS[0], plan, "bfloat16") for plan in PLANS}
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
 
 
 @pytest.fixture(params=ENGINES)
-def make(request):
-    """A function (generator, weights) -> engine, for each kind of engine; what it makes is closed after the test."""
+def kind(request):
+    """The name of each kind of engine."""
+    return request.param
+
+
+@pytest.fixture
+def precision(kind):
+    return ENGINES[kind][1]
+
+
+@pytest.fixture
+def make(kind):
+    """A function (generator, weights) -> engine of that kind; what it makes is closed after the test."""
     made = []
 
     def build(g, w):
-        made.append(ENGINES[request.param](g, w))
+        made.append(ENGINES[kind][0](g, w))
         return made[-1]
 
     yield build
@@ -50,7 +69,7 @@ def oracle(variant: str, x: np.ndarray, outputs=None):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_layer_of_every_variant_agrees_with_the_oracle(make, variant):
+def test_every_layer_of_every_variant_agrees_with_the_oracle(make, precision, variant):
     g = VARIANTS[variant]
     x = to_float(pictures(3, *SIZES[g.depth], g.in_channels))
     assert x.std((1, 2, 3)).min() > 0.1
@@ -59,18 +78,19 @@ def test_every_layer_of_every_variant_agrees_with_the_oracle(make, variant):
     got = make(g, weights_of(variant)).run(x, outputs=names)
     for name in names:
         assert expected[name].std() > 1e-3
-        scale = max(1.0, np.abs(expected[name]).max())
-        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=5e-5 * scale, err_msg=name)
-    assert np.abs(got["decoder_1"] - expected["decoder_1"]).max() < TOLERANCE["float32"][0]
+        check_layer(got[name], expected[name], precision, name)
+    check_output(got["decoder_1"], expected["decoder_1"], precision)
 
 
 @pytest.mark.parametrize("h, w", [(32, 32), (32, 64), (96, 32), (160, 224), (32, 1056)])
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_sizes_and_odd_numbers_of_images(engine, n, h, w):
+def test_sizes_and_odd_numbers_of_images(engine, precision, n, h, w):
+    if precision != "float32" and h * w == 2 * 32 * 32:
+        pytest.skip("a norm over two pixels amplifies any rounding: of the weights alone, in float64, it leaves 41 dB")
     x = to_float(pictures(n, h, w))
     y = engine.run(x)
     assert y.shape == (n, h, w, 3) and y.dtype == np.float32 and y.flags.c_contiguous
-    np.testing.assert_allclose(y, oracle("tensorflow", x), rtol=0, atol=TOLERANCE["float32"][0])
+    check_output(y, oracle("tensorflow", x), precision)
 
 
 def test_translate_is_run_and_the_rule_of_the_generator(make):
@@ -140,11 +160,11 @@ def test_out_is_filled_and_returned(engine):
         engine.translate(b, out.astype(np.float32))
 
 
-def test_layers_can_be_given_and_asked_for(engine):
+def test_layers_can_be_given_and_asked_for(engine, precision):
     x = to_float(pictures(2, 64, 32))
     known = engine.run(x, outputs=["encoder_1", "encoder_2", "decoder_3", "decoder_1"])
     given = {name: known[name] for name in ("encoder_1", "encoder_2", "decoder_3")}
-    np.testing.assert_allclose(engine.run(inputs=given), known["decoder_1"], rtol=0, atol=1e-5)
+    check_output(engine.run(inputs=given), known["decoder_1"], precision)
     deeper = engine.run(x, inputs={"decoder_3": known["decoder_3"] * 0}, outputs=["decoder_2", "decoder_3"])
     assert not deeper["decoder_3"].any()
     assert np.abs(deeper["decoder_2"] - engine.run(x, outputs=["decoder_2"])["decoder_2"]).max() > 0.01
@@ -287,7 +307,7 @@ def full_network():
     return g, weights, x, ReferenceEngine(g, weights).run(x)
 
 
-def test_full_network_of_random_weights(make):
+def test_full_network_of_random_weights(make, precision):
     g, weights, x, expected = full_network()
     assert expected.std() > 0.05
-    assert np.abs(make(g, weights).run(x) - expected).max() < TOLERANCE["float32"][0]
+    check_output(make(g, weights).run(x), expected, precision)
