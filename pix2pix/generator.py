@@ -283,8 +283,10 @@ class Generator:
                 raise ValueError(f"cannot override {name!r}: expected one of {', '.join(takes)}")
             try:
                 values[name] = takes[name](value)
-            except (TypeError, ValueError):
-                raise ValueError(f"cannot override {name} with {value!r}: expected a {takes[name].__name__}") from None
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError(f"cannot override {name} with {value!r}: expected a number") from None
+            if name == "size" and values[name] != float(value):
+                raise ValueError(f"cannot override size with {value!r}: expected a whole number")
             if not 0 < values[name] < math.inf and not (name == "slope" and values[name] == 0):
                 raise ValueError(f"cannot override {name} with {value!r}: expected a positive number")
         layers = []

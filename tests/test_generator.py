@@ -111,7 +111,7 @@ def test_overrides():
     assert (g.eps, g.output_scale, g.size) == (1e-3, 255.5, 64)
     assert g["encoder_2"].inputs == (Source("encoder_1", 0.3),)
     assert g["decoder_2"].inputs[0].slope == 0.0
-    for bad in ({"beta": 1}, {"eps": "small"}, {"eps": -1}, {"size": 33}):
+    for bad in ({"beta": 1}, {"eps": "small"}, {"eps": -1}, {"size": 33}, {"size": 64.5}, {"size": 1e400}):
         with pytest.raises(ValueError):
             g.with_overrides(bad)
 
