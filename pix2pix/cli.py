@@ -7,13 +7,20 @@ Imports are inside functions: what a command doesn't need, it doesn't wait for.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .engine import PRECISIONS
 from .plan import TUNES
+
+if TYPE_CHECKING:
+    from .generator import Generator, Weights
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
 
@@ -51,11 +58,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_translate(commands) -> None:
+def _add_translate(commands: Commands) -> None:
     p = commands.add_parser("translate", help="translate pictures", epilog=EPILOG, allow_abbrev=False)
     p.set_defaults(run=_translate)
     p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, or one raw .rgb file")
-    p.add_argument("--output", "-o", type=Path, required=True, metavar="DIR|FILE", help="where the results go")
+    p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     engine = p.add_argument_group("engine")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 or cuda:0,1 [auto]")
@@ -63,9 +70,13 @@ def _add_translate(commands) -> None:
     engine.add_argument("--threads", type=_count, metavar="N", help="CPU threads [the cores this process may use]")
     engine.add_argument("--workers", type=_count, metavar="N", help="engines that share the work")
     engine.add_argument("--batch-size", type=_count, metavar="N", help="images per batch [8]; never changes a pixel")
-    engine.add_argument("--gpu-layers", metavar="LIST", help="layers to place on the GPU: a list, auto or all")
+    engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
     engine.add_argument("--tune", default="throughput", choices=TUNES, help="[throughput]")
-    engine.add_argument("--plan", metavar="FILE", help="a plan file, or one algorithm for all layers, e.g. direct")
+    engine.add_argument(
+        "--plan",
+        metavar="FILE|NAME",
+        help="a plan file, or the name of an algorithm, e.g. winograd4: layers that cannot take it are direct",
+    )
     model = p.add_argument_group("model")
     model.add_argument("--statistics", choices=("image", "running"), help="[what the model's own program does]")
     _add_model_options(model)
@@ -78,10 +89,10 @@ def _add_translate(commands) -> None:
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
     run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")
 
 
-def _add_convert(commands) -> None:
+def _add_convert(commands: Commands) -> None:
     p = commands.add_parser("convert", help="write a model as .safetensors", allow_abbrev=False)
     p.set_defaults(run=_convert)
     p.add_argument("source", type=Path, metavar="SOURCE", help="a trained generator")
@@ -90,7 +101,7 @@ def _add_convert(commands) -> None:
     _add_model_options(p)
 
 
-def _add_info(commands) -> None:
+def _add_info(commands: Commands) -> None:
     p = commands.add_parser("info", help="describe this build, or a model", allow_abbrev=False)
     p.set_defaults(run=_info)
     p.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained generator")
@@ -100,7 +111,7 @@ def _add_info(commands) -> None:
     _add_model_options(p)
 
 
-def _add_model_options(p) -> None:
+def _add_model_options(p: argparse._ActionsContainer) -> None:
     p.add_argument("--set", action="append", type=_setting, metavar="NAME=VALUE", help="correct the model: eps=1e-3")
     p.add_argument("--key", metavar="NAME", help="which model, of a file that has several")
 
@@ -133,10 +144,12 @@ def _setting(text: str) -> tuple[str, float]:
 def _translate(args: argparse.Namespace) -> int:
     from .run import run_translate
 
+    args.to_folder = args.output.endswith(("/", os.sep))  # which a Path doesn't keep
+    args.output = Path(args.output)
     return run_translate(args, sys.stdout, sys.stderr)
 
 
-def _read(args: argparse.Namespace, path: Path):
+def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
     """(generator, weights) of a model file, as --key and --set say."""
     from . import checkpoints
 

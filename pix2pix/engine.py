@@ -88,7 +88,7 @@ class BaseEngine:
         ``x`` is (N,H,W,Cin) or (H,W,Cin) in [-1,1]; the result has the same rank, in [-1,1]. With ``outputs``, a
         sequence of layer names, the result is a dict of those layers' values: after the norm, before the activation
         of whoever reads them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
-        left out if nothing needs it any more.
+        left out if nothing needs it any more. No pictures (N = 0) give empty arrays.
 
         Raises TypeError for another dtype than float32 and for ``outputs`` that are one bare name, ValueError for a
         shape that the generator cannot take or a name that it doesn't have, RuntimeError after :meth:`close`.
@@ -107,11 +107,9 @@ class BaseEngine:
             self._layer(name)
         self._check_agreement(given)
         self.generator.needed(wanted, given)
-        if any(value.shape[0] == 0 for value in given.values()):
-            raise ValueError("got no images: expected N >= 1")
         with self._lock:
             self._check_usable()
-            results = self._run(given, wanted)
+            results = self._run(given, wanted) if next(iter(given.values())).size else self._nothing(given, wanted)
         if single:
             results = {name: value[0] for name, value in results.items()}
         return results if outputs is not None else results[wanted[0]]
@@ -132,10 +130,10 @@ class BaseEngine:
             out = np.empty(shape, np.uint8)
         else:
             _check_out(out, shape, b)
-        if b.size:
-            pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
-            with self._lock:
-                self._check_usable()
+        pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+        with self._lock:
+            self._check_usable()
+            if b.size:
                 self._translate(np.ascontiguousarray(pictures), results)
         return out
 
@@ -219,6 +217,11 @@ class BaseEngine:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the given maps belong to pictures of different (N,H,W): {sizes}")
         self.generator.check_size(*next(iter(sizes.values()))[1:])
+
+    def _nothing(self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """What the layers ``outputs`` are of no pictures at all."""
+        shapes = self.generator.shapes(*self.picture_size(given))
+        return {name: np.empty((0, *shapes[name]), np.float32) for name in outputs}
 
     def picture_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
         """(H, W) in pixels of the pictures that the given maps belong to."""

@@ -173,9 +173,10 @@ class Generator:
         """Raise ValueError unless the network can take an h x w picture (pixels)."""
         m = self.multiple
         if h < m or w < m or h % m or w % m:
+            below, above = ((max(m, (w + r) // m * m), max(m, (h + r) // m * m)) for r in (0, m - 1))
+            sizes = " or ".join(f"{w}x{h}" for w, h in sorted({below, above}))
             raise ValueError(
-                f"got a {w}x{h} picture (width x height), this generator takes multiples of {m} pixels: "
-                f"resize or pad it, or use --fit"
+                f"got {w}x{h} pixels (width x height), this generator takes multiples of {m} pixels, e.g. {sizes}"
             )
 
     def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:

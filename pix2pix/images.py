@@ -232,9 +232,10 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
 def write(path: Path, data: bytes) -> None:
     """Write a file so that it is whole or not there: to a hidden name beside it, which is then renamed.
 
-    Makes the folder if need be. Raises OSError; see :func:`is_fatal`.
+    The hidden name is this process's own: another run into the same folder has others. Makes the folder if need be.
+    Raises OSError; see :func:`is_fatal`.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -50,10 +51,10 @@ def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
 def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Format = "png") -> list[Job]:
     """The jobs for image files and folders, in natural order.
 
-    Of a folder, all picture files are taken, those in its sub-folders too, but nothing hidden and nothing inside
-    ``output``. Outputs keep their path inside a folder; if several inputs are given, the folder's own name comes
-    first. Raises InputError if an input isn't there, there is nothing to do, two inputs have the same output, or an
-    output would replace an input.
+    Of a folder, all picture files are taken, those in its sub-folders too (linked ones included, each folder once),
+    but nothing hidden and nothing inside ``output``. Outputs keep their path inside a folder; if several inputs are
+    given, the folder's own name comes first. Raises InputError if an input isn't there, there is nothing to do, two
+    inputs have the same output, or an output would replace an input.
     """
     jobs: dict[tuple[Path, str], Job] = {}
     for path in map(Path, inputs):
@@ -87,16 +88,30 @@ def single_job(source: str | os.PathLike[str], output: Path) -> Job:
 
 
 def _pictures(folder: Path, excluded: Path) -> Iterator[Path]:
-    """The picture files below ``folder``, outside ``excluded``."""
+    """The picture files below ``folder``, outside ``excluded``.
+
+    Links to folders are followed after all that isn't linked: a folder with several names is taken once, under its
+    own if it lies below ``folder``, and links in a circle come to an end.
+    """
     excluded = excluded.resolve()
     if folder.resolve() == excluded:
         raise InputError(f"the output folder {str(folder)!r} is the input folder: give another with --output")
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != excluded]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE:
-                yield here / name
+    seen: set[Path] = set()
+    starts = deque([folder])
+    while starts:
+        for parent, folders, files in os.walk(starts.popleft()):
+            here = Path(parent)
+            resolved = here.resolve()
+            if resolved in seen:
+                folders.clear()
+                continue
+            seen.add(resolved)
+            folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != excluded)
+            links = [here / name for name in folders if (here / name).is_symlink()]  # os.walk leaves these out
+            starts.extend(link for link in links if not link.resolve().is_relative_to(excluded))
+            for name in files:
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE:
+                    yield here / name
 
 
 def _check(jobs: dict[tuple[Path, str], Job]) -> None:

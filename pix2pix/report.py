@@ -105,7 +105,11 @@ class Report:
         return line
 
     def save(self, path: Path) -> None:
-        """Write the summary and all images as JSON. Raises OSError."""
+        """Write :meth:`json` to a file. Raises OSError."""
+        images.write(path, self.json().encode())
+
+    def json(self) -> str:
+        """The summary and all images as JSON."""
         content = {
             **self.facts,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
@@ -116,7 +120,7 @@ class Report:
             "failures": [{k: i[k] for k in ("input", "reason")} for i in self.images if i["status"] == "failed"],
             "images": self.images,
         }
-        images.write(path, (json.dumps(content, indent=2) + "\n").encode())
+        return json.dumps(content, indent=2) + "\n"
 
     def _rate(self) -> float:
         return self.counts["done"] / self._seconds if self._seconds else 0.0

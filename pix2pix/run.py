@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,13 +18,14 @@ from typing import Any, TextIO
 
 from .engine import Engine, check_device, load
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
-from .images import READABLE, Fitting, check_writable
+from .images import READABLE, WRITERS, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
 from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
 from .translate import BATCH_SIZE, Outcome, raw_frames, translate_files, translate_raw
 
 RAW = ".rgb"
+STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
 
 
@@ -50,6 +53,11 @@ def _plan_identity(engine: Engine) -> str | None:
     return hashlib.sha256(json.dumps(dict(plan.layers), sort_keys=True).encode()).hexdigest()
 
 
+def _is_suffix(text: str) -> bool:
+    """Whether ``text`` looks like the end of a file's name (.tga, .heic, .jp2) and not of a folder's (.v2, .2024)."""
+    return re.fullmatch(r"\.[a-z][a-z0-9]{2,4}", text.lower()) is not None
+
+
 class _Command:
     """What both kinds of run have in common."""
 
@@ -59,6 +67,7 @@ class _Command:
 
     def run(self) -> int:
         self.prepare()
+        self._check_json()
         engine, self.identity = self._load()
         with closing(engine):
             device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
@@ -75,6 +84,18 @@ class _Command:
     def translate(self, engine: Engine) -> int:
         """Do the run; returns the exit status."""
         raise NotImplementedError
+
+    def _check_json(self) -> None:
+        """Raise InputError if the summary could not be written in the end."""
+        path = self.args.json
+        if path is None or path == STDOUT:
+            return
+        if path.is_dir():
+            raise InputError(f"--json {str(path)!r} is a folder: expected the name of a file, or - for stdout")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())  # the rest of them is made
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            why = "may not be written to" if folder.is_dir() else "is no folder"
+            raise InputError(f"cannot write --json {str(path)!r}: {str(folder)!r} {why}: give another name")
 
     def _load(self) -> tuple[Engine, str]:
         """The engine, and the identity of its model, computed meanwhile."""
@@ -126,12 +147,17 @@ class _Command:
         return self.report.exit_status
 
     def finish(self, status: int) -> int:
-        """Tell the summary; returns the exit status."""
+        """Tell the summary; returns the exit status. If the JSON goes to ``out``, nothing else does."""
+        to_out = self.args.json == STDOUT
         if not self.args.quiet:
-            self.out.write(self.report.text() + "\n")
+            (self.err if to_out else self.out).write(self.report.text() + "\n")
         if self.args.json:
             try:
-                self.report.save(self.args.json)
+                if to_out:
+                    self.out.write(self.report.json())
+                    self.out.flush()
+                else:
+                    self.report.save(self.args.json)
             except OSError as error:
                 self.err.write(f"cannot write the summary: {error}\n")
                 return status or 1
@@ -143,7 +169,8 @@ class _PictureRun(_Command):
 
     def prepare(self) -> None:
         args = self.args
-        self.to_file = args.output.suffix.lower() in READABLE and not args.output.is_dir()
+        to_folder = args.to_folder or args.output.is_dir()
+        self.to_file = args.output.suffix.lower() in READABLE and not to_folder
         if self.to_file:
             if len(args.inputs) > 1 or args.inputs[0].is_dir():
                 raise InputError(f"the output {str(args.output)!r} is the name of one picture: expected a folder")
@@ -154,6 +181,9 @@ class _PictureRun(_Command):
             return
         if args.output.exists() and not args.output.is_dir():
             raise InputError(f"the output {str(args.output)!r} is a file: expected a folder")
+        if not to_folder and len(args.inputs) == 1 and args.inputs[0].is_file() and _is_suffix(args.output.suffix):
+            name, kinds = str(args.output), ", ".join(WRITERS)
+            raise InputError(f"cannot write {name!r}: expected a name ending in {kinds}, or a folder: {name + '/'!r}")
         self.jobs = find_jobs(args.inputs, args.output, args.format or "png")
 
     def translate(self, engine: Engine) -> int:

@@ -88,6 +88,7 @@ class _Run:
         self.ready: deque[Outcome] = deque()
 
     def outcomes(self, jobs: Sequence[Job], finished: Collection[Path]) -> Generator[Outcome, None, None]:
+        """An outcome for each of ``jobs``; those with their output in ``finished`` come first, as skipped."""
         skipped = [job for job in jobs if job.output in finished]
         self.todo = iter([job for job in jobs if job.output not in finished])
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="pix2pix-io")

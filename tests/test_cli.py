@@ -127,6 +127,28 @@ def test_the_summary_as_json():
     assert sorted(image["status"] for image in summary["images"]) == ["done"] * 4 + ["failed"]
 
 
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_the_summary_as_json_on_stdout(capsys, quiet):
+    assert translate("in", "-o", "out", "--json", "-", *quiet) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["done"] == 5
+    assert ("5 done" in printed.err) == (not quiet) and not Path("-").exists()
+
+
+def test_a_summary_that_cannot_be_written_is_refused_before_the_run(monkeypatch, capsys):
+    Path("closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "closed")  # root may write everywhere
+    assert translate("in", "-o", "out", "--json", "closed/deep/j.json") == 2
+    assert "may not be written to" in capsys.readouterr().err and not Path("out").exists()
+
+
+@pytest.mark.parametrize("output", ["a.tga/", "b.png/", "c.v2", "there.tga"])
+def test_outputs_that_are_folders(output):
+    Path("there.tga").mkdir()
+    assert translate("in/x1.png", "-o", output) == 0
+    assert names(output) == [RECORD_NAME, "x1.png"]
+
+
 def test_pairs_are_compared_and_shown(capsys):
     y = expected(32, 32, 0)
     Path("pairs").mkdir()
@@ -267,7 +289,7 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "out", "--size", "100"], "takes multiples of 32"),
         (["in", "-o", "out", "--device", "cuda"], "no GPU engine yet"),
         (["in", "-o", "out", "--device", "tpu"], "expected auto or cpu"),
-        (["in", "-o", "out", "--precision", "float16"], "float32 only"),
+        (["in", "-o", "out", "--precision", "float16"], "in float32 or bfloat16"),
         (["in", "-o", "out", "--workers", "4"], "set its threads instead"),
         (["in", "-o", "out", "--gpu-layers", "auto"], "no GPU engine yet"),
         (["in", "-o", "out", "--set", "beta=1"], "cannot override 'beta'"),
@@ -275,6 +297,10 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "out", "--plan", "none.json"], "cannot read a plan"),
         (["in/x0.png", "-o", "y.png", "--gallery"], "is the name of a file"),
         (["in/x0.png", "-o", "y.gif"], "expected a name ending in .png"),
+        (["in/x0.png", "-o", "y.tga"], "expected a name ending in .png, .jpg"),
+        (["in/x0.png", "-o", "y.jpge"], "or a folder: 'y.jpge/'"),
+        (["in", "-o", "out", "--json", "in"], "--json 'in' is a folder"),
+        (["in", "-o", "out", "--json", "in/x0.png/j.json"], "is no folder"),
         (["in", "-o", "y.png"], "the name of one picture: expected a folder"),
     ],
 )

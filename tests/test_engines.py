@@ -215,7 +215,7 @@ def test_empty_makes_an_input(engine):
         (lambda e: e.translate(np.zeros((32, 32), np.uint8)), ValueError, "expected"),
         (lambda e: e.translate(np.zeros((1, 32, 32, 4), np.uint8)), ValueError, "expected"),
         (lambda e: e.translate(np.zeros((1, 33, 32, 3), np.uint8)), ValueError, "multiples of 32"),
-        (lambda e: e.run(np.zeros((0, 32, 32, 3), np.float32)), ValueError, "no images"),
+        (lambda e: e.run(np.zeros((0, 33, 32, 3), np.float32)), ValueError, "multiples of 32"),
         (lambda e: e.run(), ValueError, "neither"),
         (
             lambda e: e.run(outputs=["decoder_1"], inputs={"nowhere": np.zeros((1, 2, 2, 4), np.float32)}),
@@ -239,6 +239,15 @@ def test_mistakes_are_explained(engine, call, error, text):
 
 def test_no_images_give_no_images(engine):
     assert engine.translate(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0, 32, 32, 3)
+    x = to_float(pictures(2, 64, 32))
+    result = engine.run(x[:0])
+    assert result.shape == (0, 64, 32, 3) and result.dtype == np.float32
+    wanted = ["encoder_1", "encoder_2", "decoder_3", "decoder_1"]
+    some, none = engine.run(x, outputs=wanted), engine.run(x[:0], outputs=wanted)
+    assert {name: (0, *value.shape[1:]) for name, value in some.items()} == {n: v.shape for n, v in none.items()}
+    given = {name: none[name] for name in wanted[:3]}
+    assert engine.run(inputs=given).shape == (0, 64, 32, 3)
+    assert engine.run(inputs=given, outputs=["encoder_2"])["encoder_2"].shape == none["encoder_2"].shape
 
 
 def test_threads_of_the_caller_get_their_own_results(engine):
@@ -269,6 +278,8 @@ def test_a_closed_engine_says_so(make):
         engine.translate(pictures(1, 32, 32))
     with pytest.raises(RuntimeError, match="closed"):
         engine.run(to_float(pictures(1, 32, 32)))
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.translate(np.zeros((0, 32, 32, 3), np.uint8))
 
 
 def _use_in_child(engine, queue):

@@ -36,6 +36,14 @@ def test_sizes_that_the_network_cannot_take(h, w):
         unet().check_size(h, w)
 
 
+@pytest.mark.parametrize(
+    "h, w, nearest", [(300, 300, "256x256 or 512x512"), (256, 700, "512x256 or 768x256"), (0, 9, "256x256")]
+)
+def test_the_nearest_sizes_are_named(h, w, nearest):
+    with pytest.raises(ValueError, match=f"got {w}x{h} pixels .*, e.g. {nearest}$"):
+        unet().check_size(h, w)
+
+
 def test_constant_layers_only_where_a_normalised_map_is_one_pixel():
     g = unet(ngf=4)
     assert g.constant_layers(256, 256) == ("encoder_8", "decoder_8")

@@ -325,8 +325,10 @@ def test_files_that_cannot_hold_the_pixels_are_refused():
 def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "x.png"
     images.write(path, b"first")
+    partials = []
 
     def fail(self, data):
+        partials.append(self.name)
         with open(self, "wb") as file:
             file.write(data[:1])
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -336,3 +338,4 @@ def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
         images.write(path, b"second")
     assert images.is_fatal(caught.value) and not images.is_fatal(PermissionError(errno.EACCES, "no"))
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["x.png"]
+    assert partials == [f".x.png.{os.getpid()}.partial"]  # hidden, and no other process's

@@ -95,6 +95,23 @@ def test_an_output_folder_inside_the_input_is_not_an_input(tmp_path):
     assert [job.name for job in find_jobs([tmp_path], tmp_path / "out")] == ["x.png"]
 
 
+def test_linked_folders_are_followed_once_and_never_in_circles(tmp_path):
+    for name in ("in/b/x.png", "elsewhere/deep/y.png", "elsewhere/.hidden/z.png", "out/w/w.png"):
+        save(tmp_path, name)
+    links = {"in/a": "in/b", "in/c": "elsewhere", "elsewhere/deep/up": "elsewhere", "in/b/top": "in", "in/o": "out/w"}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+    assert [job.name for job in find_jobs([tmp_path / "in"], tmp_path / "out")] == ["b/x.png", "c/deep/y.png"]
+    (tmp_path / "linked").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert len(find_jobs([tmp_path / "linked"], tmp_path / "out")) == 2
+
+
+def test_what_a_killed_run_left_is_no_input(tmp_path):
+    save(tmp_path, "x.png")
+    (tmp_path / ".x.png.123.partial").write_bytes(b"half")
+    assert [job.name for job in find_jobs([tmp_path], tmp_path / "out")] == ["x.png"]
+
+
 def test_several_folders_keep_their_names_and_files_given_twice_count_once(tmp_path):
     for name in ("a/x.png", "b/x.png", "y.png"):
         save(tmp_path, name)

@@ -40,12 +40,15 @@ class Tensor(Protocol):
     """A tensor of a state dict whose numbers have not been read."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, in the framework's layout."""
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """Name of the number type in the file, e.g. ``float16``."""
 
-    def read(self) -> np.ndarray: ...
+    def read(self) -> np.ndarray:
+        """The numbers as a float32 array of that shape."""
 
 
 class _Model(NamedTuple):

@@ -207,6 +207,7 @@ def _find_global(file: _File) -> Any:
     """The function that looks up a global for the pickles of ``file``."""
 
     def tensor(arguments: tuple[Any, ...]) -> Tensor:
+        """What torch's own function rebuilds from ``arguments``, with its numbers unread."""
         # (storage, offset, size, stride, requires_grad, hooks, metadata); the oldest files end after the stride
         storage, offset, shape, strides = arguments[:4] if len(arguments) >= 4 else (None, 0, (), ())
         if not (
@@ -231,6 +232,7 @@ def _find_global(file: _File) -> Any:
     }
 
     def find(module: str, name: str) -> Any:
+        """What stands for the global ``module.name``. Raises CheckpointError for all that isn't plain numbers."""
         if (module, name) in known:
             return pickles.Constructor(name, known[module, name])
         kind = name.removesuffix("Storage")
