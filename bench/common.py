@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import cpu
+from pix2pix import cpu, metrics
 from pix2pix.demo.facades import facade
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,6 +40,16 @@ def varied_pictures(n: int) -> np.ndarray:
         grain = rng.normal(0, GRAIN, picture.shape)
         result[index] = np.clip(picture + grain, 0, 255)
     return result
+
+
+def to_float(b: np.ndarray) -> np.ndarray:
+    """8-bit pictures as the network takes them: float32 in [-1,1]."""
+    return b.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_bytes(y: np.ndarray) -> np.ndarray:
+    """The network's output in [-1,1] as 8-bit pictures, by PyTorch's rule: what is behind the point is cut off."""
+    return np.clip((y + 1) / 2 * 255, 0, 255).astype(np.uint8)
 
 
 def hardware() -> dict[str, Any]:
@@ -123,6 +133,16 @@ def check_close(name: str, result: np.ndarray, expected: np.ndarray, tolerance: 
     return error
 
 
+def check_psnr(name: str, result: np.ndarray, expected: np.ndarray, least: float) -> float:
+    """PSNR (dB) of two outputs in [-1,1] as 8-bit pictures; RuntimeError if it is less than ``least``."""
+    if result.shape != expected.shape:
+        raise RuntimeError(f"{name} gave {result.shape}, the oracle {expected.shape}: not the same network")
+    psnr = metrics.psnr(to_bytes(result), to_bytes(expected))
+    if not psnr >= least or result.std() == 0:
+        raise RuntimeError(f"{name} has {psnr:.1f} dB against the oracle (at least {least:.0f}): not timed")
+    return psnr
+
+
 def check_pictures(name: str, result: np.ndarray, expected: np.ndarray) -> None:
     """RuntimeError unless 8-bit pictures are the oracle's, but for what rounds the other way."""
     difference = np.abs(result.astype(np.int16) - expected)
@@ -140,6 +160,12 @@ def command_line(*arguments: str | os.PathLike[str]) -> float:
     if done.returncode:
         raise RuntimeError(f"pix2pix {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr}")
     return elapsed
+
+
+def peak_memory() -> float:
+    """The most memory (MiB) that this process has held so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
 
 
 def save(name: str, record: Mapping[str, Any]) -> Path:

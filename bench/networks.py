@@ -27,8 +27,8 @@ def common_slope(layer: Layer) -> float:
     return slopes.pop()
 
 
-def onnx_model(generator: Generator, weights: Weights, n: int, h: int, w: int) -> bytes:
-    """The generator as a serialised ONNX model for (n,Cin,h,w) pictures, input ``input`` and output ``y``."""
+def onnx_model(generator: Generator, weights: Weights, n: int, h: int, w: int) -> Any:
+    """The generator as an ONNX model for (n,Cin,h,w) pictures, input ``input`` and output ``y``."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []
@@ -50,8 +50,7 @@ def onnx_model(generator: Generator, weights: Weights, n: int, h: int, w: int) -
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [n, out_channels, out_h, out_w])],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    return model.SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 
 def _onnx_layer(layer: Layer, weights: Weights) -> list[Any]:

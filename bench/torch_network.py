@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -17,6 +21,23 @@ def moments_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torc
     return (x - mean) * torch.rsqrt(variance + eps) * gamma.view(channels, 1, 1) + beta.view(channels, 1, 1)
 
 
+def write(path: Path, generator: Generator, weights: Weights) -> None:
+    """Write what :func:`read` makes a module of: the description of the generator, and its tensors."""
+    tensors = {}
+    for layer in generator.layers:
+        tensors[f"{layer.name}_kernel"] = torch.from_numpy(torch_weight(layer, weights))
+        for part in ("bias", "gamma", "beta"):
+            if f"{layer.name}.{part}" in weights:
+                tensors[f"{layer.name}_{part}"] = torch.from_numpy(weights[f"{layer.name}.{part}"])
+    torch.save({"generator": json.dumps(generator.to_dict()), "tensors": tensors}, path)
+
+
+def read(path: Path, group_norm: bool) -> TorchNetwork:
+    """The module that :func:`write` has written."""
+    content = torch.load(path, weights_only=True, mmap=True)
+    return TorchNetwork(Generator.from_dict(json.loads(content["generator"])), content["tensors"], group_norm)
+
+
 class TorchNetwork(nn.Module):
     """The generator in evaluation mode, channels last in memory.
 
@@ -24,16 +45,11 @@ class TorchNetwork(nn.Module):
     instance_norm copies to channels first, which is slower than either form.
     """
 
-    def __init__(self, generator: Generator, weights: Weights, group_norm: bool) -> None:
+    def __init__(self, generator: Generator, tensors: Mapping[str, torch.Tensor], group_norm: bool) -> None:
         super().__init__()
         self.layers = generator.layers
         self.normalise = torch.group_norm if group_norm else moments_norm
-        self.parts = nn.ParameterDict()
-        for layer in generator.layers:
-            self.parts[f"{layer.name}_kernel"] = nn.Parameter(torch.from_numpy(torch_weight(layer, weights)))
-            for part in ("bias", "gamma", "beta"):
-                if f"{layer.name}.{part}" in weights:
-                    self.parts[f"{layer.name}_{part}"] = nn.Parameter(torch.from_numpy(weights[f"{layer.name}.{part}"]))
+        self.parts = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in tensors.items()})
         self.eval().to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

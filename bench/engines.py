@@ -1,0 +1,143 @@
+"""The engines that :mod:`.peers` compares: how each loads a model from the file that it reads natively, and runs it.
+
+Nothing heavy is imported here: a start from nothing (:mod:`.start`) pays for its own engine alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+ToNhwc = Callable[[Any], np.ndarray]
+
+
+class Unavailable(RuntimeError):
+    """This engine cannot run at this precision on this machine, or not in this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an engine is asked to run: the model in ``folder`` (as :func:`.files.export` writes it) over the float32
+    pictures ``x`` (N,256,256,3) in [-1,1]. ``plan`` is for this project's engine."""
+
+    folder: Path
+    x: np.ndarray
+    threads: int
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One engine: ``load`` returns the call to be timed, and what makes (N,H,W,C) of its result.
+
+    ``file`` is a format of :mod:`.files`. An engine gets its input in the layout that it likes best; converting to it
+    is not timed.
+    """
+
+    load: Callable[[Task], tuple[Call, ToNhwc]]
+    file: str
+    precision: str = "float32"
+    ours: bool = False
+
+
+def nchw(x: np.ndarray) -> np.ndarray:
+    """(N,H,W,C) -> (N,C,H,W), contiguous."""
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def nhwc(y: np.ndarray) -> np.ndarray:
+    """(N,C,H,W) -> (N,H,W,C), contiguous."""
+    return np.ascontiguousarray(y.transpose(0, 2, 3, 1))
+
+
+def load_pix2pix(task: Task, precision: str = "float32", plan: str | None = None) -> tuple[Call, ToNhwc]:
+    """This project's CPU engine, under ``plan`` if it is given, else under the task's."""
+    import pix2pix
+
+    tune = "latency" if len(task.x) == 1 else "throughput"
+    model, plan = task.folder / "model.safetensors", plan or task.plan
+    try:
+        engine = pix2pix.load(model, "cpu", precision=precision, tune=tune, plan=plan, threads=task.threads)
+    except RuntimeError as error:
+        if precision == "float32":
+            raise
+        raise Unavailable(str(error)) from None
+    return lambda: engine.run(task.x), np.asarray
+
+
+def load_torch(task: Task, compiled: bool = False, precision: str = "float32") -> tuple[Call, ToNhwc]:
+    """PyTorch, channels last, as it is or compiled by inductor with frozen weights and static shapes."""
+    import torch
+
+    from .torch_network import read
+
+    torch.set_num_threads(task.threads)
+    # Measured: at N = 8 eager mode is faster with group_norm; at N = 1, and compiled, with plain moments.
+    module = read(task.folder / "model.pt", group_norm=not compiled and len(task.x) > 1)
+    if compiled:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        module = torch.compile(module, dynamic=False)
+    tensor = torch.from_numpy(nchw(task.x)).contiguous(memory_format=torch.channels_last)
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return module(tensor)
+
+    return call, lambda y: nhwc(y.float().numpy())
+
+
+def load_onnxruntime(task: Task) -> tuple[Call, ToNhwc]:
+    """ONNX Runtime with all graph optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    model = task.folder / f"model-{len(task.x)}.onnx"
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: nchw(task.x)}
+    return lambda: session.run(None, feed)[0], nhwc
+
+
+def load_openvino(task: Task, precision: str = "float32") -> tuple[Call, ToNhwc]:
+    """OpenVINO, one stream that has all threads. An int8 model says itself what is computed in int8."""
+    import openvino as ov
+
+    hint = ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32
+    settings = {
+        "INFERENCE_NUM_THREADS": task.threads,
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    model = task.folder / f"model-{'int8-' if precision == 'int8' else ''}{len(task.x)}.onnx"
+    compiled = ov.Core().compile_model(model, "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if used != hint:
+        raise Unavailable(f"OpenVINO computes in {used.to_string()} on this machine")
+    request = compiled.create_infer_request()
+    x_nchw = nchw(task.x)
+    return lambda: request.infer([x_nchw], share_inputs=True, share_outputs=True)[0], nhwc
+
+
+ENGINES = {
+    "pix2pix": Spec(load_pix2pix, "safetensors", ours=True),
+    "pix2pix-direct": Spec(partial(load_pix2pix, plan="direct"), "safetensors", ours=True),
+    "torch-eager": Spec(load_torch, "torch"),
+    "torch-compile": Spec(partial(load_torch, compiled=True), "torch"),
+    "onnxruntime": Spec(load_onnxruntime, "onnx"),
+    "openvino": Spec(load_openvino, "onnx"),
+    "pix2pix-bfloat16": Spec(partial(load_pix2pix, precision="bfloat16"), "safetensors", "bfloat16", ours=True),
+    "torch-eager-bfloat16": Spec(partial(load_torch, precision="bfloat16"), "torch", "bfloat16"),
+    "torch-compile-bfloat16": Spec(partial(load_torch, compiled=True, precision="bfloat16"), "torch", "bfloat16"),
+    "openvino-bfloat16": Spec(partial(load_openvino, precision="bfloat16"), "onnx", "bfloat16"),
+    "openvino-int8": Spec(partial(load_openvino, precision="int8"), "int8", "int8"),
+}

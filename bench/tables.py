@@ -1,0 +1,151 @@
+"""What :mod:`.peers` has measured as ratios and as Markdown tables.
+
+A ratio of two engines is the median over blocks of the ratio of their rates within a block, so that what slows the
+machine for a while slows both sides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
+AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
+THREADS = "{} threads against 1"
+GOALS = {  # by N: what is required of a ratio, and what it aims at
+    AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
+    "bfloat16 against the fastest bfloat16 peer": {1: (2.6, 3.2), 8: (2.5, 2.9)},
+    "bfloat16 against the fastest float32 peer": {1: (3.0, 3.5), 8: (3.2, 3.8)},
+    "2 threads against 1": {1: (1.8, 1.9), 8: (1.9, 1.95)},
+}
+
+Engines = Mapping[str, Mapping[str, Any]]
+
+
+def block_ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+    """How many times as fast one engine is as the other."""
+    blocks = np.array(ours["block_images_per_s"]) / theirs["block_images_per_s"]
+    return round(float(np.median(blocks)), 3)
+
+
+def fastest(engines: Engines, precision: str) -> str | None:
+    """The peer of that precision with the best median, or None."""
+    peers = [key for key, e in engines.items() if e["precision"] == precision and not key.startswith(OURS)]
+    return max(peers, key=lambda key: engines[key]["median_images_per_s"], default=None)
+
+
+def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The ratios that have goals, from the runs with all threads; those whose engines took part."""
+    runs = list(runs)
+    most = max(run["threads"] for run in runs)
+    rows = []
+    for run in runs:
+        engines = run["engines"]
+        pairs = [
+            (AGAINST_FLOAT32, OURS, fastest(engines, "float32")),
+            ("bfloat16 against the fastest bfloat16 peer", OURS_BFLOAT16, fastest(engines, "bfloat16")),
+            ("bfloat16 against the fastest float32 peer", OURS_BFLOAT16, fastest(engines, "float32")),
+            (THREADS.format(most), OURS, SINGLE),
+        ]
+        for what, ours, theirs in pairs:
+            if run["threads"] == most and ours in engines and theirs in engines:
+                required, goal = GOALS.get(what, {}).get(run["n"], (None, None))
+                row = {"what": what, "n": run["n"], "against": theirs}
+                row["ratio"] = block_ratio(engines[ours], engines[theirs])
+                rows.append(row | {"required": required, "goal": goal})
+    return sorted(rows, key=lambda row: (list(GOALS).index(row["what"]) if row["what"] in GOALS else 9, row["n"]))
+
+
+def distance(off: Mapping[str, float]) -> str:
+    """How far an output is from the oracle's, in words."""
+    return f"{off['max_abs_error']:.1e}" if "max_abs_error" in off else f"{off['psnr_db']:.1f} dB"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; None and missing values are empty cells, the first column is text and the others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+
+
+def details(run: Mapping[str, Any]) -> str:
+    """One run: an engine per line."""
+    rows = []
+    for key, entry in run["engines"].items():
+        share = entry.get("of_reference")
+        rows.append(
+            (
+                key,
+                f"{entry['median_images_per_s']:.2f}",
+                f"{entry['min_images_per_s']:.2f}",
+                f"{entry['median_gflops']:.0f}",
+                f"{entry['median_fraction_of_peak']:.0%}",
+                entry.get("ours_over_this"),
+                entry.get("ours_bfloat16_over_this"),
+                distance(entry),
+                None if share is None else f"{share:.0%}",
+            )
+        )
+    head = ["engine", "images/s", "best", "GFLOP/s", "of FMA peak", f"{OURS} / this", f"{OURS_BFLOAT16} / this"]
+    title = f"### N={run['n']}, threads: {run['threads']}, peak {run['peak']['fma_gflops']:.0f} GFLOP/s"
+    return f"{title}\n\n{markdown([*head, 'off the oracle', 'of reference'], rows)}\n"
+
+
+def ratio_table(record: Mapping[str, Any]) -> str:
+    """The ratios that have goals."""
+    rows = [(r["what"], r["n"], r["against"], r["ratio"], r["required"], r["goal"]) for r in record["ratios"]]
+    return markdown(["ratio", "N", "against", "measured", "required", "goal"], rows)
+
+
+def throughput_table(record: Mapping[str, Any]) -> str:
+    """Images/s (median) of all engines in all runs."""
+    runs = record["runs"]
+    keys = list(dict.fromkeys(key for run in runs for key in run["engines"] if key != SINGLE))
+    rows = []
+    for key in keys:
+        entries = [run["engines"].get(key) for run in runs]
+        rows.append([key, *(f"{entry['median_images_per_s']:.1f}" if entry else None for entry in entries)])
+    return markdown(["images/s", *(f"N={run['n']}, threads: {run['threads']}" for run in runs)], rows)
+
+
+def cost_table(record: Mapping[str, Any]) -> str:
+    """Start from nothing, and peak memory in the runs with all threads."""
+    runs = [run for run in record["runs"] if run["threads"] == record["runs"][0]["threads"]]
+    rows = []
+    for key, seconds in record["cold_start"].items():
+        entries = [run["engines"].get(key) for run in runs]
+        rows.append(
+            [key, f"{seconds['median_s']:.2f}", *(f"{e['peak_memory_mib']:.0f}" if e else None for e in entries)]
+        )
+    return markdown(["engine", "cold start, s", *(f"peak MiB, N={run['n']}" for run in runs)], rows)
+
+
+def quality_table(record: Mapping[str, Any]) -> str:
+    """PSNR on real weights."""
+    rows = [(key, *entry.values()) for key, entry in record["quality"].items()]
+    return markdown(["engine", "PSNR (dB), mean", "PSNR (dB), least", "largest difference (of 255)"], rows)
+
+
+def write(json_path: Path) -> Path:
+    """Write the tables of a peers.json beside it."""
+    record = json.loads(json_path.read_text(encoding="utf-8"))
+    hardware = record["hardware"]
+    parts = [
+        "# This engine and its peers",
+        f"Commit {record['commit']}, on {hardware['usable_cpus']} cores of {hardware['processor']}. "
+        f"Plan: {record['plan'] or 'the default'}. Made by `python -m bench.peers`; bench/README.md has the rules.",
+        *([f"**VOID**: {', '.join(record['void'])}"] if record["void"] else []),
+        *(f"{name} was skipped: {why}" for name, why in record["unavailable"].items()),
+        "## Ratios\n\n" + ratio_table(record),
+        "## Throughput\n\n" + throughput_table(record),
+        "## Start and memory\n\n" + cost_table(record),
+        "## Quality on real weights\n\n" + quality_table(record),
+        "## Every run",
+        *(details(run).rstrip() for run in record["runs"]),
+    ]
+    path = json_path.with_suffix(".md")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
