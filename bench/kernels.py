@@ -1,6 +1,9 @@
-"""Each layer's GFLOP/s, as a fraction of what this machine's multiply-adds can do.
+"""Each layer's GFLOP/s, as a fraction of what this machine's multiply-adds can do, under two plans.
 
-    python -m bench.kernels [--plan direct] [--batches 1,8] [--blocks 5]
+    python -m bench.kernels [--plan NAME] [--batches 1,8] [--blocks 5]
+
+The plans are ``direct``, whose fraction says how good the kernels are, and the engine's default (or another), whose
+rate is effective: GFLOP are those of the direct algorithm, so Winograd may do more of them than the peak has.
 
 The engine walks the whole network, and every layer is timed where it runs: its input is as warm as it will be in
 earnest, and norm, activation, padding and statistics are part of the layer. Every layer's value is compared with the
@@ -11,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pix2pix import cpu
 from pix2pix.cpu import CpuEngine
+from pix2pix.generator import INPUT
 from pix2pix.reference import ReferenceEngine
 
 from . import common
@@ -57,14 +62,24 @@ def verify(engine: CpuEngine, x: np.ndarray) -> dict[str, float]:
     return errors
 
 
-def time_layers(
-    n: int, arguments: argparse.Namespace
-) -> tuple[dict[str, list[float]], list[float], dict[str, float], dict[str, float]]:
-    """For ``n`` pictures per call: seconds of each layer's runs, of the whole network's, errors, and the peak."""
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What was measured of one plan: seconds of each layer's runs and of the whole network's, relative errors,
+    algorithms, and the machine's peak."""
+
+    layers: dict[str, list[float]]
+    network: list[float]
+    errors: dict[str, float]
+    algorithms: dict[str, str]
+    peak: dict[str, float]
+
+
+def time_layers(n: int, plan: str | None, arguments: argparse.Namespace) -> Times:
+    """Time the layers for ``n`` pictures per call."""
     x = inputs(n)
     tune = "latency" if n == 1 else "throughput"
-    with CpuEngine(*model(), tune=tune, plan=arguments.plan, threads=arguments.threads) as engine:
-        errors = verify(engine, x)
+    with CpuEngine(*model(), tune=tune, plan=plan, threads=arguments.threads) as engine:
+        errors, algorithms = verify(engine, x), dict(engine.plan.layers)
         layers = {name: Timed(packed) for name, packed in engine._layers.items()}
         engine._layers.update(layers)
         common.time_calls(lambda: engine.run(x), 3)  # warm up
@@ -75,25 +90,39 @@ def time_layers(
             peaks.append(common.peak(arguments.threads))
             whole += common.time_calls(lambda: engine.run(x), CALLS)
     seconds = {name: layer.seconds for name, layer in layers.items() if layer.seconds}
-    return seconds, whole, errors, common.median_peak(peaks)
+    return Times(seconds, whole, errors, algorithms, common.median_peak(peaks))
 
 
-def report(n: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def compulsory_bytes(n: int) -> dict[str, int]:
+    """Float32 bytes that each layer must read and write for ``n`` pictures: its weights once, its maps."""
+    generator, weights = model()
+    shapes = generator.shapes(256, 256) | {INPUT: (256, 256, generator.in_channels)}
+    result = {}
+    for layer in generator.layers:
+        maps = sum(int(np.prod(shapes[name])) for name in (*(source.layer for source in layer.inputs), layer.name))
+        result[layer.name] = 4 * (weights[f"{layer.name}.kernel"].size + n * maps)
+    return result
+
+
+def report(n: int, plan: str | None, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time, print and return all layers for ``n`` pictures per call."""
     generator, _ = model()
-    seconds, whole, errors, peak = time_layers(n, arguments)
-    macs, shapes = generator.macs(256, 256), generator.shapes(256, 256)
-    print(f"\nN={n}, peak {peak['fma_gflops']:.0f} GFLOP/s\n{'layer':12s} ms/image  GFLOP/s  of peak  output")
+    times = time_layers(n, plan, arguments)
+    macs, shapes, traffic = generator.macs(256, 256), generator.shapes(256, 256), compulsory_bytes(n)
+    peak = times.peak["fma_gflops"]
+    print(f"\nN={n}, plan: {plan or 'default'}, peak {peak:.0f} GFLOP/s")
+    print(f"{'layer':12s} ms/image  GFLOP/s  of peak  algorithm         output")
     layers = {}
-    for name, times in seconds.items():
-        entry = layers[name] = common.rates(times, n, 2 * macs[name], peak["fma_gflops"])
-        entry |= {"relative_error": errors[name], "output": list(shapes[name])}
-        _print_line(name, entry, "x".join(map(str, shapes[name])))
-    total = common.rates(whole, n, generator.flops(), peak["fma_gflops"])
+    for name, seconds in times.layers.items():
+        entry = layers[name] = common.rates(seconds, n, 2 * macs[name], peak)
+        entry |= {"algorithm": times.algorithms[name], "relative_error": times.errors[name]}
+        entry |= {"output": list(shapes[name]), "flops_per_byte": round(2 * n * macs[name] / traffic[name], 2)}
+        _print_line(name, entry, f"{entry['algorithm']:16s}  {'x'.join(map(str, shapes[name]))}")
+    total = common.rates(times.network, n, generator.flops(), peak)
     total["median_ms_outside_layers"] = round(total["median_ms_per_image"] - _sum_of_medians(layers), 4)
     _print_line("network", total, f"{total['median_ms_outside_layers']:.3f} ms/image outside layers")
-    left_out = [layer.name for layer in generator.layers if layer.name not in seconds]
-    return {"peak": peak, "layers": layers, "network": total, "constant": left_out}
+    left_out = [layer.name for layer in generator.layers if layer.name not in layers]
+    return {"peak": times.peak, "layers": layers, "network": total, "constant": left_out}
 
 
 def _sum_of_medians(layers: dict[str, dict[str, Any]]) -> float:
@@ -110,13 +139,16 @@ def _print_line(name: str, entry: dict[str, Any], remark: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--plan", default="direct", help="plan of the engine (%(default)s)")
+    parser.add_argument("--plan", help="plan to measure beside direct (the engine's default)")
     parser.add_argument("--batches", default="1,8", help="numbers of pictures per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help=f"blocks of {CALLS} calls (%(default)s)")
     parser.add_argument("--threads", type=int, default=cpu.available_cores(), help="(%(default)s)")
     arguments = parser.parse_args(argv)
-    batches = {n: report(int(n), arguments) for n in arguments.batches.split(",")}
-    common.save("kernels", {"threads": arguments.threads, "plan": arguments.plan, "batches": batches})
+    plans = {"direct": "direct", arguments.plan or "default": arguments.plan}
+    batches = {
+        n: {name: report(int(n), plan, arguments) for name, plan in plans.items()} for n in arguments.batches.split(",")
+    }
+    common.save("kernels", {"threads": arguments.threads, "batches": batches})
     return 0
 
 
