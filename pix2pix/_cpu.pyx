@@ -41,6 +41,7 @@ cdef extern from "_simd.h" nogil:
 cdef enum:
     MAX_SOURCES = 4
     MAX_TAPS = 16
+    PACK_CHANNELS = 16          # that are packed at a time
     PANEL_BYTES = 256 * 1024    # of a panel's weights that are used before the next taps are begun
     BLOCK_BYTES = 512 * 1024    # of a block's input, so that it stays in the second-level cache
     BLOCK_ROWS = 16             # at most, of the base grid

@@ -15,7 +15,34 @@ cdef class DirectConvolution(Convolution):
         Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, half, picture)
         self.panels, self.taps = (self.filters + NR - 1) // NR, 4 if transposed else 16
         self.weights = aligned(self.parities * self.panels * self.taps * self.words * NR)
-        pack(kernel, transposed, self.where, self.panels, half, self.weights, threads)
+        self.pack(kernel, threads)
+
+    cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
+        """Pack the weights, VL filters and a few channels at a time."""
+        cdef const long[::1] where = self.where
+        cdef long groups = self.filters // VL, steps = (self.depth + PACK_CHANNELS - 1) // PACK_CHANNELS, item
+        for item in prange(groups * steps, nogil=True, num_threads=threads, schedule="static"):
+            self.pack_part(kernel, where, item // steps * VL, item % steps * PACK_CHANNELS)
+
+    cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long filter,
+                        long first) noexcept nogil:
+        """Parity (r, s) uses the kernel's (3 - r - 2u, 3 - s - 2v) as its tap (u, v)."""
+        cdef float[16 * PACK_CHANNELS * VL] taps
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), parity, tap, k, j
+        cdef float* out
+        cdef const float* given
+        gather_taps(kernel, self.transposed, where, first, count, filter, taps)
+        for parity in range(self.parities):
+            out = &self.weights[(parity * self.panels + filter // NR) * self.taps * self.words * NR]
+            for tap in range(self.taps):
+                if self.transposed:
+                    given = taps + (4 * (3 - parity // 2 - tap // 2 * 2) + 3 - parity % 2 - tap % 2 * 2) * PACK_CHANNELS * VL
+                else:
+                    given = taps + tap * PACK_CHANNELS * VL
+                for k in range(count):
+                    for j in range(VL):
+                        set_weight(out, first + k, filter % NR + j, given[k * VL + j], self.half)
+                out = out + self.words * NR
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""

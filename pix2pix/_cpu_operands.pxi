@@ -146,40 +146,25 @@ cdef inline void set_weight(float* out, long k, long j, float value, bint half) 
         out[k * NR + j] = value
 
 
-cdef void pack_tap(const float[:, :, :, ::1] kernel, bint transposed, long a, long b, const long[::1] where, long panel,
-                   bint half, float* out) noexcept nogil:
-    """out[k][j] = the weight from channel where[k] to filter panel * NR + j at (a, b); the rest stays zero."""
-    cdef long filters = kernel.shape[2] if transposed else kernel.shape[3]
-    cdef long width = min(<long>NR, filters - panel * NR), k, j
-    for k in range(where.shape[0]):
-        if where[k] < 0:
-            continue
-        for j in range(width):
+cdef void gather_taps(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long first, long count,
+                      long filter, float* taps) noexcept nogil:
+    """taps[4 * a + b][k][j] = the weight at (a, b) from channel where[first + k] to `filter` + j, for k < count, j < VL.
+
+    Zero where there is no such channel or filter. taps: 16 * PACK_CHANNELS * VL floats.
+    """
+    cdef long width = min(<long>VL, (kernel.shape[2] if transposed else kernel.shape[3]) - filter), a, b, k, j
+    cdef float* tap
+    memset(taps, 0, 16 * PACK_CHANNELS * VL * sizeof(float))
+    for a in range(4):
+        for b in range(4):
+            tap = taps + (4 * a + b) * PACK_CHANNELS * VL
             if transposed:
-                set_weight(out, k, j, kernel[a, b, panel * NR + j, where[k]], half)
+                for j in range(width):
+                    for k in range(count):
+                        if where[first + k] >= 0:
+                            tap[k * VL + j] = kernel[a, b, filter + j, where[first + k]]
             else:
-                set_weight(out, k, j, kernel[a, b, where[k], panel * NR + j], half)
-
-
-cdef void pack(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long panels,
-               bint half, float[::1] out, long threads):
-    """Pack a kernel as [parity][panel][tap][channel][NR]; parity (r,s) uses (3-r-2u, 3-s-2v) as its tap (u,v)."""
-    cdef long parities = 4 if transposed else 1, taps = 4 if transposed else 16, item, parity, tap, a, b
-    cdef long size = where.shape[0] // (2 if half else 1) * NR
-    for item in prange(parities * panels * taps, nogil=True, num_threads=threads, schedule="static"):
-        tap = item % taps
-        parity = item // taps // panels
-        if transposed:
-            a = 3 - parity // 2 - 2 * (tap // 2)
-            b = 3 - parity % 2 - 2 * (tap % 2)
-        else:
-            a = tap // 4
-            b = tap % 4
-        pack_tap(kernel, transposed, a, b, where, item // taps % panels, half, &out[item * size])
-
-
-def pack_columns(const float[:, :, :, ::1] kernel, const long[::1] where, long panels, float[::1] out):
-    """Pack a (1,1,out,in) kernel as [panel][channel][NR]."""
-    cdef long panel
-    for panel in range(panels):
-        pack_tap(kernel, True, 0, 0, where, panel, False, &out[panel * where.shape[0] * NR])
+                for k in range(count):
+                    if where[first + k] >= 0:
+                        for j in range(width):
+                            tap[k * VL + j] = kernel[a, b, where[first + k], filter + j]

@@ -30,8 +30,10 @@ cdef class OutputConvolution:
         self.depth = len(where)
         self.weights = aligned(self.panels * self.depth * NR)
         self.bias = widened(bias, self.channels, 0.0)
-        flat = np.asarray(kernel).reshape(1, 1, 16 * self.channels, kernel.shape[3])
-        pack_columns(flat, where, self.panels, self.weights)
+        kept = where >= 0
+        wide = np.zeros((self.depth, self.panels * NR), np.float32)
+        wide[kept, : 16 * self.channels] = np.asarray(kernel).reshape(16 * self.channels, -1).T[where[kept]]
+        np.asarray(self.weights)[:] = wide.reshape(self.depth, self.panels, NR).transpose(1, 0, 2).ravel()
 
     cdef long rows_of(self, long h) noexcept nogil:
         """Input rows of a strip."""

@@ -179,14 +179,19 @@ cdef inline void write_tile(const Tiling* t, const long m, const float* products
                 (<vec*>(out + ((y + step * i) * w + x + step * j) * filters))[0] = d[i * (m + 1) + j] + b
 
 
-cdef inline float transformed(const float[:, :, :, ::1] kernel, bint transposed, const double* p, const double* q, long a,
-                              long b, long step, long channel, long f) noexcept nogil:
-    """(G k G^T)[x, y] of the 2x2 taps (a + step * u, b + step * w), with p and q the rows x and y of G."""
-    if transposed:
-        return <float>(p[0] * (q[0] * kernel[a, b, f, channel] + q[1] * kernel[a, b + step, f, channel])
-                       + p[1] * (q[0] * kernel[a + step, b, f, channel] + q[1] * kernel[a + step, b + step, f, channel]))
-    return <float>(p[0] * (q[0] * kernel[a, b, channel, f] + q[1] * kernel[a, b + step, channel, f])
-                   + p[1] * (q[0] * kernel[a + step, b, channel, f] + q[1] * kernel[a + step, b + step, channel, f]))
+cdef void transform_kernel(const long m, const float* k, long down, long across, double* u) noexcept nogil:
+    """u[x][y][j] = (G k G^T)[x,y], x, y <= m, of the 2x2 taps k, k + across, k + down, k + down + across; j < VL."""
+    cdef double[2][2] g
+    cdef double t0, t1
+    cdef long x, y, j
+    for x in range(m + 1):
+        for y in range(m + 1):
+            g[0] = KERNEL_TRANSFORM[m - 2][x]
+            g[1] = KERNEL_TRANSFORM[m - 2][y]
+            for j in range(VL):
+                t0 = g[0][0] * k[j] + g[0][1] * k[down + j]
+                t1 = g[0][0] * k[across + j] + g[0][1] * k[down + across + j]
+                u[(x * (m + 1) + y) * VL + j] = g[1][0] * t0 + g[1][1] * t1
 
 
 cdef class WinogradConvolution(Convolution):
@@ -209,33 +214,38 @@ cdef class WinogradConvolution(Convolution):
         self.pack(kernel, threads)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
+        """Transform and pack the weights, VL columns and a few channels at a time."""
         cdef const long[::1] where = self.where
-        cdef long item
-        for item in prange(self.points * self.panels, nogil=True, num_threads=threads, schedule="static"):
-            self.pack_panel(kernel, where, item // self.panels, item % self.panels)
+        cdef long groups = self.n // VL, steps = (self.depth + PACK_CHANNELS - 1) // PACK_CHANNELS, item
+        for item in prange(groups * steps, nogil=True, num_threads=threads, schedule="static"):
+            self.pack_part(kernel, where, item // steps * VL, item % steps * PACK_CHANNELS)
 
-    cdef void pack_panel(self, const float[:, :, :, ::1] kernel, const long[::1] where, long point,
-                         long panel) noexcept nogil:
-        """U[point][panel]: columns of VL filters, all of one parity where parities stand side by side."""
-        cdef long filters = kernel.shape[2] if self.transposed else kernel.shape[3], square = (self.m + 1) * (self.m + 1)
-        cdef const double* p = &KERNEL_TRANSFORM[self.m - 2][point % square // (self.m + 1)][0]
-        cdef const double* q = &KERNEL_TRANSFORM[self.m - 2][point % (self.m + 1)][0]
-        cdef long rows = self.depth * (1 if self.transposed else 4), j, k, f, parity, a, b, step
-        cdef float* out = &self.weights[(point * self.panels + panel) * self.k * NR]
-        for k in range(rows):
-            if where[k % self.depth] < 0:
-                continue
-            for j in range(min(<long>NR, self.n - panel * NR)):
-                f = (panel * NR + j) % self.filters
-                if f >= filters:
-                    continue
-                if self.transposed:
-                    parity = (panel * NR + j) // self.filters if self.shared else point // square
-                    a, b, step = 3 - parity // 2, 3 - parity % 2, -2
-                else:
-                    a, b, step = k // self.depth // 2, k // self.depth % 2, 2
-                set_weight(out, k, j, transformed(kernel, self.transposed, p, q, a, b, step, where[k % self.depth], f),
-                           self.products_half)
+    cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long column,
+                        long first) noexcept nogil:
+        """VL columns of U, which are filters of one parity, and the rows of a few channels of all phases."""
+        cdef float[16 * PACK_CHANNELS * VL] taps
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), k, r, s, tap = PACK_CHANNELS * VL
+        gather_taps(kernel, self.transposed, where, first, count, column % self.filters, taps)
+        for k in range(count):
+            for r in range(2):
+                for s in range(2):
+                    if not self.transposed:     # (r, s): the phase, that is, the taps (r + 2u, s + 2v)
+                        self.pack_row(taps + (4 * r + s) * tap + k * VL, 8 * tap, 2 * tap, 0,
+                                      (2 * r + s) * self.depth + first + k, column)
+                    elif not self.shared or column // self.filters == 2 * r + s:    # the parity: (3-r-2u, 3-s-2v)
+                        self.pack_row(taps + (4 * (3 - r) + 3 - s) * tap + k * VL, -8 * tap, -2 * tap,
+                                      0 if self.shared else (2 * r + s) * (self.m + 1) * (self.m + 1), first + k, column)
+
+    cdef void pack_row(self, const float* k, long down, long across, long point, long row, long column) noexcept nogil:
+        """VL columns of one row of U, at `point` and those that follow."""
+        cdef double[MAX_POINTS * MAX_POINTS * VL] u
+        cdef long i, j
+        cdef float* out
+        transform_kernel(self.m, k, down, across, u)
+        for i in range((self.m + 1) * (self.m + 1)):
+            out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
+            for j in range(VL):
+                set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products_half)
 
     cdef Tiling tile(self, const Geometry* g) noexcept nogil:
         """The tiles of one layer, in blocks whose V and M together fit the second-level cache."""
