@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,9 @@ FORCE_ISA = "PIX2PIX_ISA"
 PIXELS_AT_ONCE = 8 * 256 * 256  # of a batch: what more images would cost in memory they don't gain in speed
 SIZES_KEPT = 4
 PRECISIONS = ("float32", "bfloat16")
+MAX_THREADS = 1024
 
-
-class Interrupted(Exception):
-    """The caller stopped waiting: the layers that are left are not computed."""
+Maps = Mapping[str, np.ndarray]  # values of layers by name, (N,H,W,C)
 
 
 def instruction_sets() -> list[str]:
@@ -117,15 +117,15 @@ class CpuEngine(BaseEngine):
         super().__init__(generator)
         generator.check_weights(weights)
         _check_layers(generator)
-        if threads is not None and threads < 1:
-            raise ValueError(f"got {threads} threads, expected 1 or more")
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise ValueError(f"got {threads!r} threads, expected a whole number from 1 to {MAX_THREADS}")
         if precision not in PRECISIONS:
             raise RuntimeError(f"precision {precision!r}: the CPU engine computes in {' or '.join(PRECISIONS)}")
         self.precision = precision
         self.plan = plans.choose(generator, tune, plan, precision)
-        self.threads = threads or available_cores()
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
+        self.threads = 1 if facts["openmp"] == "no" else threads or available_cores()
         self.isa: str = facts["isa"]
         if precision == "bfloat16" and facts["bfloat16"] != "yes":
             raise RuntimeError(
@@ -136,10 +136,9 @@ class CpuEngine(BaseEngine):
         self._layers = {layer.name: self._pack(layer, weights) for layer in self._folded.layers}
         self._workspaces: OrderedDict[tuple[int, int, int], Workspace] = OrderedDict()
         self._memory = np.empty(0, np.float32)
-        self._stop = threading.Event()
         self._leader = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
 
-    def _pack(self, layer: Layer, weights: Weights):
+    def _pack(self, layer: Layer, weights: Weights) -> Any:
         """The layer with its weights packed."""
         part = {key: weights.get(f"{layer.name}.{key}") for key in ("kernel", "bias", "gamma", "beta")}
         kernel = np.ascontiguousarray(part["kernel"])
@@ -163,11 +162,11 @@ class CpuEngine(BaseEngine):
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
-        self._lead(self._run_chunks, given, results, n, h, w)
+        self._lead(given, results, (n, h, w), threading.Event())
         return results
 
-    def _translate(self, b: np.ndarray, out: np.ndarray) -> None:
-        self._lead(self._run_chunks, {INPUT: b}, {self.generator.layers[-1].name: out}, *b.shape[:3])
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        self._lead({INPUT: b}, {self.generator.layers[-1].name: out}, b.shape[:3], stop)
 
     def _close(self) -> None:
         self._leader.shutdown()
@@ -177,19 +176,19 @@ class CpuEngine(BaseEngine):
 
     # -- the walk ---------------------------------------------------------------------------------------------
 
-    def _lead(self, work, *args) -> None:
-        """Do the work in the engine's own thread. If the wait is interrupted, so is the work, after a layer."""
-        self._stop.clear()
-        future = self._leader.submit(work, *args)
+    def _lead(self, given: Maps, results: Maps, size: tuple[int, ...], stop: threading.Event) -> None:
+        """Do the work in the engine's own thread. If the wait for it is interrupted, it is given up after a layer."""
+        future = self._leader.submit(self._run_chunks, given, results, size, stop)
         try:
             future.result()
         except BaseException:
-            self._stop.set()
+            stop.set()
             future.exception()
             raise
 
-    def _run_chunks(self, given, results, n: int, h: int, w: int) -> None:
-        """Fill ``results``, as many images at a time as fit PIXELS_AT_ONCE."""
+    def _run_chunks(self, given: Maps, results: Maps, size: tuple[int, ...], stop: threading.Event) -> None:
+        """Fill ``results`` from ``given``, both of (n, h, w), as many images at a time as fit PIXELS_AT_ONCE."""
+        n, h, w = size
         step = max(1, PIXELS_AT_ONCE // (h * w))
         for first in range(0, n, step):
             images = slice(first, min(first + step, n))
@@ -197,17 +196,18 @@ class CpuEngine(BaseEngine):
                 {name: value[images] for name, value in given.items()},
                 {name: value[images] for name, value in results.items()},
                 self._workspace(images.stop - first, h, w),
+                stop,
             )
 
-    def _forward(self, given: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray], space: Workspace) -> None:
-        """Compute ``results`` from the given layers, in place."""
+    def _forward(self, given: Maps, results: Maps, space: Workspace, stop: threading.Event) -> None:
+        """Compute ``results`` from the given layers, in place, or give up before a layer when ``stop`` is set."""
         last = self.generator.layers[-1].name
         maps = dict(space.constants)
         maps |= {name: self._as_map(name, value) for name, value in given.items() if name not in (INPUT, last)}
         wanted = tuple(name for name in results if name not in given)
         for layer in self._folded.needed(wanted, {**maps, **given}):
-            if self._stop.is_set():
-                raise Interrupted
+            if stop.is_set():
+                return
             packed = self._layers[layer.name]
             if layer.inputs[0].layer == INPUT:
                 sources = given[INPUT]
@@ -224,7 +224,7 @@ class CpuEngine(BaseEngine):
             elif name != last:
                 result[...] = _value(maps[name], result.shape[-1])
 
-    def _as_map(self, name: str, value: np.ndarray):
+    def _as_map(self, name: str, value: np.ndarray) -> Any:
         """A layer's given value as other layers read it."""
         n, h, w, channels = value.shape
         stride = self._kernels.padded(channels)
@@ -251,7 +251,7 @@ class CpuEngine(BaseEngine):
         if constants:
             zeros = {INPUT: np.zeros((1, h, w, self.generator.in_channels), np.float32)}
             values = {name: np.empty((1, *self._folded.shapes(h, w)[name]), np.float32) for name in constants}
-            self._forward(zeros, values, Workspace(self, 1, h, w, self._memory))
+            self._forward(zeros, values, Workspace(self, 1, h, w, self._memory), threading.Event())
             space.constants = {name: self._as_map(name, value) for name, value in values.items()}
         self._workspaces[key] = space
         while len(self._workspaces) > SIZES_KEPT:
@@ -293,7 +293,7 @@ class Workspace:
         return maps + scratch
 
 
-def _value(m, channels: int) -> np.ndarray:
+def _value(m: Any, channels: int) -> np.ndarray:
     """A map's value (N,H,W,C): its norm applied."""
     raw, mean, scale, shift = (np.asarray(part) for part in (m.raw, m.mean, m.scale, m.shift))
     return ((raw - mean[:, None, None]) * scale[:, None, None] + shift)[..., :channels]
@@ -327,7 +327,7 @@ def build_info() -> dict[str, str]:
         "compiler": facts["compiler"],
         "OpenMP": facts["openmp"],
         "bfloat16": facts["bfloat16"],
-        "threads": str(available_cores()),
+        "threads": str(1 if facts["openmp"] == "no" else available_cores()),
     }
 
 

@@ -12,16 +12,12 @@ from collections.abc import Generator as Stream
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from .generator import INPUT, Generator, Layer, Statistics
-
-if TYPE_CHECKING:
-    from .plan import Plan
-
-PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
+from .plan import PRECISIONS, Plan
 
 
 @runtime_checkable
@@ -67,8 +63,8 @@ class BaseEngine:
         """Values of ``outputs`` from the given layers: fresh float32 NHWC arrays."""
         raise NotImplementedError
 
-    def _translate(self, b: np.ndarray, out: np.ndarray) -> None:
-        """Fill ``out`` from ``b``: both uint8, NHWC, C-contiguous, N >= 1."""
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        """Fill ``out`` from ``b``: both uint8, NHWC, C-contiguous, N >= 1. Give up soon after ``stop`` is set."""
         raise NotImplementedError
 
     def _close(self) -> None:
@@ -121,6 +117,9 @@ class BaseEngine:
         Raises TypeError for another dtype than uint8, ValueError for a shape that the generator cannot take,
         RuntimeError after :meth:`close`.
         """
+        return self._translate_checked(b, out, threading.Event())
+
+    def _translate_checked(self, b: np.ndarray, out: np.ndarray | None, stop: threading.Event) -> np.ndarray:
         b = np.asarray(b)
         if b.dtype != np.uint8:
             raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
@@ -134,25 +133,28 @@ class BaseEngine:
         with self._lock:
             self._check_usable()
             if b.size:
-                self._translate(np.ascontiguousarray(pictures), results)
+                self._translate(np.ascontiguousarray(pictures), results, stop)
         return out
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
         """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed.
 
-        Each batch is copied when it comes, so that one array may be filled again and again.
+        Each batch is copied when it comes, so that one array may be filled again and again. Closing the stream, or an
+        interrupt, gives up what is being computed.
         """
         executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-stream")
+        stop = threading.Event()
         try:
             pending = None
             for batch in batches:
-                following = executor.submit(self.translate, np.array(batch))
+                following = executor.submit(self._translate_checked, np.array(batch), None, stop)
                 if pending is not None:
                     yield pending.result()
                 pending = following
             if pending is not None:
                 yield pending.result()
         finally:
+            stop.set()
             executor.shutdown(cancel_futures=True)
 
     def empty(self, n: int, h: int, w: int) -> np.ndarray:

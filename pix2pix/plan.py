@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from .generator import INPUT, Generator, Layer
@@ -21,6 +20,7 @@ ALGORITHMS = {
         *(f"winograd-shared{m}" for m in (2, 3, 4)),
     )
 }
+PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
 TUNES = ("latency", "throughput")
 
 
@@ -45,7 +45,12 @@ class Plan:
         for name, algorithm in self.layers.items():
             if algorithm not in takes:
                 raise ValueError(f"the plan has {algorithm!r} for {name}, expected one of {', '.join(takes)}")
-        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"got a plan for precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        object.__setattr__(self, "layers", dict(self.layers))
+
+    def __hash__(self) -> int:
+        return hash((self.hardware, self.precision, self.tune, tuple(sorted(self.layers.items()))))
 
     def check(self, generator: Generator) -> None:
         """Raise ValueError unless this plan is for the layers of ``generator``."""
@@ -76,7 +81,7 @@ def choose(
     """The plan for ``generator`` on a CPU, in ``precision`` (float32 or bfloat16).
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
-    None chooses. Raises ValueError for a plan that doesn't fit the generator.
+    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator.
     """
     if plan is None or plan in ALGORITHMS["cpu"]:
         shapes = generator.shapes(generator.size, generator.size)
@@ -90,7 +95,7 @@ def choose(
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
-        except (OSError, TypeError, AttributeError, ValueError) as error:
+        except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
     if plan.precision != precision:

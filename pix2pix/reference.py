@@ -7,6 +7,8 @@ independent framework, in tests/data.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from .engine import BaseEngine
@@ -76,9 +78,11 @@ class ReferenceEngine(BaseEngine):
         values = self.values(given, outputs)
         return {name: values[name].astype(np.float32) for name in outputs}
 
-    def _translate(self, b: np.ndarray, out: np.ndarray) -> None:
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         last = self.generator.layers[-1].name
         for picture, result in zip(b, out, strict=True):
+            if stop.is_set():
+                return
             y = self.values({INPUT: to_float(picture[None], self.dtype)}, (last,))[last]
             result[...] = to_uint8(y, self.generator.output_scale)[0]
 

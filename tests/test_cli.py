@@ -365,9 +365,9 @@ from pix2pix import cpu
 from pix2pix.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
 translate = cpu.CpuEngine._translate
-def slowly(self, b, out):
+def slowly(self, b, out, stop):
     time.sleep(0.1)
-    translate(self, b, out)
+    translate(self, b, out, stop)
 cpu.CpuEngine._translate = slowly
 sys.exit(main())
 """

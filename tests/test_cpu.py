@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -319,7 +320,7 @@ def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
         np.testing.assert_allclose(raw, exact, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 10**6])
 def test_threads_must_be_positive(threads):
     with pytest.raises(ValueError, match="threads"):
         CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), threads=threads)
@@ -353,6 +354,9 @@ def test_plans(tmp_path):
         Plan({"encoder_1": "magic"})
     with pytest.raises(ValueError, match="tune"):
         CpuEngine(g, weights, tune="fast")
+    with pytest.raises(ValueError, match="precision"):
+        Plan(plan.layers, precision="int8")
+    assert pickle.loads(pickle.dumps(plan)) == plan and hash(plan) == hash(Plan(plan.layers, tune="latency"))
 
 
 def test_plans_are_made_for_the_models_own_size():
@@ -416,6 +420,29 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
             print("goes on")
     """
     assert run_code(code).split() == ["interrupted", "True", "goes", "on"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_gives_up_what_a_stream_computes():
+    code = """
+        import os, signal, threading, time
+        import numpy as np
+        from pix2pix.cpu import CpuEngine
+        from pix2pix.generator import random_weights, unet
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        g = unet(ngf=16, depth=8)
+        with CpuEngine(g, random_weights(g)) as engine:
+            many = np.zeros((2000, 256, 256, 3), np.uint8)
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            start = time.monotonic()
+            try:
+                for _ in engine.stream([many]):
+                    print("not interrupted")
+            except KeyboardInterrupt:
+                print("interrupted", time.monotonic() - start < 3)
+    """
+    assert run_code(code).split() == ["interrupted", "True"]
 
 
 def test_measured_peaks_are_plausible():
