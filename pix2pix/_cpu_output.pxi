@@ -17,23 +17,29 @@ cdef class OutputConvolution:
     """The last layer: a transposed convolution to few channels, tanh, and the conversion to 8 bits.
 
     Too few filters to fill a panel, so all 16 taps of all filters are the columns of one product Y = X @ W, pixel by
-    pixel, and every output pixel gathers its 2x2 taps from there. kernel (4,4,out,in), bias (out) or None.
+    pixel, and every output pixel gathers its 2x2 taps from there. kernel (4,4,out,in), bias (out) or None. `half`: X and
+    W are bfloat16, in pairs, each of which takes the place of a float (a word).
     """
-    cdef readonly long depth, channels, columns, panels
+    cdef readonly bint half
+    cdef readonly long depth, words, channels, columns, panels
     cdef float[::1] weights, bias
 
-    def __init__(self, const float[:, :, :, ::1] kernel, channels, bias):
+    def __init__(self, const float[:, :, :, ::1] kernel, channels, bias, bint half):
+        cdef long k, tap, c, column
+        cdef const long[::1] where = joined_channels(channels, False)
         self.channels = kernel.shape[2]
         self.columns = padded(16 * self.channels)
         self.panels = (self.columns + NR - 1) // NR
-        where = joined_channels(channels, False)
-        self.depth = len(where)
-        self.weights = aligned(self.panels * self.depth * NR)
+        self.half, self.depth = half, where.shape[0]
+        self.words = self.depth // 2 if half else self.depth
+        self.weights = aligned(self.panels * self.words * NR)
         self.bias = widened(bias, self.channels, 0.0)
-        kept = where >= 0
-        wide = np.zeros((self.depth, self.panels * NR), np.float32)
-        wide[kept, : 16 * self.channels] = np.asarray(kernel).reshape(16 * self.channels, -1).T[where[kept]]
-        np.asarray(self.weights)[:] = wide.reshape(self.depth, self.panels, NR).transpose(1, 0, 2).ravel()
+        for k in range(self.depth):
+            for tap in range(16 if where[k] >= 0 else 0):
+                for c in range(self.channels):
+                    column = tap * self.channels + c
+                    set_weight(&self.weights[column // NR * self.words * NR], k, column % NR,
+                               kernel[tap // 4, tap % 4, c, where[k]], half)
 
     cdef long rows_of(self, long h) noexcept nogil:
         """Input rows of a strip."""
@@ -43,7 +49,7 @@ cdef class OutputConvolution:
         return rows
 
     cdef long strip_floats(self, long w) noexcept nogil:
-        return BLOCK_COLUMNS * (self.depth + SKEW) + 2 * w * self.columns + (2 * w + 2) * self.channels + 2 * VL
+        return BLOCK_COLUMNS * (self.words + SKEW) + 2 * w * self.columns + (2 * w + 2) * self.channels + 2 * VL
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
@@ -58,8 +64,7 @@ cdef class OutputConvolution:
         cdef unsigned char* to_bytes = &bytes[0, 0, 0, 0] if bytes is not None else NULL
         cdef long n = target.shape[0], item, rows, strips
         read_sources(sources, False, &operand)
-        operand.half = False
-        operand.pixel = self.depth + SKEW
+        operand.half, operand.pixel = self.half, self.words + SKEW
         rows = self.rows_of(operand.h)
         strips = (operand.h + rows - 1) // rows
         with nogil:
@@ -97,12 +102,12 @@ cdef class OutputConvolution:
             memset(out, 0, operand.w * self.columns * sizeof(float))
             return
         tap[0] = tap[1] = 0
-        g.half, g.depth = False, self.depth
+        g.half, g.depth = self.half, self.words
         while x < operand.w:
             width = min(<long>BLOCK_COLUMNS, operand.w - x)
             read_row(operand, image, y, x, x + width, a)
             for panel in range(self.panels):
-                multiply_rows(&g, a, operand.pixel, tap, 0, 1, &self.weights[panel * self.depth * NR], ZEROS, 0,
+                multiply_rows(&g, a, operand.pixel, tap, 0, 1, &self.weights[panel * self.words * NR], ZEROS, 0,
                               out + x * self.columns + panel * NR, self.columns, width,
                               min(2, (self.columns - panel * NR) // VL), 0, NULL, NULL)
             x = x + width

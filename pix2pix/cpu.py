@@ -94,8 +94,8 @@ def _cgroup_quota() -> int:
 class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
-    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first and
-    the last layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction
+    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first
+    layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction
     set, as the environment variable PIX2PIX_ISA does. Raises ValueError for weights that don't fit the generator, for a
     plan that doesn't, and for layers that are not those of a U-Net; RuntimeError if the extension is not built, or the
     processor lacks what the precision needs.
@@ -144,11 +144,11 @@ class CpuEngine(BaseEngine):
         kernel = np.ascontiguousarray(part["kernel"])
         picture = layer.inputs[0].layer == INPUT
         channels = [layer.in_channels] if picture else [self._folded[s.layer].filters for s in layer.inputs]
+        half = self.precision == "bfloat16" and not picture
         if layer.activation == "tanh":
-            return self._kernels.OutputConvolution(kernel, channels, part["bias"])
+            return self._kernels.OutputConvolution(kernel, channels, part["bias"], half)
         common = (kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"])
         eps = layer.norm.eps if layer.norm else None
-        half = self.precision == "bfloat16" and not picture
         algorithm = self.plan.layers[layer.name]
         if algorithm == "direct":
             return self._kernels.DirectConvolution(*common, eps, half, picture, self.threads)
