@@ -28,7 +28,7 @@ cdef class DirectConvolution(Convolution):
                         long first) noexcept nogil:
         """Parity (r, s) uses the kernel's (3 - r - 2u, 3 - s - 2v) as its tap (u, v)."""
         cdef float[16 * PACK_CHANNELS * VL] taps
-        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), parity, tap, k, j
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), parity, tap, k, j, a, b
         cdef float* out
         cdef const float* given
         gather_taps(kernel, self.transposed, where, first, count, filter, taps)
@@ -36,7 +36,9 @@ cdef class DirectConvolution(Convolution):
             out = &self.weights[(parity * self.panels + filter // NR) * self.taps * self.words * NR]
             for tap in range(self.taps):
                 if self.transposed:
-                    given = taps + (4 * (3 - parity // 2 - tap // 2 * 2) + 3 - parity % 2 - tap % 2 * 2) * PACK_CHANNELS * VL
+                    a = 3 - parity // 2 - 2 * (tap // 2)
+                    b = 3 - parity % 2 - 2 * (tap % 2)
+                    given = taps + (4 * a + b) * PACK_CHANNELS * VL
                 else:
                     given = taps + tap * PACK_CHANNELS * VL
                 for k in range(count):
@@ -122,8 +124,9 @@ cdef class DirectConvolution(Convolution):
             read_row(operand, item // height, item % height - 1, -1, g.line // g.pixel - 1, work + item * g.line)
         groups = min(items, (4 * threads + tasks - 1) // tasks)
         for item in prange(tasks * groups, num_threads=threads, schedule="dynamic"):
-            self.run_panel(g, item // groups // self.panels, item // groups % self.panels, items * (item % groups) // groups,
-                           items * (item % groups + 1) // groups, work, out, partial)
+            self.run_panel(g, item // groups // self.panels, item // groups % self.panels,
+                           items * (item % groups) // groups, items * (item % groups + 1) // groups, work, out,
+                           partial)
 
     cdef void run_panel(self, const Geometry* g, long parity, long panel, long begin, long end, const float* a,
                         float* out, float* partial) noexcept nogil:
@@ -169,8 +172,8 @@ cdef class DirectConvolution(Convolution):
         while first < g.count:
             last = min(first + g.per_pass, g.count)
             multiply_rows(g, a + begin * size, size, g.taps[parity], first, last, self.panel_weights(parity, panel),
-                          <const float*>c if first else &self.bias[panel * NR], self.filters if first else 0, c, self.filters,
-                          end - begin, min(2, (self.filters - panel * NR) // VL), 0, NULL, NULL)
+                          <const float*>c if first else &self.bias[panel * NR], self.filters if first else 0, c,
+                          self.filters, end - begin, min(2, (self.filters - panel * NR) // VL), 0, NULL, NULL)
             first = last
 
     cdef void place_patches(self, const Geometry* g, long image, const float* product, float* out,

@@ -92,8 +92,8 @@ cdef void multiply_block(const Geometry* g, const float* a, long block, long par
                       x1 - x0, vectors, (y - y0) * (x1 - x0), mean, m2)
 
 
-cdef void finish_norm(const float* partial, long parts, const float* gamma, float eps, long filters, long n, float* mean,
-                      float* scale) noexcept nogil:
+cdef void finish_norm(const float* partial, long parts, const float* gamma, float eps, long filters, long n,
+                      float* mean, float* scale) noexcept nogil:
     """Image n's mean and gamma / sqrt(variance + eps) from its `parts` partial results."""
     cdef long c, p
     cdef double pixels, total, mu, m2, delta

@@ -148,7 +148,7 @@ cdef inline void set_weight(float* out, long k, long j, float value, bint half) 
 
 cdef void gather_taps(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long first, long count,
                       long filter, float* taps) noexcept nogil:
-    """taps[4 * a + b][k][j] = the weight at (a, b) from channel where[first + k] to `filter` + j, for k < count, j < VL.
+    """taps[4 * a + b][k][j] = the weight at (a, b) from channel where[first + k] to `filter` + j; k < count, j < VL.
 
     Zero where there is no such channel or filter. taps: 16 * PACK_CHANNELS * VL floats.
     """

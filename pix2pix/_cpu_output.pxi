@@ -17,8 +17,8 @@ cdef class OutputConvolution:
     """The last layer: a transposed convolution to few channels, tanh, and the conversion to 8 bits.
 
     Too few filters to fill a panel, so all 16 taps of all filters are the columns of one product Y = X @ W, pixel by
-    pixel, and every output pixel gathers its 2x2 taps from there. kernel (4,4,out,in), bias (out) or None. `half`: X and
-    W are bfloat16, in pairs, each of which takes the place of a float (a word).
+    pixel, and every output pixel gathers its 2x2 taps from there. kernel (4,4,out,in), bias (out) or None. `half`: X
+    and W are bfloat16, in pairs, each of which takes the place of a float (a word).
     """
     cdef readonly bint half
     cdef readonly long depth, words, channels, columns, panels

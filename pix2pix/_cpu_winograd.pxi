@@ -119,7 +119,7 @@ cdef inline long both_floats(const Tiling* t, long count) noexcept nogil:
 
 cdef inline void read_tile(const Geometry* g, const Tiling* t, const long m, const float* x, long c, float* v,
                            long first, long point, const bint half) noexcept nogil:
-    """V[:][one tile][first + c : first + c + VL] of a convolution's phase, or of a shared window: B^T d B of one window.
+    """V[:][one tile][first + c : first + c + VL] of one phase, or of a shared window: B^T d B.
 
     x: the window's first pixel; its others are `g.stride` pixels and rows apart. point: floats from xi to xi + 1.
     """
@@ -159,8 +159,8 @@ cdef inline void read_parities(const Geometry* g, const Tiling* t, const long m,
                     store(v + (((2 * r + s) * (m + 1) + i) * (m + 1) + j) * point, c, d[j], half)
 
 
-cdef inline void write_tile(const Tiling* t, const long m, const float* products, long point, const float* bias, float* out,
-                            long y, long x, long step, long h, long w, long filters) noexcept nogil:
+cdef inline void write_tile(const Tiling* t, const long m, const float* products, long point, const float* bias,
+                            float* out, long y, long x, long step, long h, long w, long filters) noexcept nogil:
     """out[y + step * i, x + step * j] = A^T products A + bias for VL filters, where that is inside h x w."""
     cdef vec[MAX_POINTS * MAX_POINTS] d
     cdef vec b = (<const vec*>bias)[0]
@@ -224,7 +224,7 @@ cdef class WinogradConvolution(Convolution):
                         long first) noexcept nogil:
         """VL columns of U, which are filters of one parity, and the rows of a few channels of all phases."""
         cdef float[16 * PACK_CHANNELS * VL] taps
-        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), k, r, s, tap = PACK_CHANNELS * VL
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), k, r, s, point, tap = PACK_CHANNELS * VL
         gather_taps(kernel, self.transposed, where, first, count, column % self.filters, taps)
         for k in range(count):
             for r in range(2):
@@ -233,8 +233,9 @@ cdef class WinogradConvolution(Convolution):
                         self.pack_row(taps + (4 * r + s) * tap + k * VL, 8 * tap, 2 * tap, 0,
                                       (2 * r + s) * self.depth + first + k, column)
                     elif not self.shared or column // self.filters == 2 * r + s:    # the parity: (3-r-2u, 3-s-2v)
-                        self.pack_row(taps + (4 * (3 - r) + 3 - s) * tap + k * VL, -8 * tap, -2 * tap,
-                                      0 if self.shared else (2 * r + s) * (self.m + 1) * (self.m + 1), first + k, column)
+                        point = 0 if self.shared else (2 * r + s) * (self.m + 1) * (self.m + 1)
+                        self.pack_row(taps + (4 * (3 - r) + 3 - s) * tap + k * VL, -8 * tap, -2 * tap, point, first + k,
+                                      column)
 
     cdef void pack_row(self, const float* k, long down, long across, long point, long row, long column) noexcept nogil:
         """VL columns of one row of U, at `point` and those that follow."""
@@ -309,8 +310,8 @@ cdef class WinogradConvolution(Convolution):
             self.run_rounds(g, &t, operand, work, v, out, partial, threads)
         return t.blocks_down * t.blocks_across
 
-    cdef void run_block(self, const Geometry* g, const Tiling* t, const Operand* operand, long index, float* a, float* v,
-                        float* out, float* partial) noexcept nogil:
+    cdef void run_block(self, const Geometry* g, const Tiling* t, const Operand* operand, long index, float* a,
+                        float* v, float* out, float* partial) noexcept nogil:
         """One block by one thread."""
         cdef Block b = block_at(t, index)
         cdef long begin = first_tile(t, &b), count = (b.y1 - b.y0) * (b.x1 - b.x0), item
@@ -320,8 +321,8 @@ cdef class WinogradConvolution(Convolution):
             self.multiply(t, item // self.panels, item % self.panels, count, v, products)
         self.write_block(g, t, index, begin, count, products, out, partial)
 
-    cdef void run_rounds(self, const Geometry* g, const Tiling* t, const Operand* operand, float* a, float* v, float* out,
-                         float* partial, long threads) noexcept nogil:
+    cdef void run_rounds(self, const Geometry* g, const Tiling* t, const Operand* operand, float* a, float* v,
+                         float* out, float* partial, long threads) noexcept nogil:
         """All threads together: read some blocks, multiply them, write them."""
         cdef long blocks = g.n * t.blocks_down * t.blocks_across, first = 0, last, item, count, begin
         cdef long step = self.tiles_at_once(g, t, threads) // (t.rows * t.columns)
@@ -404,7 +405,7 @@ cdef class WinogradConvolution(Convolution):
                           const float* products, float* out, float* partial) noexcept nogil:
         """The outputs of a block's tiles, and its partial statistics."""
         cdef Block b = block_at(t, index)
-        cdef long up = g.out_h // g.grid_h, y, x, parity, r, s, c, at, tile = first_tile(t, &b) - begin
+        cdef long up = g.out_h // g.grid_h, y, x, parity, r, s, c, tile = first_tile(t, &b) - begin
         cdef long square = (t.m + 1) * (t.m + 1), point = m_point(t, count), panel
         cdef long top = up * t.m * b.y0 - self.shared, bottom = min(up * t.m * b.y1 - self.shared, g.out_h)
         cdef long left = up * t.m * b.x0 - self.shared, right = min(up * t.m * b.x1 - self.shared, g.out_w)
