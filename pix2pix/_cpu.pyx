@@ -167,13 +167,13 @@ include "_cpu_winograd.pxi"
 include "_cpu_output.pxi"
 
 
-def run_multiply_adds(long rounds, long threads) -> int:
-    """Keep every thread busy with multiply-adds on registers; return how many floating-point operations they were."""
+def run_multiply_adds(long rounds, long threads) -> tuple[int, float]:
+    """Keep every thread busy with multiply-adds on registers: (floating-point operations, something that needs them)."""
     cdef long thread
     cdef float total = 0
     for thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
         total += multiply_add(rounds)
-    return threads * rounds * 12 * 2 * VL
+    return threads * rounds * 12 * 2 * VL, total
 
 
 def run_sum(const float[::1] x, long threads):

@@ -339,7 +339,7 @@ def measure(threads: int | None = None, seconds: float = 0.5) -> dict[str, float
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()
-        operations = kernels.run_multiply_adds(1_000_000, threads)
+        operations, _ = kernels.run_multiply_adds(1_000_000, threads)
         middle = time.perf_counter()
         kernels.run_sum(array, threads)
         end = time.perf_counter()
