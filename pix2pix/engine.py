@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator as Stream
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -103,8 +104,7 @@ class BaseEngine:
             self._layer(name)
         self._check_agreement(given)
         self.generator.needed(wanted, given)
-        with self._lock:
-            self._check_usable()
+        with self._usable():
             results = self._run(given, wanted) if next(iter(given.values())).size else self._nothing(given, wanted)
         if single:
             results = {name: value[0] for name, value in results.items()}
@@ -130,8 +130,7 @@ class BaseEngine:
         else:
             _check_out(out, shape, b)
         pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
-        with self._lock:
-            self._check_usable()
+        with self._usable():
             if b.size:
                 self._translate(np.ascontiguousarray(pictures), results, stop)
         return out
@@ -164,6 +163,8 @@ class BaseEngine:
 
     def close(self) -> None:
         """Free what the engine holds. Later calls raise RuntimeError; closing twice is fine."""
+        if os.getpid() != self._pid:
+            return  # a fork's copy: its lock may be held for ever, and its threads are not there
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -177,14 +178,18 @@ class BaseEngine:
 
     # -- checks -----------------------------------------------------------------------------------------------
 
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise RuntimeError("this engine is closed: load the model again")
-        if os.getpid() != self._pid:
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Hold the engine's lock. Raise RuntimeError if it is closed, or was made before the process forked."""
+        if os.getpid() != self._pid:  # asked before the lock, which another thread may have held when it forked
             raise RuntimeError(
                 "this engine was made before the process forked, and its threads did not survive: "
                 "load the model in the child process, or start processes with the 'spawn' method"
             )
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this engine is closed: load the model again")
+            yield
 
     def _check_picture(self, shape: tuple[int, ...]) -> None:
         channels = self.generator.in_channels

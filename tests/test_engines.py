@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -293,18 +294,22 @@ def _use_in_child(engine, queue):
         queue.put("no error")
     except RuntimeError as error:
         queue.put(str(error))
+    engine.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_use_after_a_fork_is_an_error_and_no_hang(engine):
+@pytest.mark.parametrize("busy", [False, True])
+def test_use_after_a_fork_is_an_error_and_no_hang(engine, busy):
     engine.translate(pictures(1, 32, 32))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_use_in_child, args=(engine, queue))
-    child.start()
+    with engine._lock if busy else contextlib.nullcontext():  # as if another thread were computing just then
+        child.start()
     assert "forked" in queue.get(timeout=30)
     child.join(30)
+    assert child.exitcode == 0
 
 
 def test_weights_that_do_not_fit_are_refused(make):
