@@ -168,17 +168,17 @@ include "_cpu_output.pxi"
 
 
 def run_multiply_adds(long rounds, long threads) -> tuple[int, float]:
-    """Keep every thread busy with multiply-adds on registers: (floating-point operations, something that needs them)."""
-    cdef long thread
+    """Keep all threads busy with multiply-adds on registers: (floating-point operations, something that needs them)."""
+    cdef long _thread
     cdef float total = 0
-    for thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
+    for _thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
         total += multiply_add(rounds)
     return threads * rounds * 12 * 2 * VL, total
 
 
 def run_sum(const float[::1] x, long threads):
     """Sum of x, read once by all threads."""
-    cdef long part, parts = 64 * threads, i
+    cdef long part, parts = 64 * threads
     cdef float total = 0
     for part in prange(parts, nogil=True, num_threads=threads, schedule="static"):
         total += sum_of(&x[0] + x.shape[0] * part // parts, x.shape[0] // parts)

@@ -61,7 +61,7 @@ cdef void multiply_rows(const Geometry* g, const float* a, long a_stride, const 
         at = rows * p // pieces
         height = rows * (p + 1) // pieces - at
         kernel_for(height, vectors, g.half)(a + at * a_stride, a_stride, taps + 2 * first, last - first, g.depth, b,
-                                    init + at * init_stride, init_stride, c + at * c_stride, c_stride)
+                                            init + at * init_stride, init_stride, c + at * c_stride, c_stride)
         if mean != NULL:
             merge_tile(c + at * c_stride, c_stride, height, vectors, before + at, mean, m2)
 

@@ -209,6 +209,7 @@ class CpuEngine(BaseEngine):
             if stop.is_set():
                 return
             packed = self._layers[layer.name]
+            sources: Any
             if layer.inputs[0].layer == INPUT:
                 sources = given[INPUT]
             else:

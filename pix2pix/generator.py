@@ -382,6 +382,7 @@ def unet(
         read = widths[level - 2] if level > 1 else in_channels
         norm_here = norm_at(level, encoder=True)
         layers.append(Layer(f"encoder_{level}", (source,), read, width, bias=bias == "all", norm=norm_here))
+    sources: tuple[Source, ...]
     for level in range(depth, 0, -1):
         if level == depth:
             sources, read = (Source(f"encoder_{depth}", 0.0),), widths[-1]
@@ -412,7 +413,8 @@ def fold(generator: Generator, weights: Weights) -> tuple[Generator, dict[str, n
     """
     if generator.statistics == "image":
         return generator, dict(weights)
-    layers, folded = [], {}
+    layers: list[Layer] = []
+    folded: dict[str, np.ndarray] = {}
     for layer in generator.layers:
         part = {name.rpartition(".")[2]: weights[name] for name in layer.tensors("running")}
         if layer.norm:

@@ -72,7 +72,7 @@ class ReferenceEngine(BaseEngine):
         super().__init__(generator)
         generator.check_weights(weights)
         self.dtype = dtype
-        self._weights = {name: array.astype(dtype) for name, array in weights.items()}
+        self._weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         values = self.values(given, outputs)
@@ -98,7 +98,7 @@ class ReferenceEngine(BaseEngine):
 
     def _compute(self, layer: Layer, known: dict[str, np.ndarray]) -> np.ndarray:
         """The value (H,W,C) of one layer."""
-        part = {key: self._weights.get(f"{layer.name}.{key}") for key in ("kernel", "bias", "gamma", "beta")}
+        part = {name.rpartition(".")[2]: self._weights[name] for name in layer.tensors(self.generator.statistics)}
         read = []
         for source in layer.inputs:
             x = known[source.layer]
@@ -115,7 +115,7 @@ class ReferenceEngine(BaseEngine):
                 exact = y.astype(np.float64)
                 mean, variance = (m.astype(self.dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
             else:
-                mean, variance = self._weights[f"{layer.name}.mean"], self._weights[f"{layer.name}.variance"]
+                mean, variance = part["mean"], part["variance"]
             y = normalise(y, mean, variance, layer.norm.eps)
             if layer.norm.affine:
                 y = y * part["gamma"] + part["beta"]
