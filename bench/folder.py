@@ -76,11 +76,13 @@ def measure_rate(folder: Path, model: Path, pictures: np.ndarray, arguments: arg
     source, target, summary = folder / "photos", folder / "translated", folder / "summary.json"
     size = write_pictures(source, pictures)
     options = ["--threads", str(arguments.threads), "--batch-size", str(BATCH), "--device", "cpu"]
+    if arguments.plan:
+        options += ["--plan", arguments.plan]
     call = ["translate", source, "-o", target, "-m", model, "--overwrite", "--quiet", "--json", summary, *options]
     b = pictures[:ENGINE_IMAGES]
     out = np.empty_like(b)
     rates: dict[str, list[float]] = {"command_line": [], "command_line_says": [], "engine": []}
-    with pix2pix.load(model, device="cpu", threads=arguments.threads) as engine:
+    with pix2pix.load(model, device="cpu", plan=arguments.plan, threads=arguments.threads) as engine:
         run_in_memory(engine, b[:BATCH], out[:BATCH], BATCH)
         for block in range(arguments.blocks):
             seconds = common.command_line(*call)
@@ -140,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=500, help="(%(default)s)")
     parser.add_argument("--blocks", type=int, default=3, help="runs of the command line (%(default)s)")
     parser.add_argument("--sizes", type=int, default=200, help="picture sizes in the memory run (%(default)s)")
+    parser.add_argument("--plan", help="plan of the engine, for the rates (the default one)")
     parser.add_argument("--threads", type=int, default=cpu.available_cores(), help="(%(default)s)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
@@ -148,12 +151,12 @@ def main(argv: list[str] | None = None) -> int:
         generator = unet(ngf=64, depth=8)
         pix2pix.checkpoints.write(model, generator, random_weights(generator))
         pictures = common.varied_pictures(arguments.images)
-        record = {"images": arguments.images, "batch": BATCH, "threads": arguments.threads}
+        record = {"images": arguments.images, "batch": BATCH, "threads": arguments.threads, "plan": arguments.plan}
         record["rate"] = measure_rate(folder, model, pictures, arguments)
         record["start"] = measure_start(folder, model, arguments.threads)
         record["memory"] = measure_memory(folder, model, arguments)
     print(json.dumps({key: record[key] for key in ("rate", "start", "memory")}, indent=2))
-    common.save("folder", record)
+    common.save(f"folder-{arguments.plan}" if arguments.plan else "folder", record)
     return 0
 
 
