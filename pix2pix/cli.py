@@ -65,7 +65,7 @@ def _add_translate(commands: Commands) -> None:
     p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     engine = p.add_argument_group("engine")
-    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 or cuda:0,1 [auto]")
+    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
     engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
     engine.add_argument("--threads", type=_count, metavar="N", help="CPU threads [the cores this process may use]")
     engine.add_argument("--workers", type=_count, metavar="N", help="engines that share the work")

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from . import devices
 from .generator import INPUT, Generator, Layer, Statistics
 from .plan import PRECISIONS, Plan
 
@@ -287,13 +288,15 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
     """Raise before anything is read if this version cannot run on the hardware that was asked for."""
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if str(device).startswith("cuda"):
-        raise RuntimeError(f"device {device!r}: this version of pix2pix has no GPU engine yet; use device 'cpu'")
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"got device {device!r}, expected auto or cpu")
+    devices.parse(device, _count_gpus)
     if precision not in ("float32", "bfloat16"):
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
     if workers not in (None, 1):
         raise ValueError(f"got {workers} workers: on the CPU there is one engine; set its threads instead")
     if gpu_layers is not None:
         raise ValueError("gpu_layers places layers on a GPU, and this version of pix2pix has no GPU engine yet")
+
+
+def _count_gpus() -> int:
+    """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
+    raise RuntimeError("this version of pix2pix has no GPU engine yet: use device 'cpu'")

@@ -288,7 +288,7 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in/x0.png", "same/x0.png", "-o", "out"], "would both be written to"),
         (["in", "-o", "out", "--size", "100"], "takes multiples of 32"),
         (["in", "-o", "out", "--device", "cuda"], "no GPU engine yet"),
-        (["in", "-o", "out", "--device", "tpu"], "expected auto or cpu"),
+        (["in", "-o", "out", "--device", "tpu"], "expected auto, cpu, cuda"),
         (["in", "-o", "out", "--precision", "float16"], "in float32 or bfloat16"),
         (["in", "-o", "out", "--workers", "4"], "set its threads instead"),
         (["in", "-o", "out", "--gpu-layers", "auto"], "no GPU engine yet"),

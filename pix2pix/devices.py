@@ -1,0 +1,70 @@
+"""Names of devices: what ``--device`` takes, and which devices that means on this machine.
+
+auto          every GPU if there is one that can be used, else the CPU
+cpu           the processor's cores
+cuda          every GPU
+cuda:0,1      these GPUs; cuda:0,cuda:1 is the same
+cpu,cuda:0    the CPU and a GPU together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The CPU, or the GPU that CUDA numbers ``index``."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+
+def parse(text: str, count_gpus: Callable[[], int]) -> tuple[Device, ...]:
+    """The devices that ``text`` means, each once, in the order of their naming.
+
+    ``count_gpus`` says how many GPUs can be used, and raises RuntimeError that says what is missing if none can; it is
+    asked only if ``text`` makes it necessary. Raises ValueError for a text that means nothing, and RuntimeError for a
+    GPU that isn't there.
+    """
+    if text == "auto":
+        try:
+            return _gpus(count_gpus())
+        except RuntimeError:
+            return (Device("cpu"),)
+    devices: list[Device] = []
+    for item in _items(text):
+        found = (Device("cpu"),) if item == "cpu" else _gpus(count_gpus())
+        if isinstance(item, int):
+            if item >= len(found):
+                there = f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]} alone"
+                raise RuntimeError(f"device cuda:{item}: this machine has {there}")
+            found = found[item : item + 1]
+        for device in found:
+            if device in devices:
+                raise ValueError(f"got device {text!r}, which names {device} twice")
+            devices.append(device)
+    return tuple(devices)
+
+
+def _items(text: str) -> list[str | int]:
+    """The items of a list: cpu, cuda, or the number of a GPU, named cuda:N or N after another numbered one."""
+    items: list[str | int] = []
+    for item in text.split(","):
+        number, previous = item.removeprefix("cuda:"), items[-1] if items else None
+        if item in ("cpu", "cuda"):
+            items.append(item)
+        elif number.isascii() and number.isdecimal() and (number != item or isinstance(previous, int)):
+            items.append(int(number))
+        else:
+            raise ValueError(f"got device {text!r}, expected auto, cpu, cuda, cuda:0, cuda:0,1 or cpu,cuda:0")
+    return items
+
+
+def _gpus(count: int) -> tuple[Device, ...]:
+    return tuple(Device("cuda", index) for index in range(count))
