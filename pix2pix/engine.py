@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from . import devices
-from .generator import INPUT, Generator, Layer, Statistics
+from .generator import INPUT, Generator, Layer, Statistics, Weights
 from .plan import PRECISIONS, Plan
 
 
@@ -271,14 +271,40 @@ def load(
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.
     """
+    check_device(device, precision, workers, gpu_layers)
+    generator, weights = read_model(model, statistics, key, overrides)
+    return make_engine(generator, weights, device, precision, tune, plan, threads, workers, gpu_layers)
+
+
+def read_model(
+    model: str | os.PathLike[str],
+    statistics: Statistics | None = None,
+    key: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Generator, Weights]:
+    """The (generator, weights) of a model file, corrected as :func:`load` says."""
     from . import checkpoints
 
-    check_device(device, precision, workers, gpu_layers)
     generator, weights = checkpoints.read(Path(model), key=key)
     if overrides:
         generator = generator.with_overrides(overrides)
     if statistics is not None:
         generator = generator.with_statistics(statistics)
+    return generator, weights
+
+
+def make_engine(
+    generator: Generator,
+    weights: Weights,
+    device: str = "auto",
+    precision: str = "float32",
+    tune: str = "throughput",
+    plan: Plan | str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    gpu_layers: str | None = None,
+) -> Engine:
+    """The engine that :func:`load` makes, of a model that is in memory already."""
     from .cpu import CpuEngine
 
     return CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
