@@ -78,7 +78,6 @@ def _add_translate(commands: Commands) -> None:
         help="a plan file, or the name of an algorithm, e.g. winograd4: layers that cannot take it are direct",
     )
     model = p.add_argument_group("model")
-    model.add_argument("--statistics", choices=("image", "running"), help="[what the model's own program does]")
     _add_model_options(model)
     pictures = p.add_argument_group("pictures")
     pictures.add_argument("--fit", choices=("resize", "pad"), help="scale to --size [default], or keep the size")
@@ -112,6 +111,7 @@ def _add_info(commands: Commands) -> None:
 
 
 def _add_model_options(p: argparse._ActionsContainer) -> None:
+    p.add_argument("--statistics", choices=("image", "running"), help="[what the model's own program does]")
     p.add_argument("--set", action="append", type=_setting, metavar="NAME=VALUE", help="correct the model: eps=1e-3")
     p.add_argument("--key", metavar="NAME", help="which model, of a file that has several")
 
@@ -150,15 +150,19 @@ def _translate(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
-    """(generator, weights) of a model file, as --key and --set say."""
+    """(generator, weights) of a model file, as --key, --set and --statistics say."""
     from . import checkpoints
 
     generator, weights = checkpoints.read(path, key=args.key)
-    return generator.with_overrides(dict(args.set or ())), weights
+    generator = generator.with_overrides(dict(args.set or ()))
+    if args.statistics:
+        generator = generator.with_statistics(args.statistics)
+    return generator, weights
 
 
 def _convert(args: argparse.Namespace) -> int:
     from .checkpoints import write
+    from .info import provisos
 
     if args.target.suffix != ".safetensors":
         raise ValueError(f"got the target {str(args.target)!r}, expected a name ending in .safetensors")
@@ -166,6 +170,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError(f"the target {str(args.target)!r} is the source: give another name")
     generator, weights = _read(args, args.source)
     write(args.target, generator, weights, dtype=args.dtype)
+    if words := provisos(generator):
+        print(words)
     print(f"{args.target}: {args.target.stat().st_size:,} bytes, {args.dtype}")
     return 0
 

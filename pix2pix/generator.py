@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,7 +95,11 @@ class Generator:
 
     ``size`` is the height and width in pixels that the model was trained at. ``output_scale`` is the rule for 8-bit
     pictures: trunc(clip((y + 1) / 2 * output_scale, 0, 255)); 255 in the PyTorch program, 255.5 in TensorFlow's
-    ``convert_image_dtype``. ``origin`` names the kind of file that the model came from, for people only.
+    ``convert_image_dtype``.
+
+    The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
+    file that the model came from. ``assumed`` names what that file doesn't say, so that its framework's default was
+    taken: some of eps, slope and statistics. ``remarks`` are sentences about what the reader found.
     """
 
     layers: tuple[Layer, ...]
@@ -103,6 +107,8 @@ class Generator:
     size: int = 256
     output_scale: float = 255.0
     origin: str = ""
+    assumed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    remarks: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -157,6 +163,11 @@ class Generator:
     def eps(self) -> float | None:
         """The epsilon of the norms, or None where there are none."""
         return next((layer.norm.eps for layer in self.layers if layer.norm), None)
+
+    @property
+    def slope(self) -> float | None:
+        """The slope of the leaky ReLUs, or None where there are none."""
+        return next((s.slope for layer in self.layers for s in layer.inputs if 0 < s.slope < 1), None)
 
     @property
     def multiple(self) -> int:
@@ -269,7 +280,10 @@ class Generator:
 
     def with_statistics(self, statistics: Statistics) -> Generator:
         """The same network under another statistics policy."""
-        return dataclasses.replace(self, statistics=statistics)
+        return dataclasses.replace(self, statistics=statistics, assumed=self._assumed_but({"statistics"}))
+
+    def _assumed_but(self, known: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.assumed if name not in known)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Generator:
         """The same network with corrections of what a file does not say.
@@ -301,11 +315,16 @@ class Generator:
         changed = {name: values[name] for name in ("size", "output_scale") if name in values}
         if "size" in changed:
             self.check_size(changed["size"], changed["size"])
-        return dataclasses.replace(self, layers=tuple(layers), **changed)
+        return dataclasses.replace(self, layers=tuple(layers), assumed=self._assumed_but(values), **changed)
 
     def to_dict(self) -> dict[str, Any]:
-        """A description that JSON can hold; :meth:`from_dict` is its inverse."""
-        return dataclasses.asdict(self)
+        """A description that JSON can hold; :meth:`from_dict` is its inverse.
+
+        ``assumed`` and ``remarks`` are left out: they are about the file that was read, not about what is described.
+        """
+        description = dataclasses.asdict(self)
+        del description["assumed"], description["remarks"]
+        return description
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Generator:
@@ -360,6 +379,7 @@ def unet(
     size: int | None = None,
     output_scale: float = 255.0,
     origin: str = "",
+    assumed: tuple[str, ...] = (),
 ) -> Generator:
     """A U-Net generator: ``depth`` convolutions encoder_1..depth, then decoder_depth..1 with skip connections.
 
@@ -402,7 +422,7 @@ def unet(
                 activation="tanh" if last else "none",
             )
         )
-    return Generator(tuple(layers), statistics, size or 2**depth, output_scale, origin)
+    return Generator(tuple(layers), statistics, size or 2**depth, output_scale, origin, assumed)
 
 
 def fold(generator: Generator, weights: Weights) -> tuple[Generator, dict[str, np.ndarray]]:

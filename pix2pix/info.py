@@ -24,7 +24,20 @@ def describe(generator: Generator) -> str:
         "parameters": f"{sum(map(math.prod, shapes)):,}",
         "work": f"{generator.flops() / 1e9:.3f} GFLOP per image of that size",
     }
-    return aligned(facts)
+    return "\n\n".join(filter(None, [aligned(facts), provisos(generator)]))
+
+
+def provisos(generator: Generator) -> str:
+    """What the model's file does not say, what was taken for it and how to correct it, and remarks; "" for nothing."""
+    other = {"image": "running", "running": "image"}[generator.statistics]
+    values = {
+        "eps": (generator.eps, "--set eps=NUMBER"),
+        "slope": (generator.slope, "--set slope=NUMBER"),
+        "statistics": (generator.statistics, f"--statistics {other}"),
+    }
+    rows = [["  " + name, str(values[name][0]), values[name][1]] for name in generator.assumed]
+    heading = ["not in the file, so its framework's defaults, and what corrects them:", table(rows)] if rows else []
+    return "\n".join([*heading, *generator.remarks])
 
 
 def layer_table(generator: Generator, plan: Plan | None = None) -> str:

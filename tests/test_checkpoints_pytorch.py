@@ -64,6 +64,23 @@ def test_inferred_network(case, ngf, depth, channels, eps, affine, biases) -> No
     assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in weights.values())
 
 
+@pytest.mark.parametrize(
+    ("case", "assumed"),
+    [
+        ("batch", ("eps", "slope", "statistics")),
+        ("instance", ("eps", "slope")),
+        ("instance_affine", ("eps", "slope")),
+        ("no_norm", ("slope",)),
+    ],
+)
+def test_what_a_state_dict_does_not_say(case: str, assumed: tuple[str, ...]) -> None:
+    generator, _ = read(model_file(case))
+    assert generator.assumed == assumed
+    assert generator.with_overrides({"slope": 0.1}).assumed == tuple(name for name in assumed if name != "slope")
+    assert "statistics" not in generator.with_statistics("running").assumed
+    assert "assumed" not in generator.to_dict()
+
+
 def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
     shutil.copy(model_file("legacy"), tmp_path / "model.json")
     assert read(tmp_path / "model.json")[0].origin == "PyTorch state dict"

@@ -77,6 +77,27 @@ def test_real_edges2cats_model() -> None:
     assert np.abs(y - np.load(folder / "expected_output.npz")["output"]).max() < 2e-4
 
 
+def test_moving_averages_that_were_never_updated_are_not_used(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_path("tfjs_running"), tmp_path / "model"))
+    shards = sorted(folder.glob("*.bin"))
+    data = bytearray(b"".join(shard.read_bytes() for shard in shards))
+    sizes = {"float32": 4, "float16": 2}
+    position = 0
+    for weight in json.loads((folder / "model.json").read_text())["weightsManifest"][0]["weights"]:
+        length = int(np.prod(weight["shape"])) * sizes[weight.get("quantization", weight)["dtype"]]
+        if "/moving_" in weight["name"]:
+            value = weight["name"].endswith("variance")
+            data[position : position + length] = np.full(weight["shape"], value, "<f4").tobytes()
+        position += length
+    half = shards[0].stat().st_size
+    shards[0].write_bytes(data[:half])
+    shards[1].write_bytes(data[half:])
+    assert position == len(data) and read(model_path("tfjs_running"))[0].statistics == "running"
+    generator, weights = read(folder)
+    assert generator.statistics == "image" and "never updated" in generator.remarks[0]
+    assert not generator.with_statistics("running").problems(weights)  # whoever asks for them gets them
+
+
 # -- graphs that are refused ----------------------------------------------------------------------------------
 
 

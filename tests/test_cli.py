@@ -489,6 +489,19 @@ def test_info_of_a_model(capsys):
     assert main(["info", "--plan"]) == 2
 
 
+def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):
+    model = str(Path(__file__).parent / "data" / "checkpoints" / "batch.pth")
+    assert main(["info", model]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for line in ("eps 1e-05 --set eps=NUMBER", "slope 0.2 --set slope=NUMBER", "statistics image --statistics running"):
+        assert line in printed
+    corrections = ["--set", "eps=1e-3", "--set", "slope=0.3", "--statistics", "running"]
+    assert main(["convert", model, "new.safetensors", *corrections]) == 0
+    assert "not in the file" not in capsys.readouterr().out
+    generator, _ = checkpoints.read("new.safetensors")
+    assert (generator.eps, generator.slope, generator.statistics) == (1e-3, 0.3, "running")
+
+
 def test_demo(capsys):
     assert main(["demo", "--output", "d"]) == 0
     page = Path("d/gallery.html")

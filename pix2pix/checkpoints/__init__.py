@@ -7,6 +7,7 @@ file's before anything is allocated, and whatever is wrong becomes a :class:`Che
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from .common import CheckpointError, check_finite, shown
 __all__ = ["CheckpointError", "read", "write"]
 
 _MAX_ENTRIES = 1000
+_STATISTICS = (".mean", ".variance")
 _KNOWN = "a PyTorch state dict (.pth), a TensorFlow.js folder, a course .bin or this project's .safetensors"
 
 
@@ -38,6 +40,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> tuple[Gener
     try:
         generator, weights = _read(path, key)
         check_finite(weights)
+        generator = _with_usable_statistics(generator, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
@@ -62,6 +65,20 @@ def write(
     from . import native
 
     native.write(Path(path), generator, weights, dtype)
+
+
+def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarray]) -> Generator:
+    """The generator under image statistics where the stored ones, which it would use, are those from before training.
+
+    Programs that train without updating the moving averages leave means of 0 and variances of 1 in the file, and run
+    the model with the statistics of the picture.
+    """
+    stored = [(name.endswith(".variance"), array) for name, array in weights.items() if name.endswith(_STATISTICS)]
+    if generator.statistics == "image" or not stored or not all((array == initial).all() for initial, array in stored):
+        return generator
+    remark = "image statistics used: the moving averages in the file were never updated (means of 0, variances of 1)"
+    generator = generator.with_statistics("image")
+    return dataclasses.replace(generator, remarks=(*generator.remarks, remark))
 
 
 def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:

@@ -77,7 +77,7 @@ def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
 
 
 def _generator(ngf: int) -> Generator:
-    return unet(ngf, _DEPTH, origin="course .bin")
+    return unet(ngf, _DEPTH, origin="course .bin", assumed=("eps", "slope"))
 
 
 def _count(ngf: int) -> int:

@@ -185,19 +185,22 @@ def _infer(tensors: Mapping[str, Tensor], origin: str) -> tuple[Generator, dict[
     biases = [f"{conv}bias" in tensors for layer, conv, _ in blocks if layer != "decoder_1"]
     all_biased = 2 * sum(biases) >= len(biases)
     affine = any(name in tensors for name in norms if name.endswith(("weight", "bias")))
+    # Without their parameters, norms show by the biases, which the program gives only to instance norm.
+    norm = Norm(affine=affine) if affine or all_biased else None
+    running = affine and any(name in tensors for name in norms if "running" in name)
+    assumed = (("eps", norm is not None), ("slope", True), ("statistics", running))
     generator = unet(
         depth=depth,
         in_channels=_extent(tensors, "0.weight", 1),
         out_channels=_extent(tensors, "3.weight", 1),
         filters=widths,
-        # Without their parameters, norms show by the biases, which the program gives only to instance norm.
-        norm=Norm(affine=affine) if affine or all_biased else None,
+        norm=norm,
         innermost_norm=False,
         bias="all" if all_biased else "last",
         skip_first=True,
         origin=origin,
+        assumed=tuple(name for name, unsaid in assumed if unsaid),
     )
-    running = affine and any(name in tensors for name in norms if "running" in name)
     parts = _parts(generator, blocks, running)
     stale = set() if affine else norms  # InstanceNorm once stored statistics that it never used
     surplus = [n for n in tensors if n not in parts and n not in stale and not n.endswith("num_batches_tracked")]
