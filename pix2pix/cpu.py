@@ -95,10 +95,12 @@ class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
     ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first
-    layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction
-    set, as the environment variable PIX2PIX_ISA does. Raises ValueError for weights that don't fit the generator, for a
-    plan that doesn't, and for layers that are not those of a U-Net; RuntimeError if the extension is not built, or the
-    processor lacks what the precision needs.
+    layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction set, as
+    the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs
+    those on the CPU alone: it then can ``run`` from given layers to others, but not ``translate``.
+
+    Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that are not
+    those of a U-Net; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
     """
 
     device = "cpu"
@@ -114,7 +116,8 @@ class CpuEngine(BaseEngine):
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
-        super().__init__(generator)
+        self.plan = plans.choose(generator, tune, plan, precision)
+        super().__init__(generator, self.plan.layers_on("cpu"))
         generator.check_weights(weights)
         _check_layers(generator)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -122,7 +125,6 @@ class CpuEngine(BaseEngine):
         if precision not in PRECISIONS:
             raise RuntimeError(f"precision {precision!r}: the CPU engine computes in {' or '.join(PRECISIONS)}")
         self.precision = precision
-        self.plan = plans.choose(generator, tune, plan, precision)
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads or available_cores()
@@ -133,7 +135,8 @@ class CpuEngine(BaseEngine):
                 f"{facts['processor']} using {self.isa}: use float32"
             )
         self._folded, weights = fold(generator, weights)
-        self._layers = {layer.name: self._pack(layer, weights) for layer in self._folded.layers}
+        served = (layer for layer in self._folded.layers if layer.name in self.layers)
+        self._layers = {layer.name: self._pack(layer, weights) for layer in served}
         self._workspaces: OrderedDict[tuple[int, int, int], Workspace] = OrderedDict()
         self._memory = np.empty(0, np.float32)
         self._leader = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
@@ -203,9 +206,11 @@ class CpuEngine(BaseEngine):
         """Compute ``results`` from the given layers, in place, or give up before a layer when ``stop`` is set."""
         last = self.generator.layers[-1].name
         maps = dict(space.constants)
-        maps |= {name: self._as_map(name, value) for name, value in given.items() if name not in (INPUT, last)}
         wanted = tuple(name for name in results if name not in given)
-        for layer in self._folded.needed(wanted, {**maps, **given}):
+        layers = self._folded.needed(wanted, {**maps, **given})
+        read = {source.layer for layer in layers for source in layer.inputs}
+        maps |= {name: self._as_map(value) for name, value in given.items() if name in read and name != INPUT}
+        for layer in layers:
             if stop.is_set():
                 return
             packed = self._layers[layer.name]
@@ -225,7 +230,7 @@ class CpuEngine(BaseEngine):
             elif name != last:
                 result[...] = _value(maps[name], result.shape[-1])
 
-    def _as_map(self, name: str, value: np.ndarray) -> Any:
+    def _as_map(self, value: np.ndarray) -> Any:
         """A layer's given value as other layers read it."""
         n, h, w, channels = value.shape
         stride = self._kernels.padded(channels)
@@ -248,16 +253,28 @@ class CpuEngine(BaseEngine):
             self._memory = np.empty(0, np.float32)
             self._memory = self._kernels.aligned(needed)
         space = Workspace(self, n, h, w, self._memory)
-        constants = self._folded.constant_layers(h, w)
-        if constants:
-            zeros = {INPUT: np.zeros((1, h, w, self.generator.in_channels), np.float32)}
-            values = {name: np.empty((1, *self._folded.shapes(h, w)[name]), np.float32) for name in constants}
-            self._forward(zeros, values, Workspace(self, 1, h, w, self._memory), threading.Event())
-            space.constants = {name: self._as_map(name, value) for name, value in values.items()}
+        space.constants = self._constants(h, w)
         self._workspaces[key] = space
         while len(self._workspaces) > SIZES_KEPT:
             self._workspaces.popitem(last=False)
         return space
+
+    def _constants(self, h: int, w: int) -> dict[str, Any]:
+        """The maps of those layers of this engine that are the same for every h x w picture.
+
+        What they read is either constant too, or makes no difference: zeros do.
+        """
+        shapes, constants = self._folded.shapes(h, w), self._folded.constant_layers(h, w)
+        read = {source.layer for name in constants for source in self._folded[name].inputs}
+        zeros = {name: np.zeros((1, *shapes[name]), np.float32) for name in read.difference(constants)}
+        known = {*zeros}
+        for name in constants:
+            if name in self.layers and known.issuperset(source.layer for source in self._folded[name].inputs):
+                known.add(name)
+        values = {name: np.empty((1, *shapes[name]), np.float32) for name in known.difference(zeros)}
+        if values:
+            self._forward(zeros, values, Workspace(self, 1, h, w, self._memory), threading.Event())
+        return {name: self._as_map(value) for name, value in values.items()}
 
 
 class Workspace:
@@ -279,7 +296,7 @@ class Workspace:
     def _shapes(engine: CpuEngine, n: int, h: int, w: int) -> dict[str, tuple[int, int, int, int]]:
         shapes = engine._folded.shapes(h, w)
         padded = engine._kernels.padded
-        inner = (layer.name for layer in engine._folded.layers[:-1])
+        inner = (layer.name for layer in engine._folded.layers[:-1] if layer.name in engine.layers)
         return {name: (n, *shapes[name][:2], padded(shapes[name][2])) for name in inner}
 
     @staticmethod
@@ -290,6 +307,7 @@ class Workspace:
         scratch = max(
             engine._layers[layer.name].scratch(n, *shapes[layer.inputs[0].layer][:2], engine.threads)
             for layer in engine._folded.layers
+            if layer.name in engine.layers
         )
         return maps + scratch
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +50,46 @@ class Engine(Protocol):
         """Free what the engine holds. Later calls raise RuntimeError."""
 
 
-class BaseEngine:
-    """Checks, ranks, locking and streaming; subclasses implement ``_run`` and ``_translate``."""
+class Session:
+    """Several runs over the same pictures, between which the values of some layers stay with the engine.
 
-    def __init__(self, generator: Generator) -> None:
+    This one keeps them as arrays of its own, and other callers may use the engine between two runs; an engine that
+    has its own memory overrides :meth:`BaseEngine.session`. Use it as a context manager.
+    """
+
+    def __init__(self, engine: BaseEngine) -> None:
+        self._engine = engine
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._kept.clear()
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Values (N,H,W,C) of ``outputs`` from ``inputs`` and what was kept, as :meth:`BaseEngine.run` gives them.
+
+        ``keep`` names all values that later runs of this session read: given, computed now, or kept before.
+        """
+        values = {**self._kept, **inputs}
+        if wanted := [name for name in dict.fromkeys((*outputs, *keep)) if name not in values]:
+            values |= self._engine.run(inputs=values, outputs=wanted)
+        self._kept = {name: values[name] for name in keep}
+        return {name: values[name] for name in outputs}
+
+
+class BaseEngine:
+    """Checks, ranks, locking and streaming; subclasses implement ``_run`` and ``_translate``.
+
+    ``layers`` names those that this engine has weights for, and runs; by default all.
+    """
+
+    def __init__(self, generator: Generator, layers: Collection[str] | None = None) -> None:
         self.generator = generator
+        self.layers = frozenset(layer.name for layer in generator.layers) if layers is None else frozenset(layers)
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -104,7 +139,7 @@ class BaseEngine:
         for name in wanted:
             self._layer(name)
         self._check_agreement(given)
-        self.generator.needed(wanted, given)
+        self._check_served(self.generator.needed(wanted, given))
         with self._usable():
             results = self._run(given, wanted) if next(iter(given.values())).size else self._nothing(given, wanted)
         if single:
@@ -125,6 +160,7 @@ class BaseEngine:
         if b.dtype != np.uint8:
             raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
         self._check_picture(b.shape)
+        self._check_served(self.generator.layers)
         shape = (*b.shape[:-1], self.generator.out_channels)
         if out is None:
             out = np.empty(shape, np.uint8)
@@ -161,6 +197,10 @@ class BaseEngine:
         """An uninitialised uint8 (n,h,w,Cin) array in the memory that this engine reads fastest."""
         self.generator.check_size(h, w)
         return np.empty((n, h, w, self.generator.in_channels), np.uint8)
+
+    def session(self) -> Session:
+        """Several runs over the same pictures, between which some values stay with the engine."""
+        return Session(self)
 
     def close(self) -> None:
         """Free what the engine holds. Later calls raise RuntimeError; closing twice is fine."""
@@ -212,6 +252,11 @@ class BaseEngine:
         if (value.ndim == 3) != single:
             raise ValueError("got arrays of rank 3 and of rank 4 together: give all of them N, or none")
         return np.ascontiguousarray(value[None] if single else value)
+
+    def _check_served(self, layers: Iterable[Layer]) -> None:
+        """Raise ValueError unless this engine has the weights of all ``layers``."""
+        if absent := [layer.name for layer in layers if layer.name not in self.layers]:
+            raise ValueError(f"this engine has been given other layers to run: not {', '.join(absent)}")
 
     def _layer(self, name: str) -> Layer:
         try:

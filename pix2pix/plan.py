@@ -1,11 +1,15 @@
-"""Plans: which algorithm each layer uses. A value, made from the generator and the kind of hardware alone."""
+"""Plans: which algorithm each layer uses, on which hardware. A value: of the generator and the hardware, or of a file.
+
+A plan for ``cuda`` may place some layers on the CPU. Where layers are placed by measuring (:mod:`.placement`), the plan
+is written to a file, and the file is what pixels depend on.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,8 @@ ALGORITHMS = {
         "direct",
         *(f"winograd{m}" for m in (2, 3, 4)),
         *(f"winograd-shared{m}" for m in (2, 3, 4)),
-    )
+    ),
+    "cuda": ("im2col", "implicit"),
 }
 PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
 TUNES = ("latency", "throughput")
@@ -28,29 +33,44 @@ TUNES = ("latency", "throughput")
 class Plan:
     """One algorithm per layer, for one kind of hardware, precision and aim.
 
-    With one plan and one instruction set, an image's bytes don't depend on batch, threads or what ran before.
+    ``placement`` names the hardware of those layers that don't run on ``hardware`` itself. With one plan, and one
+    instruction set or GPU model, an image's bytes don't depend on batch, threads or what ran before.
     """
 
     layers: Mapping[str, str]
     hardware: str = "cpu"
     precision: str = "float32"
     tune: str = "throughput"
+    placement: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tune not in TUNES:
             raise ValueError(f"got tune {self.tune!r}, expected {' or '.join(TUNES)}")
-        if self.hardware not in ALGORITHMS:
-            raise ValueError(f"got a plan for {self.hardware!r}, expected one for {', '.join(ALGORITHMS)}")
-        takes = ALGORITHMS[self.hardware]
+        for hardware in (self.hardware, *self.placement.values()):
+            if hardware not in ALGORITHMS:
+                raise ValueError(f"got a plan for {hardware!r}, expected one for {', '.join(ALGORITHMS)}")
+        if surplus := sorted(set(self.placement) - set(self.layers)):
+            raise ValueError(f"the plan places layers that it has no algorithm for: {', '.join(surplus)}")
         for name, algorithm in self.layers.items():
+            takes = ALGORITHMS[self.hardware_of(name)]
             if algorithm not in takes:
                 raise ValueError(f"the plan has {algorithm!r} for {name}, expected one of {', '.join(takes)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"got a plan for precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         object.__setattr__(self, "layers", dict(self.layers))
+        elsewhere = {name: kind for name, kind in self.placement.items() if kind != self.hardware}
+        object.__setattr__(self, "placement", elsewhere)
 
     def __hash__(self) -> int:
-        return hash((self.hardware, self.precision, self.tune, tuple(sorted(self.layers.items()))))
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
+
+    def hardware_of(self, layer: str) -> str:
+        """The kind of hardware that a layer runs on."""
+        return self.placement.get(layer, self.hardware)
+
+    def layers_on(self, hardware: str) -> tuple[str, ...]:
+        """Names of the layers that run on one kind of hardware."""
+        return tuple(name for name in self.layers if self.hardware_of(name) == hardware)
 
     def check(self, generator: Generator) -> None:
         """Raise ValueError unless this plan is for the layers of ``generator``."""
@@ -59,13 +79,15 @@ class Plan:
             missing, surplus = sorted(needed - have), sorted(have - needed)
             raise ValueError(f"the plan is for another generator: missing {missing}, surplus {surplus}")
         for layer in generator.layers:
-            if self.layers[layer.name] not in algorithms(layer):
-                found, takes = self.layers[layer.name], ", ".join(algorithms(layer))
+            known = algorithms(layer, self.hardware_of(layer.name))
+            if self.layers[layer.name] not in known:
+                found, takes = self.layers[layer.name], ", ".join(known)
                 raise ValueError(f"the plan has {found!r} for {layer.name}, which takes {takes}")
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON can hold it; ``Plan(**d)`` is the inverse."""
-        return {"hardware": self.hardware, "precision": self.precision, "tune": self.tune, "layers": dict(self.layers)}
+        aim = {"hardware": self.hardware, "precision": self.precision, "tune": self.tune}
+        return {**aim, "layers": dict(self.layers), "placement": dict(self.placement)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as a JSON file, which :func:`choose` reads back."""
@@ -77,27 +99,33 @@ def choose(
     tune: str,
     plan: Plan | str | os.PathLike[str] | None = None,
     precision: str = "float32",
+    hardware: str = "cpu",
 ) -> Plan:
-    """The plan for ``generator`` on a CPU, in ``precision`` (float32 or bfloat16).
+    """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
-    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator.
+    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator,
+    or that has nothing to do for the hardware.
     """
-    if plan is None or plan in ALGORITHMS["cpu"]:
+    if plan is None or plan in ALGORITHMS[hardware]:
         shapes = generator.shapes(generator.size, generator.size)
         layers = {}
         for layer in generator.layers:
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
-            chosen = str(plan) if plan else _algorithm(layer, grid, tune, precision)
-            layers[layer.name] = chosen if chosen in algorithms(layer) else "direct"
-        return Plan(layers, precision=precision, tune=tune)
+            takes = algorithms(layer, hardware)
+            best = _algorithm(layer, grid, tune, precision) if hardware == "cpu" else takes[-1]
+            chosen = str(plan) if plan else best
+            layers[layer.name] = chosen if chosen in takes else takes[0]
+        return Plan(layers, hardware, precision, tune)
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
         except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
+    if not plan.layers_on(hardware):
+        raise ValueError(f"the plan is for {plan.hardware!r} and has no layer for {hardware!r}")
     if plan.precision != precision:
         raise ValueError(
             f"the plan is for {plan.precision}, got precision {precision!r}: give the one that goes with it"
@@ -105,8 +133,25 @@ def choose(
     return plan
 
 
-def algorithms(layer: Layer) -> tuple[str, ...]:
-    """What the CPU engine can do for a layer: pictures have too few channels to have a choice."""
+def place(cpu: Plan, cuda: Plan, on_gpu: Collection[str]) -> Plan:
+    """One plan of two for the same generator: what ``cuda`` says of the layers ``on_gpu``, and ``cpu`` of the rest.
+
+    Raises ValueError if the two are for different precisions.
+    """
+    if cpu.precision != cuda.precision:
+        raise ValueError(f"got plans for {cpu.precision} and for {cuda.precision}, expected one precision")
+    layers = {name: (cuda if name in on_gpu else cpu).layers[name] for name in cpu.layers}
+    placement = {name: cpu.hardware for name in layers if name not in on_gpu}
+    return Plan(layers, cuda.hardware, cuda.precision, cuda.tune, placement)
+
+
+def algorithms(layer: Layer, hardware: str = "cpu") -> tuple[str, ...]:
+    """What the engine of that hardware can do for a layer, the simplest first.
+
+    On a CPU there is no choice where pictures are read or written: they have too few channels.
+    """
+    if hardware != "cpu":
+        return ALGORITHMS[hardware]
     if layer.inputs[0].layer == INPUT or layer.activation == "tanh":
         return ("direct",)
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)

@@ -14,6 +14,9 @@ import pytest
 from pix2pix.cpu import CpuEngine, extension, instruction_sets
 from pix2pix.engine import BaseEngine, Engine
 from pix2pix.generator import random_weights, unet
+from pix2pix.hybrid import HybridEngine
+from pix2pix.placement import parse_placement
+from pix2pix.plan import choose, place
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
 from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
 
@@ -25,6 +28,18 @@ def on_cpu(isa: str, plan: str | None = None, precision: str = "float32"):
     return lambda g, w: CpuEngine(g, w, threads=2, isa=isa, plan=plan, precision=precision), precision
 
 
+def on_cpu_and_reference(placement: str):
+    """A hybrid engine whose GPU is played by the reference engine."""
+
+    def build(g, w):
+        chosen = parse_placement(placement, g)
+        plan = place(choose(g, "throughput"), choose(g, "throughput", hardware="cuda"), chosen)
+        cpu = CpuEngine(g, w, threads=2, plan=plan)
+        return HybridEngine(cpu, ReferenceEngine(g, w, np.float32), chosen)
+
+    return build
+
+
 # name -> (a function (generator, weights) -> engine, precision)
 ENGINES = {"reference-float32": (lambda g, w: ReferenceEngine(g, w, np.float32), "float32")}
 ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in ISAS for plan in ("direct", None)}
@@ -32,6 +47,8 @@ ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(ISAS[0], f"winograd{s}{m}") for m in (
 if BFLOAT16:
     PLANS = ("direct", None, "winograd2", "winograd-shared3")
     ENGINES |= {f"cpu-bfloat16-{plan or 'default'}": on_cpu(ISAS[0], plan, "bfloat16") for plan in PLANS}
+for PLACEMENT in ("encoder_2-4,decoder_4-2", "seed-c", "encoder_1,encoder_5,decoder_3-1"):
+    ENGINES[f"hybrid-cpu-reference-{PLACEMENT}"] = on_cpu_and_reference(PLACEMENT), "float32"
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
 
 

@@ -1,0 +1,127 @@
+"""The hybrid engine: each layer on the engine that a placement names, a CPU's or a GPU's.
+
+The walk over the layers is cut into segments, runs of layers that follow each other on one engine. A value goes from
+one engine to the other once, after the segment that computes it, and only if a layer there reads it: a skip between two
+layers on the GPU stays in the GPU's memory while the CPU works on those between them. Values cross as they are given
+and returned by ``run``: float32, after the norm, before the activation of whoever reads them.
+
+Several hybrid engines may share one CPU engine, which serves them in turn: while one computes on its GPU, another has
+the cores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from .engine import BaseEngine
+from .generator import INPUT, Generator
+from .reference import to_float, to_uint8
+
+PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds the memory that crossing values take
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the walk on one engine: what comes from outside, what others need, and what later parts here read."""
+
+    on_gpu: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    keep: tuple[str, ...]
+
+
+def segments(
+    generator: Generator, gpu_layers: Collection[str], given: Collection[str], outputs: Sequence[str]
+) -> list[Segment]:
+    """The walk that computes ``outputs`` from the values of ``given`` (which lie outside), cut by placement."""
+    parts: list[tuple[bool, list[str]]] = []
+    reads = {layer.name: [source.layer for source in layer.inputs] for layer in generator.layers}
+    for layer in generator.needed(outputs, given):
+        on_gpu = layer.name in gpu_layers
+        if not parts or parts[-1][0] != on_gpu:
+            parts.append((on_gpu, []))
+        parts[-1][1].append(layer.name)
+    there: dict[bool, set[str]] = {True: set(), False: set()}  # the values that each engine has, or has had
+    result = []
+    for index, (on_gpu, names) in enumerate(parts):
+        read = dict.fromkeys(source for name in names for source in reads[name])
+        inputs = tuple(name for name in read if name not in names and name not in there[on_gpu])
+        there[on_gpu].update(names, inputs)
+        later = {
+            side: {s for at, part in parts[index + 1 :] if at == side for n in part for s in reads[n]} for side in there
+        }
+        leaving = tuple(name for name in names if name in outputs or name in later[not on_gpu])
+        keep = tuple(name for name in there[on_gpu] if name in later[on_gpu])
+        result.append(Segment(on_gpu, inputs, leaving, keep))
+    return result
+
+
+class HybridEngine(BaseEngine):
+    """Runs the layers ``gpu_layers`` on the engine ``gpu`` and the others on ``cpu``.
+
+    The two must be for one generator, and each must have the weights of its layers. The hybrid engine closes ``gpu``,
+    which it needs for itself; and ``cpu``, unless ``shared_cpu`` says that others use it too. Raises ValueError for
+    engines that cannot play their parts.
+    """
+
+    def __init__(
+        self, cpu: BaseEngine, gpu: BaseEngine, gpu_layers: Collection[str], *, shared_cpu: bool = False
+    ) -> None:
+        super().__init__(cpu.generator)
+        if cpu.generator != gpu.generator:
+            raise ValueError("the two engines of a hybrid one must be for the same generator")
+        for engine, layers in ((gpu, self.layers.intersection(gpu_layers)), (cpu, self.layers.difference(gpu_layers))):
+            if absent := sorted(layers - engine.layers):
+                raise ValueError(f"{type(engine).__name__} has no weights for what it should run: {', '.join(absent)}")
+        self.cpu, self.gpu = cpu, gpu
+        self.gpu_layers = tuple(layer.name for layer in self.generator.layers if layer.name in gpu_layers)
+        self._shared_cpu = shared_cpu
+
+    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        h, w = self.picture_size(given)
+        n = next(iter(given.values())).shape[0]
+        shapes = self.generator.shapes(h, w)
+        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+        for images in _chunks(n, h, w):
+            part = {name: value[images] for name, value in given.items()}
+            for name, value in self._walk(part, outputs, threading.Event()).items():
+                results[name][images] = value
+        return results
+
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        last = self.generator.layers[-1].name
+        for images in _chunks(*b.shape[:3]):
+            values = self._walk({INPUT: to_float(b[images])}, (last,), stop)
+            if stop.is_set():
+                return
+            out[images] = to_uint8(values[last], self.generator.output_scale)
+
+    def _close(self) -> None:
+        self.gpu.close()
+        if not self._shared_cpu:
+            self.cpu.close()
+
+    def _walk(
+        self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...], stop: threading.Event
+    ) -> dict[str, np.ndarray]:
+        """Values of ``outputs``, or of fewer layers if ``stop`` is set meanwhile."""
+        values = dict(given)
+        with ExitStack() as stack:
+            sessions = {True: stack.enter_context(self.gpu.session()), False: stack.enter_context(self.cpu.session())}
+            for segment in segments(self.generator, self.gpu_layers, tuple(given), outputs):
+                if stop.is_set():
+                    break
+                inputs = {name: values[name] for name in segment.inputs}
+                values |= sessions[segment.on_gpu].run(inputs, segment.outputs, segment.keep)
+        return {name: values[name] for name in outputs if name in values}
+
+
+def _chunks(n: int, h: int, w: int) -> list[slice]:
+    """``n`` images of h x w in parts of at most PIXELS_AT_ONCE, or one image."""
+    step = max(1, PIXELS_AT_ONCE // (h * w))
+    return [slice(first, min(first + step, n)) for first in range(0, n, step)]

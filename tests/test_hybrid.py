@@ -1,0 +1,260 @@
+"""Placement in words, and what a hybrid engine sends between its two engines. What it computes: test_engines.py."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from pix2pix.cpu import CpuEngine
+from pix2pix.generator import INPUT, unet
+from pix2pix.hybrid import HybridEngine, segments
+from pix2pix.placement import parse_placement
+from pix2pix.plan import Plan, choose, place
+from pix2pix.reference import ReferenceEngine, to_float
+from tests.models import VARIANTS, check_output, pictures, weights_of
+
+PUBLISHED = unet()
+HEAVIEST = ("encoder_2", "encoder_3", "encoder_4", "decoder_4", "decoder_3", "decoder_2")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("encoder_2-4,decoder_4-2", HEAVIEST),
+        (" decoder_4-2, encoder_2-4 ", HEAVIEST),
+        ("encoder_2,encoder_3-4,decoder_4,decoder_3,decoder_2-2", HEAVIEST),
+        ("seed-b", HEAVIEST),
+        ("all", tuple(layer.name for layer in PUBLISHED.layers)),
+        ("seed-c", tuple(layer.name for layer in PUBLISHED.layers if layer.name != "decoder_1")),
+        ("encoder_8", ("encoder_8",)),
+    ],
+)
+def test_placements_in_words(text, expected):
+    assert parse_placement(text, PUBLISHED) == expected
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "names ''"),
+        ("encoder_2,", "names ''"),
+        ("encoder_9", "names 'encoder_9'.*this generator has encoder_1, .*decoder_1"),
+        ("encoder_2-9", "names 'encoder_9'"),
+        ("encoder_0-2", "names 'encoder_0'"),
+        ("encoder", "names 'encoder'"),
+        ("encoder_2-", "names 'encoder_2-'"),
+        ("auto,encoder_2", "names 'auto'"),
+        ("all,encoder_2", "names 'all'"),
+        ("input", "names 'input'"),
+        ("encoder_4-2", "encoder_2 comes before encoder_4"),
+        ("decoder_2-4", "decoder_4 comes before decoder_2"),
+        ("encoder_2-4,encoder_3", "names encoder_3 twice"),
+        ("seed-d", "expected all, auto, seed-b, seed-c or a list"),
+    ],
+)
+def test_placements_that_make_no_sense(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_placement(text, PUBLISHED)
+
+
+def test_the_seeds_split_holds_four_fifths_of_the_work():
+    macs = PUBLISHED.macs(256, 256)
+    assert sum(macs[name] for name in HEAVIEST) / sum(macs.values()) == pytest.approx(0.8, abs=0.005)
+    around_the_bottleneck = parse_placement("encoder_4-6,decoder_6-4", PUBLISHED)
+    assert sum(macs[name] for name in around_the_bottleneck) / sum(macs.values()) == pytest.approx(0.43, abs=0.005)
+    assert parse_placement("seed-b", unet(depth=2)) == ("encoder_1", "encoder_2", "decoder_2", "decoder_1")
+
+
+def crossings(parts) -> list[tuple[bool, str]]:
+    """(to the GPU?, value) of everything that a walk gives to an engine."""
+    return [(part.on_gpu, name) for part in parts for name in part.inputs]
+
+
+def test_only_what_the_other_side_reads_crosses():
+    parts = segments(PUBLISHED, HEAVIEST, [INPUT], ["decoder_1"])
+    assert [part.on_gpu for part in parts] == [False, True, False, True, False]
+    assert crossings(parts) == [
+        (False, INPUT),
+        (True, "encoder_1"),
+        (False, "encoder_4"),
+        (True, "decoder_5"),
+        (False, "decoder_2"),
+    ]
+    assert [set(part.keep) for part in parts] == [
+        {"encoder_1"},
+        {"encoder_2", "encoder_3", "encoder_4"},
+        {"encoder_1"},
+        set(),
+        set(),
+    ]
+
+
+def test_a_skip_that_both_sides_read_crosses_once():
+    parts = segments(PUBLISHED, parse_placement("encoder_3,decoder_3,decoder_1", PUBLISHED), [INPUT], ["decoder_1"])
+    assert crossings(parts).count((True, "encoder_2")) == 1  # encoder_3 reads it there; decoder_2 on the CPU
+    assert crossings(parts).count((False, "encoder_3")) == 1
+    assert crossings(parts).count((True, "encoder_1")) == 1
+    assert len(crossings(parts)) == len(set(crossings(parts)))
+
+
+@pytest.mark.parametrize(
+    "placement", ["seed-b", "seed-c", "all", "encoder_1", "decoder_1", "encoder_2,encoder_4,decoder_7-5"]
+)
+def test_every_segment_has_what_it_reads(placement):
+    gpu = parse_placement(placement, PUBLISHED)
+    outputs = ["encoder_1", "encoder_6", "decoder_4", "decoder_1"]
+    outside, kept, computed = {INPUT}, {True: set(), False: set()}, []
+    for part in segments(PUBLISHED, gpu, [INPUT], outputs):
+        assert outside.issuperset(part.inputs)
+        have = kept[part.on_gpu].union(part.inputs)
+        for layer in PUBLISHED.needed((*part.outputs, *(k for k in part.keep if k not in have)), have):
+            assert (layer.name in gpu) == part.on_gpu
+            computed.append(layer.name)
+            have.add(layer.name)
+        assert have.issuperset(part.keep)
+        kept[part.on_gpu] = set(part.keep)
+        outside.update(part.outputs)
+    assert sorted(computed) == sorted(layer.name for layer in PUBLISHED.layers)
+    assert outside.issuperset(outputs)
+
+
+SPLIT = "encoder_2-4,decoder_4-2"
+
+
+def placed(variant: str, placement: str, tune: str = "throughput"):
+    """(the layers on the GPU, a plan that has them there) for a variant."""
+    g = VARIANTS[variant]
+    layers = parse_placement(placement, g)
+    return layers, place(choose(g, tune), choose(g, tune, hardware="cuda"), layers)
+
+
+def test_an_engine_has_the_weights_of_its_own_layers_alone():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    layers, plan = placed("tensorflow", SPLIT)
+    with CpuEngine(g, weights, plan=plan) as cpu:
+        assert cpu.layers == {layer.name for layer in g.layers} - set(layers) == set(cpu._layers)
+        x = to_float(pictures(1, 32, 32))
+        cpu.run(x, outputs=["encoder_1"])
+        with pytest.raises(ValueError, match="other layers to run: not encoder_2$"):
+            cpu.run(x, outputs=["encoder_2"])
+        with pytest.raises(ValueError, match="other layers"):
+            cpu.translate(pictures(1, 32, 32))
+        with pytest.raises(ValueError, match="has no weights for what it should run: encoder_2, encoder_3"):
+            HybridEngine(cpu, ReferenceEngine(g, weights), layers[2:])
+    other = VARIANTS["pytorch"]
+    with CpuEngine(g, weights) as cpu, ReferenceEngine(other, weights_of("pytorch")) as gpu:
+        with pytest.raises(ValueError, match="same generator"):
+            HybridEngine(cpu, gpu, layers)
+
+
+def test_hybrid_engines_share_one_cpu_engine():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    layers, plan = placed("tensorflow", SPLIT)
+    batches = [pictures(2, 64, 64, seed=i) for i in range(4)]
+    results = {}
+    with CpuEngine(g, weights, plan=plan, threads=2) as cpu:
+        workers = [HybridEngine(cpu, ReferenceEngine(g, weights, np.float32), layers, shared_cpu=True) for _ in batches]
+        expected = [workers[0].translate(b) for b in batches]
+
+        def work(index: int) -> None:
+            results[index] = [workers[index].translate(batches[index]) for _ in range(3)]
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(len(batches))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for index, b in enumerate(expected):
+            assert all(np.array_equal(b, result) for result in results[index])
+        for worker in workers:
+            worker.close()
+        assert not cpu._closed
+    with CpuEngine(g, weights, plan=plan) as cpu:
+        HybridEngine(cpu, ReferenceEngine(g, weights), layers).close()
+        assert cpu._closed
+
+
+def test_a_large_batch_crosses_in_parts(monkeypatch):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    layers, plan = placed("tensorflow", SPLIT)
+    b = pictures(5, 32, 32)
+    seen = []
+
+    class Watched(ReferenceEngine):
+        def _run(self, given, outputs):
+            seen.append(next(iter(given.values())).shape[0])
+            return super()._run(given, outputs)
+
+    with HybridEngine(CpuEngine(g, weights, plan=plan), Watched(g, weights), layers) as engine:
+        whole = engine.translate(b)
+        assert set(seen) == {5}
+        monkeypatch.setattr("pix2pix.hybrid.PIXELS_AT_ONCE", 2 * 32 * 32)
+        seen.clear()
+        np.testing.assert_array_equal(engine.translate(b), whole)
+        assert set(seen) == {1, 2}
+        x = to_float(b)
+        check_output(engine.run(x), ReferenceEngine(g, weights).run(x), "float32")
+
+
+def test_a_constant_layer_without_the_layer_that_it_reads():
+    """decoder_5 is constant where encoder_5's map is 1x1, but an engine that lacks encoder_5 must be given it."""
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    x = to_float(pictures(2, 32, 32))
+    expected = ReferenceEngine(g, weights).run(x)
+    for on_gpu in ("encoder_5", "decoder_5", "encoder_5,decoder_5"):
+        layers, plan = placed("tensorflow", on_gpu)
+        with HybridEngine(CpuEngine(g, weights, plan=plan), ReferenceEngine(g, weights), layers) as engine:
+            check_output(engine.run(x), expected, "float32")
+
+
+def test_a_stop_is_heeded_between_segments():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    layers, plan = placed("tensorflow", SPLIT)
+    stop, b = threading.Event(), pictures(1, 32, 32)
+    out = np.zeros_like(b)
+
+    class Stopping(ReferenceEngine):
+        def _run(self, given, outputs):
+            assert not stop.is_set()
+            stop.set()
+            return super()._run(given, outputs)
+
+    with HybridEngine(CpuEngine(g, weights, plan=plan), Stopping(g, weights), layers) as engine:
+        engine._translate(b, out, stop)
+    assert stop.is_set() and not out.any()
+
+
+def test_a_plan_holds_the_placement(tmp_path):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    layers, plan = placed("tensorflow", SPLIT, "latency")
+    assert plan.layers_on("cuda") == layers and plan.hardware == "cuda" and plan.tune == "latency"
+    assert {*plan.layers_on("cpu")} == {layer.name for layer in g.layers} - {*layers}
+    assert plan.hardware_of("encoder_1") == "cpu" and plan.hardware_of("encoder_2") == "cuda"
+    plan.save(tmp_path / "plan.json")
+    again = choose(g, "throughput", tmp_path / "plan.json", hardware="cuda")
+    assert again == plan == pickle.loads(pickle.dumps(plan)) and hash(again) == hash(plan)
+    assert again != placed("tensorflow", "encoder_2", "latency")[1]
+    with CpuEngine(g, weights, plan=tmp_path / "plan.json") as cpu:
+        assert cpu.layers == {*plan.layers_on("cpu")}
+    with pytest.raises(ValueError, match="for 'cuda' and has no layer for 'cpu'"):
+        CpuEngine(g, weights, plan=choose(g, "latency", hardware="cuda"))
+    with pytest.raises(ValueError, match="for 'cpu' and has no layer for 'cuda'"):
+        choose(g, "latency", choose(g, "latency"), hardware="cuda")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"placement": {"encoder_1": "tpu"}}, "'tpu', expected one for cpu, cuda"),
+        ({"placement": {"encoder_77": "cpu"}}, "no algorithm for: encoder_77"),
+        ({"placement": {}}, "'direct' for encoder_1, expected one of im2col"),
+        ({"hardware": "cpu"}, "expected one of direct"),
+    ],
+)
+def test_placements_that_no_plan_takes(changes, message):
+    _, plan = placed("tensorflow", SPLIT)
+    with pytest.raises(ValueError, match=message):
+        Plan(**(plan.to_dict() | changes))
