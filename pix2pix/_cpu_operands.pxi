@@ -14,6 +14,32 @@ cdef class Map:
     def __init__(self, float[:, :, :, ::1] raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
         self.raw, self.mean, self.scale, self.shift = raw, mean, scale, shift
 
+    def set_raw(self, const float[:, :, :, ::1] values, long threads):
+        """raw[..., :C] = values (N,H,W,C)."""
+        cdef long h = values.shape[1], rows = values.shape[0] * h, row, x
+        cdef size_t size = values.shape[3] * sizeof(float)
+        for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
+            for x in range(values.shape[2]):
+                memcpy(&self.raw[row // h, row % h, x, 0], &values[row // h, row % h, x, 0], size)
+
+    def write_value(self, float[:, :, :, ::1] out, long threads):
+        """out (N,H,W,C) = the value; the same one N times if this map has one image."""
+        cdef long h = out.shape[1], rows = out.shape[0] * h, one = self.raw.shape[0] == 1, row
+        for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
+            self.write_row(0 if one else row // h, row % h, &out[row // h, row % h, 0, 0], out.shape[2], out.shape[3])
+
+    cdef void write_row(self, long n, long y, float* out, long width, long channels) noexcept nogil:
+        """out[x * channels + c] = the value at (n, y, x), c."""
+        cdef const float* raw
+        cdef const float* mean = &self.mean[n, 0]
+        cdef const float* scale = &self.scale[n, 0]
+        cdef const float* shift = &self.shift[0]
+        cdef long x, c
+        for x in range(width):
+            raw = &self.raw[n, y, x, 0]
+            for c in range(channels):
+                out[x * channels + c] = (raw[c] - mean[c]) * scale[c] + shift[c]
+
 
 cdef struct Source:
     # one map that a layer reads, and the slope of the leaky ReLU that it applies

@@ -205,7 +205,7 @@ class CpuEngine(BaseEngine):
     def _forward(self, given: Maps, results: Maps, space: Workspace, stop: threading.Event) -> None:
         """Compute ``results`` from the given layers, in place, or give up before a layer when ``stop`` is set."""
         last = self.generator.layers[-1].name
-        maps = dict(space.constants)
+        maps: dict[str, Any] = dict(space.constants)
         wanted = tuple(name for name in results if name not in given)
         layers = self._folded.needed(wanted, {**maps, **given})
         read = {source.layer for layer in layers for source in layer.inputs}
@@ -228,16 +228,17 @@ class CpuEngine(BaseEngine):
             if name in given:
                 result[...] = given[name]
             elif name != last:
-                result[...] = _value(maps[name], result.shape[-1])
+                maps[name].write_value(result, self.threads)
 
     def _as_map(self, value: np.ndarray) -> Any:
         """A layer's given value as other layers read it."""
         n, h, w, channels = value.shape
         stride = self._kernels.padded(channels)
         raw = self._kernels.aligned(n * h * w * stride).reshape(n, h, w, stride)
-        raw[..., :channels] = value
         zeros, ones = np.zeros((n, stride), np.float32), np.ones((n, stride), np.float32)
-        return self._kernels.Map(raw, zeros, ones, zeros[0])
+        result = self._kernels.Map(raw, zeros, ones, zeros[0])
+        result.set_raw(value, self.threads)
+        return result
 
     # -- memory -----------------------------------------------------------------------------------------------
 
@@ -310,12 +311,6 @@ class Workspace:
             if layer.name in engine.layers
         )
         return maps + scratch
-
-
-def _value(m: Any, channels: int) -> np.ndarray:
-    """A map's value (N,H,W,C): its norm applied."""
-    raw, mean, scale, shift = (np.asarray(part) for part in (m.raw, m.mean, m.scale, m.shift))
-    return ((raw - mean[:, None, None]) * scale[:, None, None] + shift)[..., :channels]
 
 
 def _check_layers(generator: Generator) -> None:

@@ -1,4 +1,4 @@
-"""Which layers run on the GPU: the names that people give to placements, as sets of layers.
+"""Which layers run on the GPU: said in words, or found out by measuring.
 
 A placement in words is ``all``, ``seed-b``, ``seed-c``, or a list such as ``encoder_2-4,decoder_4-2``: names of layers,
 and ranges of them in walking order.
@@ -10,15 +10,30 @@ and three transposed ones 1074 million, the next largest half of that, and the s
 most from the CPU: the layers around the bottleneck would send less over the bus for each multiplication, but
 encoder_4-6 and decoder_6-4 hold only 43 %, and a CPU that keeps the other 57 % cannot become 12.4/5.5 times as fast, as
 the course's did. ``seed-c`` is all but the last layer.
+
+``auto`` measures each layer on both engines, and what it takes to give a value to an engine and get it back. The
+cheapest placement is then the minimum cut of a small graph, with the CPU as its source and the GPU as its sink:
+exact, with no need to try 2^16 placements. A layer on the source's side runs on the CPU, and cutting its edge to the
+sink costs what it takes there; a value that is read on the other side costs one crossing, however many read it there.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
 
-from .generator import Generator
+import numpy as np
+
+from .engine import BaseEngine
+from .generator import INPUT, Generator
 
 RANGE = re.compile(r"(?P<prefix>.+_)(?P<first>\d+)-(?P<last>\d+)")
+OUTSIDE = "(outside)"  # who reads the last layer, in the host's memory
+REPETITIONS = 5  # of each measurement
 SEED_B = 3  # convolutions on the GPU, and as many transposed ones
 
 
@@ -68,3 +83,117 @@ def _layers(item: str, names: list[str], text: str) -> list[str]:
     if begin > end:
         raise ValueError(f"the placement {text!r} has {item!r}, but {last} comes before {first}: turn the range round")
     return names[begin : end + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds that one batch takes: each layer on the CPU and on the GPU; each value, also the picture, to cross."""
+
+    cpu: Mapping[str, float]
+    gpu: Mapping[str, float]
+    crossing: Mapping[str, float]
+
+    def total(self, generator: Generator, gpu_layers: Collection[str]) -> float:
+        """Seconds of the whole walk, from a picture in the host's memory to a picture there."""
+        seconds = sum((self.gpu if y.name in gpu_layers else self.cpu)[y.name] for y in generator.layers)
+        for value, readers in _readers(generator).items():
+            away = {reader in gpu_layers for reader in readers} - {value in gpu_layers}
+            seconds += self.crossing[value] * len(away)
+        return seconds
+
+
+def cheapest(generator: Generator, costs: Costs) -> tuple[str, ...]:
+    """The layers to put on the GPU so that :meth:`Costs.total` is least, in walking order."""
+    graph: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
+    graph["CPU"] |= {INPUT: math.inf, OUTSIDE: math.inf}
+    for layer in generator.layers:
+        graph["CPU"][layer.name] = costs.gpu[layer.name]
+        graph[layer.name]["GPU"] = costs.cpu[layer.name]
+    for value, readers in _readers(generator).items():
+        to_gpu, to_cpu = (value, "to GPU"), (value, "to CPU")
+        graph[value][to_gpu] = graph[to_cpu][value] = costs.crossing[value]
+        for reader in readers:
+            graph[to_gpu][reader] = graph[reader][to_cpu] = math.inf
+    on_cpu = _source_side(graph, "CPU", "GPU")
+    return tuple(layer.name for layer in generator.layers if layer.name not in on_cpu)
+
+
+def _readers(generator: Generator) -> dict[str, list[str]]:
+    """The layers that read each value."""
+    readers: dict[str, list[str]] = {name: [] for name in (INPUT, *(layer.name for layer in generator.layers))}
+    for layer in generator.layers:
+        for source in layer.inputs:
+            readers[source.layer].append(layer.name)
+    readers[generator.layers[-1].name].append(OUTSIDE)
+    return readers
+
+
+def _source_side(graph: Mapping[Hashable, Mapping[Hashable, float]], source: Hashable, sink: Hashable) -> set[Hashable]:
+    """The nodes on the source's side of a minimum cut; ``graph`` is {node: {next node: capacity}}.
+
+    Edmonds and Karp, "Theoretical improvements in algorithmic efficiency for network flow problems", JACM 19 (1972):
+    while there is a path with capacity left, send what fits along the shortest.
+    """
+    left: dict[Hashable, dict[Hashable, float]] = defaultdict(lambda: defaultdict(float))
+    for node, edges in graph.items():
+        for target, capacity in edges.items():
+            left[node][target] += capacity
+            left[target][node] += 0.0
+    while True:
+        came_from: dict[Hashable, Hashable] = {source: source}
+        queue = deque([source])
+        while queue and sink not in came_from:
+            node = queue.popleft()
+            for target, capacity in left[node].items():
+                if capacity > 0 and target not in came_from:
+                    came_from[target] = node
+                    queue.append(target)
+        if sink not in came_from:
+            return set(came_from)
+        path, node = [], sink
+        while node != source:
+            path.append((came_from[node], node))
+            node = came_from[node]
+        flow = min(left[a][b] for a, b in path)
+        for a, b in path:
+            left[a][b] -= flow
+            left[b][a] += flow
+
+
+def measure(cpu: BaseEngine, gpu: BaseEngine, n: int) -> Costs:
+    """The costs of ``n`` pictures of the generator's own size, by medians; both engines must have all layers.
+
+    To give a value to an engine and have it back takes a time that is linear in its bytes, fitted to all layers.
+    Half of it counts as the way in, half as the way out: crossing is the way out of one engine and into the other, and
+    a layer alone takes what a run from the values that it reads to its own takes, less their ways.
+    """
+    generator = cpu.generator
+    shapes = generator.shapes(generator.size, generator.size)
+    rng = np.random.default_rng(0)
+    values = {name: rng.standard_normal((n, *shape), np.float32) for name, shape in shapes.items()}
+    ways: list[dict[str, float]] = []
+    layers: list[dict[str, float]] = []
+    for engine in (cpu, gpu):
+        names = [layer.name for layer in generator.layers]
+        there_and_back = [_seconds(engine, {name: values[name]}, name) for name in names]
+        slope, start = np.polyfit([values[name].nbytes for name in names], there_and_back, 1)
+        way = {name: max(0.0, float(slope * value.nbytes + start)) / 2 for name, value in values.items()}
+        alone = {}
+        for layer in generator.layers:
+            read = {source.layer: values[source.layer] for source in layer.inputs}
+            ways_of_layer = sum(way[name] for name in (*read, layer.name))
+            alone[layer.name] = max(0.0, _seconds(engine, read, layer.name) - ways_of_layer)
+        ways.append(way)
+        layers.append(alone)
+    crossing = {name: sum(way[name] for way in ways) for name in values}
+    return Costs(cpu=layers[0], gpu=layers[1], crossing=crossing)
+
+
+def _seconds(engine: BaseEngine, inputs: Mapping[str, np.ndarray], output: str) -> float:
+    """The median time of a run, after one that counts for nothing."""
+    seconds = []
+    for _ in range(1 + REPETITIONS):
+        start = time.perf_counter()
+        engine.run(inputs=inputs, outputs=[output])
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:]))

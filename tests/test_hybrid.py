@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from pix2pix.cpu import CpuEngine
 from pix2pix.generator import INPUT, unet
 from pix2pix.hybrid import HybridEngine, segments
-from pix2pix.placement import parse_placement
+from pix2pix.placement import Costs, cheapest, measure, parse_placement
 from pix2pix.plan import Plan, choose, place
 from pix2pix.reference import ReferenceEngine, to_float
 from tests.models import VARIANTS, check_output, pictures, weights_of
@@ -258,3 +260,84 @@ def test_placements_that_no_plan_takes(changes, message):
     _, plan = placed("tensorflow", SPLIT)
     with pytest.raises(ValueError, match=message):
         Plan(**(plan.to_dict() | changes))
+
+
+def random_costs(g, seed: int) -> Costs:
+    """Costs of the order of each other, some of them nothing."""
+    rng = np.random.default_rng(seed)
+    names = [layer.name for layer in g.layers]
+    cpu, gpu, crossing = (rng.exponential(scale, len(names) + 1) for scale in (1.0, 0.7, rng.choice([0.1, 0.3, 1.0])))
+    cpu[rng.random(len(cpu)) < 0.1] = 0
+    return Costs(
+        dict(zip(names, cpu, strict=False)),
+        dict(zip(names, gpu, strict=False)),
+        dict(zip((INPUT, *names), crossing, strict=True)),
+    )
+
+
+def by_trying_all(g, costs: Costs) -> float:
+    names = [layer.name for layer in g.layers]
+    subsets = itertools.chain.from_iterable(itertools.combinations(names, k) for k in range(len(names) + 1))
+    return min(costs.total(g, subset) for subset in subsets)
+
+
+def test_the_cheapest_placement_is_found():
+    g = VARIANTS["tensorflow"]
+    sizes = set()
+    for seed in range(40):
+        costs = random_costs(g, seed)
+        layers = cheapest(g, costs)
+        assert costs.total(g, layers) == pytest.approx(by_trying_all(g, costs), rel=1e-12)
+        sizes.add(len(layers))
+    assert len(sizes) > 4  # from few layers to many: the costs don't decide it beforehand
+
+
+def test_the_total_counts_what_segments_cross():
+    g = VARIANTS["pytorch"]
+    names = [layer.name for layer in g.layers]
+    nothing = dict.fromkeys(names, 0.0)
+    for seed in range(20):
+        costs = random_costs(g, seed)
+        layers = cheapest(g, costs)
+        crossing_alone = Costs(nothing, nothing, costs.crossing)
+        parts = segments(g, layers, [INPUT], [names[-1]])
+        crossed = sum(costs.crossing[name] for on_gpu, name in crossings(parts) if on_gpu or name != INPUT)
+        leaving = costs.crossing[names[-1]] if names[-1] in layers else 0.0
+        assert crossing_alone.total(g, layers) == pytest.approx(crossed + leaving)
+
+
+class Timed(ReferenceEngine):
+    """An engine that computes nothing and tells a clock how long it took: some seconds per layer and per value."""
+
+    def __init__(self, g, clock: list[float], layers: dict[str, float], value: float) -> None:
+        super().__init__(g, weights_of("tensorflow"))
+        self.clock, self.layer_seconds, self.value_seconds = clock, layers, value
+
+    def _run(self, given, outputs):
+        self.clock[0] += sum(self.layer_seconds[layer.name] for layer in self.generator.needed(outputs, given))
+        self.clock[0] += self.value_seconds * (len(given) + len(outputs))
+        shapes = self.generator.shapes(*self.picture_size(given))
+        return {name: np.zeros((1, *shapes[name]), np.float32) for name in outputs}
+
+
+def test_measuring_finds_the_layers_that_pay(monkeypatch):
+    g, clock = VARIANTS["tensorflow"], [0.0]
+    monkeypatch.setattr("pix2pix.placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    fast = {"encoder_2", "encoder_3", "decoder_3", "decoder_2"}
+    on_cpu = {layer.name: 20.0 if layer.name in fast else 4.0 for layer in g.layers}
+    on_gpu = {layer.name: 3.0 if layer.name in fast else 15.0 for layer in g.layers}
+    costs = measure(Timed(g, clock, on_cpu, 0.5), Timed(g, clock, on_gpu, 2.0), 1)
+    assert costs.cpu == pytest.approx(on_cpu) and costs.gpu == pytest.approx(on_gpu)
+    assert costs.crossing == pytest.approx(dict.fromkeys((INPUT, *on_cpu), 2.5))
+    assert set(cheapest(g, costs)) == fast
+    dear = Costs(costs.cpu, costs.gpu, dict.fromkeys(costs.crossing, 100.0))
+    assert cheapest(g, dear) == ()
+
+
+def test_measuring_real_engines():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    with CpuEngine(g, weights) as cpu, ReferenceEngine(g, weights) as gpu:
+        costs = measure(cpu, gpu, 2)
+    names = [layer.name for layer in g.layers]
+    assert [*costs.cpu] == [*costs.gpu] == names and {*costs.crossing} == {INPUT, *names}
+    assert 0 < sum(costs.cpu.values()) < sum(costs.gpu.values())
