@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import mpi
 from .engine import PRECISIONS
 from .plan import TUNES
 
 if TYPE_CHECKING:
+    from mpi4py import MPI
+
     from .generator import Generator, Weights
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,17 +31,42 @@ EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the r
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own); returns the exit status."""
-    args = parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd but harmless metadata in picture files
-            return args.run(args)
+            return _run_on_ranks(argv)
     except KeyboardInterrupt:
         print("pix2pix: interrupted", file=sys.stderr)
         return 130
     except (ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
-        print(f"pix2pix: error: {str(error) or type(error).__name__}", file=sys.stderr)
+        if mpi.launched()[0] == 0:  # of several processes that cannot start, one says why
+            print(f"pix2pix: error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2
+
+
+def _run_on_ranks(argv: Sequence[str] | None) -> int:
+    """Run a command line; under mpiexec rank 0 does, and the others do what it asks for."""
+    comm = mpi.world()
+    if comm is None:
+        args = parser().parse_args(argv)
+        return args.run(args)
+    if comm.rank:
+        return _serve(comm)
+    with mpi.leading(comm) as ranks:
+        args = parser().parse_args(argv)
+        args.ranks = ranks
+        return args.run(args)
+
+
+def _serve(comm: MPI.Intracomm) -> int:
+    """Do what rank 0 asks for. What goes wrong here ends all ranks: rank 0 would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C, which goes to all, rank 0 makes something
+    try:
+        mpi.serve(comm)
+    except Exception as error:
+        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        comm.Abort(2)
+    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "pix2pix", description="Run trained pix2pix generators fast, without the framework that trained them."
     )
+    top.set_defaults(ranks=None)
     top.add_argument("--version", action="version", version=f"pix2pix {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_translate(commands)
@@ -146,7 +176,7 @@ def _translate(args: argparse.Namespace) -> int:
 
     args.to_folder = args.output.endswith(("/", os.sep))  # which a Path doesn't keep
     args.output = Path(args.output)
-    return run_translate(args, sys.stdout, sys.stderr)
+    return run_translate(args, sys.stdout, sys.stderr, args.ranks)
 
 
 def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
@@ -207,7 +237,9 @@ def _demo(args: argparse.Namespace) -> int:
         if not pictures or not models:
             raise RuntimeError(f"the demo's model or pictures are missing in {folder}: install the package again")
         argv = ["translate", *map(str, pictures), "--model", str(models[0]), "--output", str(args.output)]
-        status = main([*argv, "--gallery", "--overwrite"])
+        translate = parser().parse_args([*argv, "--gallery", "--overwrite"])
+        translate.ranks = args.ranks
+        status = translate.run(translate)
     if status == 0:
         print(f"open {(args.output / 'gallery.html').resolve()}")
     return status

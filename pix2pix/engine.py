@@ -355,6 +355,13 @@ def make_engine(
     return CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
 
 
+def describe(engine: Engine) -> str:
+    """What an engine computes with, in a few words."""
+    return (
+        f"{getattr(engine, 'device', 'cpu')}, {getattr(engine, 'threads', None)} threads, {getattr(engine, 'isa', '')}"
+    )
+
+
 def check_device(device: str, precision: str, workers: int | None, gpu_layers: str | None) -> None:
     """Raise before anything is read if this version cannot run on the hardware that was asked for."""
     if precision not in PRECISIONS:

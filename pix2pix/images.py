@@ -11,6 +11,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import platform
+import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -235,7 +239,7 @@ def write(path: Path, data: bytes) -> None:
     The hidden name is this process's own: another run into the same folder has others. Makes the folder if need be.
     Raises OSError; see :func:`is_fatal`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
@@ -243,6 +247,36 @@ def write(path: Path, data: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what :func:`write` had begun for ``paths`` in processes that were killed.
+
+    Whether another host's processes live is not known: what has changed in the last minute is left to them.
+    """
+    paths = list(paths)
+    names = {path.name for path in paths}
+    for folder in {path.parent for path in paths}:
+        for partial in folder.glob(".*.partial"):
+            written = re.fullmatch(r"\.(.+)\.(\d+)@([^@]+)\.partial", partial.name)
+            if written is None or written[1] not in names:
+                continue
+            try:
+                here = written[3] == platform.node()
+                if not _is_alive(int(written[2])) if here else partial.stat().st_mtime < time.time() - 60:
+                    partial.unlink()
+            except FileNotFoundError:  # it was renamed: its process lives
+                continue
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def is_fatal(error: OSError) -> bool:

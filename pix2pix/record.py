@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .images import READABLE, write
+from .images import READABLE, remove_abandoned, write
 
 RECORD_NAME = ".pix2pix-run.json"
 
@@ -68,7 +68,9 @@ def begin(record: Path, made_by: Mapping[str, Any], outputs: Sequence[Path], ove
         if before is not None:
             _check_same(record, before, made_by)
             since = record.stat().st_mtime_ns
-            return {path for path in outputs if path.exists() and path.stat().st_mtime_ns >= since}
+            done = {path for path in outputs if path.exists() and path.stat().st_mtime_ns >= since}
+            remove_abandoned(path for path in outputs if path not in done)
+            return done
         check_free(outputs)
     write(record, (json.dumps(made_by, indent=2) + "\n").encode())
     return set()

@@ -70,6 +70,7 @@ class Report:
         self.images: list[dict[str, Any]] = []
         self.metrics: list[Mapping[str, float]] = []
         self.stopped = ""
+        self.lost: list[str] = []  # ranks that were given up, and why
         self._started = time.monotonic()
         self._seconds = 0.0
 
@@ -94,7 +95,7 @@ class Report:
         return 1 if self.counts["failed"] or self.stopped else 0
 
     def text(self) -> str:
-        """The summary, in one or two lines."""
+        """The summary, in a line or a few."""
         done = self.counts["done"]
         line = f"{done} done, {self.counts['skipped']} skipped, {self.counts['failed']} failed"
         if done:
@@ -102,7 +103,7 @@ class Report:
         if self.metrics:
             values = metrics.means(self.metrics)
             line += f"\nmean PSNR {values['psnr']:.2f} dB, SSIM {values['ssim']:.4f}, L1 {values['l1']:.4f}"
-        return line
+        return "\n".join([line, *(f"without {lost}" for lost in self.lost)])
 
     def save(self, path: Path) -> None:
         """Write :meth:`json` to a file. Raises OSError."""
@@ -114,6 +115,7 @@ class Report:
             **self.facts,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
             "stopped": self.stopped or None,
+            "lost": self.lost,
             "seconds": round(self._seconds, 3),
             "images_per_second": round(self._rate(), 3),
             "metrics": _finite(metrics.means(self.metrics)) or None,

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from .engine import Engine, check_device, load
+from .engine import Engine, check_device, describe, make_engine, read_model
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .images import READABLE, WRITERS, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
@@ -24,20 +24,25 @@ from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
 from .translate import BATCH_SIZE, Outcome, raw_frames, translate_files, translate_raw
 
+if TYPE_CHECKING:
+    from .mpi import Ranks
+
 RAW = ".rgb"
 STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
 
 
-def run_translate(args: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+def run_translate(args: argparse.Namespace, out: TextIO, err: TextIO, ranks: Ranks | None = None) -> int:
     """Do the parsed command ``args``; results go to ``out``, everything else to ``err``. Returns the exit status.
+
+    ``ranks``, of which this one is the first, share the work.
 
     Raises ValueError, RuntimeError or OSError with a message for people if the run cannot start.
     """
     check_device(args.device, args.precision, args.workers, args.gpu_layers)
     if any(path.suffix.lower() == RAW for path in args.inputs):
-        return _RawRun(args, out, err).run()
-    return _PictureRun(args, out, err).run()
+        return _RawRun(args, out, err, ranks).run()
+    return _PictureRun(args, out, err, ranks).run()
 
 
 def _plan_identity(engine: Engine) -> str | None:
@@ -61,8 +66,8 @@ def _is_suffix(text: str) -> bool:
 class _Command:
     """What both kinds of run have in common."""
 
-    def __init__(self, args: argparse.Namespace, out: TextIO, err: TextIO) -> None:
-        self.args, self.out, self.err = args, out, err
+    def __init__(self, args: argparse.Namespace, out: TextIO, err: TextIO, ranks: Ranks | None) -> None:
+        self.args, self.out, self.err, self.ranks = args, out, err, ranks
         self.batch_size = args.batch_size or BATCH_SIZE
 
     def run(self) -> int:
@@ -71,7 +76,7 @@ class _Command:
         engine, self.identity = self._load()
         with closing(engine):
             device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
-            self.err.write(f"device: {device['device']}, {device['threads']} threads, {getattr(engine, 'isa', '')}\n")
+            self.err.write("\n".join(self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]) + "\n")
             self.err.flush()
             model_and_output = {"model": str(self.args.model), "output": str(self.args.output)}
             self.report = Report({**device, "precision": self.args.precision, **model_and_output})
@@ -102,18 +107,17 @@ class _Command:
         args = self.args
         with ThreadPoolExecutor(1) as executor:
             identity = executor.submit(model_identity, args.model)
-            engine = load(
-                args.model,
+            model = read_model(args.model, args.statistics, args.key, dict(args.set or ()))
+            make = self.ranks.make_engine if self.ranks else make_engine
+            engine = make(
+                *model,
                 args.device,
                 precision=args.precision,
                 tune=args.tune,
-                statistics=args.statistics,
                 plan=args.plan,
                 threads=args.threads,
                 workers=args.workers,
                 gpu_layers=args.gpu_layers,
-                key=args.key,
-                overrides=dict(args.set or ()),
             )
             return engine, identity.result()
 
@@ -148,6 +152,9 @@ class _Command:
 
     def finish(self, status: int) -> int:
         """Tell the summary; returns the exit status. If the JSON goes to ``out``, nothing else does."""
+        if self.ranks:
+            self.report.lost = list(self.ranks.lost.values())
+            self.report.facts["ranks"] = self.ranks.summary()
         to_out = self.args.json == STDOUT
         if not self.args.quiet:
             (self.err if to_out else self.out).write(self.report.text() + "\n")
@@ -192,16 +199,17 @@ class _PictureRun(_Command):
         for job in self.jobs:
             check_writable(job.output, fitting.out_channels)
         finished = self._begin(engine, fitting)
-        outcomes = translate_files(
-            engine,
-            self.jobs,
-            fitting,
-            finished=finished,
-            batch_size=self.batch_size,
-            thumbnail_edge=thumbnail_edge(len(self.jobs)) if args.gallery else None,
-        )
+        edge = thumbnail_edge(len(self.jobs)) if args.gallery else None
+        options: dict[str, Any] = {"finished": finished, "batch_size": self.batch_size, "thumbnail_edge": edge}
+        if self.ranks and not self.to_file:
+            record = args.output / RECORD_NAME
+            outcomes = self.ranks.translate_files(engine, self.jobs, fitting, record, **options)
+        else:
+            outcomes = translate_files(engine, self.jobs, fitting, **options)
         left = len(self.jobs) - len(finished)
         with Gallery(args.output / GALLERY_NAME) as gallery, Progress(left, self.err, args.quiet) as progress:
+            if self.ranks:
+                self.ranks.tell = progress.message
 
             def take(outcome: Outcome) -> None:
                 self.report.add(outcome)

@@ -61,7 +61,31 @@ def translate_files(
         raise ValueError(f"got a batch size of {batch_size}, expected 1 or more")
     for job in jobs:
         images.check_writable(job.output, fitting.out_channels)
-    return _Run(engine, fitting, batch_size, thumbnail_edge).outcomes(jobs, finished)
+    todo, skipped = split(jobs, finished)
+    return translate_stream(
+        engine, iter(todo), fitting, skipped=skipped, batch_size=batch_size, thumbnail_edge=thumbnail_edge
+    )
+
+
+def translate_stream(
+    engine: Engine,
+    todo: Iterator[Job],
+    fitting: Fitting,
+    *,
+    skipped: Sequence[Job] = (),
+    batch_size: int = BATCH_SIZE,
+    thumbnail_edge: int | None = None,
+) -> Generator[Outcome, None, None]:
+    """:func:`translate_files` for jobs that become known one by one: about two batches are taken ahead of the engine.
+
+    ``skipped`` are jobs whose outputs are there. They come first.
+    """
+    return _Run(engine, fitting, batch_size, thumbnail_edge).outcomes(todo, skipped)
+
+
+def split(jobs: Sequence[Job], finished: Collection[Path]) -> tuple[list[Job], list[Job]]:
+    """The jobs that are to be done, and those whose output is in ``finished``."""
+    return [j for j in jobs if j.output not in finished], [j for j in jobs if j.output in finished]
 
 
 def io_threads() -> int:
@@ -87,10 +111,9 @@ class _Run:
         self.writing: deque[Future[Outcome]] = deque()
         self.ready: deque[Outcome] = deque()
 
-    def outcomes(self, jobs: Sequence[Job], finished: Collection[Path]) -> Generator[Outcome, None, None]:
-        """An outcome for each of ``jobs``; those with their output in ``finished`` come first, as skipped."""
-        skipped = [job for job in jobs if job.output in finished]
-        self.todo = iter([job for job in jobs if job.output not in finished])
+    def outcomes(self, todo: Iterator[Job], skipped: Sequence[Job]) -> Generator[Outcome, None, None]:
+        """An outcome for each job, those of ``skipped`` first."""
+        self.todo = todo
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="pix2pix-io")
         try:
             yield from self._skip(pool, skipped)
@@ -98,7 +121,7 @@ class _Run:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _skip(self, pool: ThreadPoolExecutor, skipped: list[Job]) -> Iterator[Outcome]:
+    def _skip(self, pool: ThreadPoolExecutor, skipped: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes of jobs done by an earlier run; their files are read only if something of them is shown."""
         for job in skipped:
             if self.fitting.pair or self.thumbnail_edge:

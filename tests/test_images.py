@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import platform
 import struct
+import subprocess
+import sys
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -338,4 +342,16 @@ def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
         images.write(path, b"second")
     assert images.is_fatal(caught.value) and not images.is_fatal(PermissionError(errno.EACCES, "no"))
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["x.png"]
-    assert partials == [f".x.png.{os.getpid()}.partial"]  # hidden, and no other process's
+    assert partials == [f".x.png.{os.getpid()}@{platform.node()}.partial"]  # hidden, and no other process's
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, live, here = int(ended.stdout), os.getpid(), platform.node()
+    names = [f".x.v2.png.{dead}@{here}", f".x.v2.png.{live}@{here}", f".y.png.{dead}@{here}"]
+    names += [f".x.v2.png.{live}@{here}-2.example.org", f".x.v2.png.{live + 1}@{here}-2.example.org"]
+    for name in names:
+        (tmp_path / f"{name}.partial").write_bytes(b"half")
+    os.utime(tmp_path / f"{names[-1]}.partial", (time.time() - 90, time.time() - 90))
+    images.remove_abandoned([tmp_path / "x.v2.png", tmp_path / "nowhere" / "z.png"])
+    assert sorted(p.name.removesuffix(".partial") for p in tmp_path.iterdir()) == sorted(names[1:4])

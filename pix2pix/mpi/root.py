@@ -1,0 +1,109 @@
+"""Rank 0: leads the others, and computes as they do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..engine import Engine, describe, make_engine
+from ..generator import Generator as Network
+from ..generator import Weights
+from ..images import Fitting
+from ..jobs import Job
+from ..translate import BATCH_SIZE, Outcome, split, translate_files
+from .files import FileLeader
+from .launch import own_threads
+from .wire import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Ranks:
+    """All ranks, as rank 0 leads them.
+
+    ``tell`` is called with a line for people when a rank is given up; ``lost`` says which ones were, and why.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.link = Link(comm)
+        self.facts: dict[int, Facts] = {}
+        self.lost: dict[int, str] = {}
+        self.done = Counter[int]()  # pictures dealt with, by rank
+        self.tell: Callable[[str], None] = lambda line: None
+
+    def dismiss(self) -> None:
+        """Let the others go."""
+        try:
+            self._order(Dismissal())
+        except RanksLostError:
+            self.dismiss()
+
+    def make_engine(self, generator: Network, weights: Weights, device: str = "auto", **options: Any) -> Engine:
+        """:func:`pix2pix.engine.make_engine` on every rank, with the same options; returns this rank's own engine.
+
+        The others take the model from here, and the plan that this rank's engine has chosen. Raises RuntimeError that
+        names the ranks that could not.
+        """
+        shapes = {name: array.shape for name, array in weights.items()}
+        self._order(TakeModel(generator, shapes))
+        broadcast(self.link.comm, shapes, weights)
+        threads = own_threads(self.link.comm)
+        engine = make_engine(generator, weights, device, **{**options, "threads": options.get("threads") or threads})
+        try:
+            self._order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))
+            self.facts = {self.link.rank: Facts(device=describe(engine)), **self._answers()}
+        except RuntimeError:
+            engine.close()
+            raise
+        return engine
+
+    def described(self) -> list[str]:
+        """What all ranks compute with, a line for each kind of host and device."""
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for rank, facts in sorted(self.facts.items()):
+            kinds.setdefault((facts.device, facts.host), []).append(str(rank))
+        return [f"device: {device} (rank {', '.join(r)} on {host})" for (device, host), r in kinds.items()]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """What the ranks were and did, as JSON can hold it."""
+        facts = sorted(self.facts.items())
+        return [{"rank": r, "host": f.host, "device": f.device, "pictures": self.done[r]} for r, f in facts]
+
+    def translate_files(
+        self,
+        engine: Engine,
+        jobs: Sequence[Job],
+        fitting: Fitting,
+        record: Path,
+        *,
+        finished: Collection[Path] = (),
+        batch_size: int = BATCH_SIZE,
+        thumbnail_edge: int | None = None,
+    ) -> Generator[Outcome, None, None]:
+        """:func:`pix2pix.translate.translate_files` by all ranks: each reads and writes the files of its own jobs.
+
+        ``record`` is a file that this rank has written where the outputs go. Raises what a rank raises that cannot be
+        made good by others, e.g. RuntimeError if one doesn't see that file.
+        """
+        todo, skipped = split(jobs, finished)
+        if not todo:
+            return translate_files(engine, jobs, fitting, finished=finished, thumbnail_edge=thumbnail_edge)
+        order = DoFiles(fitting, batch_size, thumbnail_edge, (record, record.read_bytes()), todo[0].source)
+        return FileLeader(self, order, todo).outcomes(engine, skipped)
+
+    def _order(self, order: object) -> None:
+        for rank in self.link.others:
+            self.link.send(order, rank)
+
+    def _answers(self) -> dict[int, Facts]:
+        """What all others answer. Raises RuntimeError that names those who answer with an error."""
+        answers = dict(self.link.receive() for _ in self.link.others)
+        errors = [
+            f"rank {rank} on {facts.host}: {facts.error}" for rank, facts in sorted(answers.items()) if facts.error
+        ]
+        if errors:
+            raise RuntimeError("; ".join(errors))
+        return answers

@@ -1,0 +1,166 @@
+"""What ranks say to each other, and how: orders from rank 0, questions to it, and what happens when a rank is lost.
+
+Waiting is polling, with a sleep in between: MPI's own waiting takes a whole core, which the engines need. Each rank
+calls MPI from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from ..generator import Generator, Weights
+from ..images import Fitting
+from ..jobs import Job
+from ..translate import Outcome
+
+ROOT = 0
+POLL_SECONDS = 0.001
+LOSSES = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}  # what ULFM raises when a rank is lost
+
+
+@dataclass(frozen=True)
+class TakeModel:
+    """An order: take part in the broadcast of the weights, of ``shapes`` (by name)."""
+
+    generator: Generator
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class BuildEngine:
+    """An order: make an engine of the model, with the options of :func:`pix2pix.engine.make_engine`. Answer: Facts."""
+
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DoFiles:
+    """An order: ask for jobs, and do them.
+
+    ``record`` is a file (path, content) that rank 0 has written, ``source`` one of the pictures: each rank must see
+    them.
+    """
+
+    fitting: Fitting
+    batch_size: int
+    thumbnail_edge: int | None
+    record: tuple[Path, bytes]
+    source: Path
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An answer: where this rank is and what it computes with, or why it cannot."""
+
+    host: str = field(default_factory=platform.node)
+    device: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question: more jobs? It says what became of the earlier ones, and the names of those that are in hand.
+
+    ``idle``: nothing is in hand, the answer may wait. ``failed`` says why this rank cannot go on; ``fatal`` that no
+    other can either.
+    """
+
+    outcomes: Sequence[Outcome] = ()
+    holds: frozenset[str] = frozenset()
+    idle: bool = False
+    failed: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Dismissal:
+    """An order, which may come instead of any answer: stop."""
+
+
+Jobs = list[Job]  # the answer: empty if there is nothing for now; None instead ends the order
+
+
+class RanksLostError(RuntimeError):
+    """Some ranks are gone. The link is whole again among the others, but what was on its way is lost."""
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        super().__init__(f"lost {', '.join(f'rank {rank}' for rank in ranks)}")
+        self.ranks = ranks
+
+
+@dataclass
+class Link:
+    """A communicator whose ranks keep their numbers when some of them are lost."""
+
+    comm: MPI.Intracomm
+    members: list[int] = field(init=False)  # the numbers of those who are left, in the communicator's order
+
+    def __post_init__(self) -> None:
+        self.comm = self.comm.Dup()
+        self.members = list(range(self.comm.size))
+        self.rank = self.comm.rank
+
+    @property
+    def others(self) -> list[int]:
+        """All ranks that are left but this one."""
+        return [rank for rank in self.members if rank != self.rank]
+
+    def send(self, message: Any, rank: int) -> None:
+        """Send any object. Raises RanksLostError."""
+        try:
+            self.comm.send(message, self.members.index(rank))
+        except MPI.Exception as error:
+            raise self._mended(error) from None
+
+    def poll(self) -> tuple[int, Any] | None:
+        """The next message (from, object) if one has come. Raises RanksLostError."""
+        status = MPI.Status()
+        try:
+            if not self.comm.iprobe(status=status):
+                return None
+            return self.members[status.source], self.comm.recv(source=status.source, tag=status.tag)
+        except MPI.Exception as error:
+            raise self._mended(error) from None
+
+    def receive(self) -> tuple[int, Any]:
+        """The next message (from, object). Raises RanksLostError."""
+        while (message := self.poll()) is None:
+            time.sleep(POLL_SECONDS)
+        return message
+
+    def _mended(self, error: MPI.Exception) -> Exception:
+        """What to raise for ``error``: after the loss of ranks, the survivors first agree on who is left.
+
+        All survivors come here: whoever notices first revokes the communicator, which the others' next call tells.
+        """
+        if error.Get_error_class() not in LOSSES:
+            return error
+        self.comm.Revoke()
+        left = self.comm.Shrink()
+        members = left.allgather(self.rank)
+        lost = [rank for rank in self.members if rank not in members]
+        self.comm, self.members = left, members
+        return RanksLostError(lost)
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, or at least its name."""
+    return str(error) or type(error).__name__
+
+
+def broadcast(comm: MPI.Intracomm, shapes: Mapping[str, tuple[int, ...]], weights: Weights | None) -> Weights:
+    """The weights of rank 0, on every rank: float32 arrays of ``shapes``. Rank 0 gives them, the others None."""
+    result = {}
+    for name, shape in shapes.items():
+        array = np.empty(shape, np.float32) if weights is None else np.ascontiguousarray(weights[name], np.float32)
+        comm.Bcast(array, ROOT)
+        result[name] = array
+    return result

@@ -1,0 +1,158 @@
+"""Every rank but rank 0: does what rank 0 orders until it is dismissed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ..engine import Engine, describe, make_engine
+from ..generator import Generator, Weights
+from ..jobs import Job
+from ..translate import Outcome, translate_stream
+from .launch import own_threads
+from .wire import (
+    ROOT,
+    Ask,
+    BuildEngine,
+    Dismissal,
+    DoFiles,
+    Facts,
+    Jobs,
+    Link,
+    RanksLostError,
+    TakeModel,
+    broadcast,
+    reason,
+)
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+SECONDS_TO_SEE = 5.0  # how long a file that another host has written may take to show
+
+
+class _OverError(Exception):
+    """Rank 0 wants no more of an order that isn't done yet."""
+
+
+class _DismissedError(Exception):
+    """Rank 0 wants nothing more."""
+
+
+class RootLostError(Exception):
+    """Rank 0 is gone, which alone knows what is to be done."""
+
+
+class Worker:
+    """One such rank."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.link = Link(comm)
+        self.model: tuple[Generator, Weights]
+        self.own_threads = 1
+        self.engine: Engine
+        self.outcomes: list[Outcome] = []  # not told yet
+        self.holds: set[str] = set()  # names of jobs given to this rank, without an outcome
+
+    def serve(self) -> None:
+        """Follow orders until dismissed. Raises RootLostError."""
+        orders: dict[type, Callable[[Any], None]] = {
+            TakeModel: self._take_model,
+            BuildEngine: self._build_engine,
+            DoFiles: self._do_files,
+        }
+        try:
+            while True:
+                with suppress(_OverError), self._losses():
+                    order = self._receive()
+                    orders[type(order)](order)
+        except _DismissedError:
+            if hasattr(self, "engine"):
+                self.engine.close()
+
+    def _receive(self) -> Any:
+        """What rank 0 says."""
+        _, message = self.link.receive()
+        if isinstance(message, Dismissal):
+            raise _DismissedError
+        return message
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Go on behind the block when another rank is lost: rank 0 makes it good."""
+        try:
+            yield
+        except RanksLostError as loss:
+            if ROOT in loss.ranks:
+                raise RootLostError("rank 0 is lost, which leads the others") from None
+
+    # -- orders -----------------------------------------------------------------------------------------------
+
+    def _take_model(self, order: TakeModel) -> None:
+        self.model = order.generator, broadcast(self.link.comm, order.shapes, None)
+        self.own_threads = own_threads(self.link.comm)
+
+    def _build_engine(self, order: BuildEngine) -> None:
+        options = dict(order.options)
+        options["threads"] = options["threads"] or self.own_threads
+        try:
+            self.engine = make_engine(*self.model, **options)
+            answer = Facts(device=describe(self.engine))
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            answer = Facts(error=reason(error))
+        del self.model  # the engine has packed what it needs
+        self.link.send(answer, ROOT)
+
+    def _do_files(self, order: DoFiles) -> None:
+        """Ask for jobs and do them, until there are none and none can come back from lost ranks."""
+        self.outcomes, self.holds = [], set()
+        try:
+            _see(order)
+            while first := self._ask(idle=True):
+                todo = chain(first, self._more())
+                outcomes = translate_stream(
+                    self.engine,
+                    todo,
+                    order.fitting,
+                    batch_size=order.batch_size,
+                    thumbnail_edge=order.thumbnail_edge,
+                )
+                with closing(outcomes):
+                    for outcome in outcomes:
+                        self.outcomes.append(outcome)
+                        self.holds.discard(outcome.job.name)
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            self._ask(failed=reason(error), fatal=not isinstance(error, RuntimeError))
+
+    def _more(self) -> Iterator[Job]:
+        while jobs := self._ask():
+            yield from jobs
+
+    def _ask(self, idle: bool = False, failed: str = "", fatal: bool = False) -> Jobs | None:
+        """Rank 0's answer to a question, which takes the outcomes along. None if idle and there is nothing left."""
+        while True:
+            ask = Ask(self.outcomes, frozenset(self.holds), idle, failed, fatal)
+            with self._losses():  # with them the question or the answer: the next tells again what is in hand
+                self.link.send(ask, ROOT)
+                jobs = self._receive()
+                break
+        self.outcomes = []
+        if jobs is None:
+            if idle or failed:
+                return None
+            raise _OverError
+        self.holds |= {job.name for job in jobs}
+        return jobs
+
+
+def _see(order: DoFiles) -> None:
+    """Raise OSError unless this rank sees the files that rank 0 sees; a network's folder may take a while to show."""
+    path, content = order.record
+    deadline = time.monotonic() + SECONDS_TO_SEE
+    while not (path.exists() and path.read_bytes() == content and order.source.exists()):
+        if time.monotonic() > deadline:
+            raise OSError(f"it doesn't see {str(path)!r} and {str(order.source)!r} as rank 0 does: give --io root")
+        time.sleep(0.1)

@@ -1,0 +1,239 @@
+"""Ranks: who gets which jobs, and real jobs of a few processes started by mpiexec. Skipped where there is no MPI."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pix2pix
+from pix2pix import checkpoints
+from pix2pix.generator import random_weights, unet
+from pix2pix.mpi import launch
+from pix2pix.mpi.handout import Handout
+
+ROOT = Path(pix2pix.__file__).resolve().parents[1]
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+PICTURES = 60
+
+needs_mpi = pytest.mark.skipif(
+    MPIEXEC is None or subprocess.run([sys.executable, "-c", "import mpi4py"], capture_output=True).returncode != 0,
+    reason="needs mpi4py and mpiexec: pip install .[mpi]",
+)
+
+
+# -- who gets what --------------------------------------------------------------------------------------------
+
+
+def names(count: int) -> list[str]:
+    return [str(i) for i in range(count)]
+
+
+def test_every_task_is_handed_out_once_in_chunks_that_shrink():
+    handout = Handout(names(1000), ranks=4, largest=32)
+    chunks = []
+    while chunk := handout.take(len(chunks) % 4):
+        chunks.append(chunk)
+    assert [task for chunk in chunks for task in chunk] == names(1000)
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes == sorted(sizes, reverse=True) and (sizes[0], sizes[-8:]) == (32, [1] * 8)
+    assert handout.left == 1000
+    for i, chunk in enumerate(chunks):
+        assert all(handout.settle(task, i % 4) for task in chunk)
+    assert handout.left == 0
+
+
+def test_what_a_lost_rank_had_comes_first_again():
+    handout = Handout(names(10), ranks=1, largest=3)
+    lost, kept = handout.take(1), handout.take(2)
+    assert handout.settle(lost[0], 1) and not handout.settle(lost[1], 2)
+    assert handout.reconcile(1, {lost[2]}) == 1 and handout.reconcile(1, ()) == 1
+    assert handout.take(2) == [lost[2], lost[1], "6"]
+    assert not handout.settle(lost[1], 1), "it came too late"
+    assert handout.reconcile(2, {*kept, *lost, "6"}) == 0
+
+
+def test_launchers_are_known_by_the_environment():
+    assert launch.launched({}) == (0, 1)
+    assert launch.launched({"PMI_RANK": "2", "PMI_SIZE": "4"}) == (2, 4)
+    assert launch.launched({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "PMI_SIZE": "x"}) == (1, 3)
+    assert launch.launched({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}) == (0, 1), "a batch script, not a job step"
+    assert launch.launched({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16"}) == (5, 16)
+
+
+def test_ranks_divide_the_processors_that_they_share():
+    one, two, both = frozenset({0}), frozenset({1}), frozenset({0, 1})
+    assert launch.sharing(both, [both, both, both]) == 3
+    assert launch.sharing(one, [one, two]) == 1
+    assert launch.sharing(one, [one, two, both]) == 2
+
+
+# -- jobs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a model, pictures in ``in``, and in ``expected`` what one process makes of them."""
+    folder = tmp_path_factory.mktemp("mpi")
+    generator = unet(ngf=4, depth=5)
+    checkpoints.write(folder / "model.safetensors", generator, random_weights(generator))
+    (folder / "in" / "deep").mkdir(parents=True)
+    for i in range(PICTURES):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "in" / ("deep" if i % 3 else "") / f"x{i}.png")
+    assert command(folder, "-o", "expected").returncode == 0
+    return folder
+
+
+def command(folder: Path, *options: str, ranks: int = 0, shell: str = "", **keywords) -> subprocess.CompletedProcess:
+    """Run ``pix2pix translate in ...`` by so many ranks, if any; ``shell`` is run by each of them before."""
+    return subprocess.run(argv(*options, ranks=ranks, shell=shell), **settings(folder), timeout=100, **keywords)
+
+
+def argv(*options: str, ranks: int = 0, shell: str = "") -> list[str]:
+    program = [sys.executable, "-m", "pix2pix", "translate", "in", "-m", "model.safetensors", "--threads", "1"]
+    program += ["--batch-size", "2", "--size", "64", *options]
+    if shell:
+        program = ["bash", "-c", f'{shell}\nexec "$@"', "bash", *program]
+    return [MPIEXEC, "-n", str(ranks), *program] if ranks else program
+
+
+def settings(folder: Path, **environment: str) -> dict[str, object]:
+    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, "PYTHONPATH": search, **environment}
+    return {"cwd": folder, "env": variables, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that is in a folder, hidden files too."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_any_number_of_ranks_writes_the_same_bytes(folder, ranks):
+    done = command(folder, "-o", f"out{ranks}", "--json", f"{ranks}.json", ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert files(folder / f"out{ranks}") == files(folder / "expected")
+    summary = json.loads((folder / f"{ranks}.json").read_text())
+    assert summary["done"] == len(summary["images"]) == PICTURES
+    assert done.stdout.count("60 done, 0 skipped, 0 failed") == 1 and done.stderr.count("device: ") == 1
+    if ranks > 1:
+        pictures = [rank["pictures"] for rank in summary["ranks"]]
+        assert sum(pictures) == PICTURES and len(pictures) == ranks and sum(pictures[1:]) > 0
+
+
+@needs_mpi
+def test_a_run_goes_on_with_another_number_of_ranks(folder):
+    assert command(folder, "-o", "again", ranks=3).returncode == 0
+    for i in range(20):
+        (folder / "again" / ("deep" if i % 3 else "") / f"x{i}.png").unlink()
+    done = command(folder, "-o", "again", "--gallery", ranks=2)
+    assert done.returncode == 0 and "20 done, 40 skipped, 0 failed" in done.stdout
+    assert (folder / "again" / "gallery.html").read_text().count("<article") == PICTURES
+    (folder / "again" / "gallery.html").unlink()
+    assert files(folder / "again") == files(folder / "expected")
+    assert "0 done, 60 skipped" in command(folder, "-o", "again", ranks=3).stdout
+
+
+@needs_mpi
+def test_a_failed_picture_is_a_line(folder):
+    (folder / "in" / "broken.png").write_bytes(b"no picture")
+    try:
+        done = command(folder, "-o", "failing", ranks=3)
+    finally:
+        (folder / "in" / "broken.png").unlink()
+    assert done.returncode == 1 and "60 done, 0 skipped, 1 failed" in done.stdout
+    assert done.stderr.count("failed: in/broken.png: damaged") == 1
+    assert files(folder / "failing") == files(folder / "expected")
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("options", "shell", "status", "said"),
+    [
+        (["--size", "50"], "", 2, "takes multiples of 32"),
+        (["--fit", "nonsense"], "", 2, "invalid choice"),
+        ([], '[ "$PMI_RANK" != 1 ] || export PIX2PIX_ISA=nonsense', 2, "rank 1 on .*got instruction set 'nonsense'"),
+        ([], '[ "$PMI_RANK" != 2 ] || cd /', 1, "stopped: rank 2 on .*doesn't see.*give --io root"),
+    ],
+)
+def test_what_cannot_start_is_told_once(folder, options, shell, status, said):
+    done = command(folder, "-o", "never", *options, ranks=3, shell=shell)
+    assert done.returncode == status
+    (line,) = [line for line in done.stderr.splitlines() if re.search(said, line)]
+    assert line.startswith("pix2pix") or line.startswith("stopped")
+
+
+@needs_mpi
+def test_threads_are_divided_not_multiplied(folder):
+    cores = pix2pix.cpu.available_cores()
+    options = [option for option in argv("-o", "threads", ranks=2 * cores) if option not in ("--threads", "1")]
+    done = subprocess.run(options, **settings(folder), timeout=100)
+    assert "device: cpu, 1 threads" in done.stderr
+
+
+def test_processes_that_cannot_share_do_not_all_work(folder):
+    (folder / "hidden" / "mpi4py").mkdir(parents=True, exist_ok=True)
+    (folder / "hidden" / "mpi4py" / "__init__.py").write_text("raise ImportError('hidden')")
+    for rank, said in (("0", "started as 4 processes, which need mpi4py"), ("1", "")):
+        variables = {"PMI_RANK": rank, "PMI_SIZE": "4", "PYTHONPATH": f"{folder / 'hidden'}{os.pathsep}{ROOT}"}
+        done = subprocess.run(argv("-o", "never"), **settings(folder, **variables), timeout=100)
+        assert done.returncode == 2 and said in done.stderr and bool(done.stderr) == bool(said)
+
+
+# -- ranks that die -------------------------------------------------------------------------------------------
+
+REMEMBER = 'echo $$ > "pid-${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"'  # exec keeps the process's number
+SLOW = ("--size", "256")
+
+
+def kill_one(folder: Path, start: list[str], rank: int, seconds: float) -> tuple[int, str, str]:
+    """Start a job, kill a rank after so many seconds; (exit status, stdout, stderr). The rank may have ended before."""
+    for old in folder.glob("pid-*"):
+        old.unlink()
+    job = subprocess.Popen(start, **settings(folder))
+    time.sleep(seconds)
+    with suppress(FileNotFoundError, ValueError, ProcessLookupError):  # not started yet, or ended
+        os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
+    out, err = job.communicate(timeout=100)
+    return job.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def slow(folder) -> float:
+    """Seconds that three ranks take for larger pictures; ``slow`` holds what they make of them."""
+    start = time.monotonic()
+    assert command(folder, "-o", "slow", *SLOW, ranks=3).returncode == 0
+    return time.monotonic() - start
+
+
+@needs_mpi
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(i, marks=pytest.mark.full) for i in range(1, 20))])
+def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt):
+    chance = random.Random(attempt)
+    shutil.rmtree(folder / "killed", ignore_errors=True)
+    rank, moment = chance.randrange(3), slow * (chance.uniform(0.2, 1) if attempt else 0.7)
+    start = argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER)
+    status, _, _ = kill_one(folder, start, rank, moment)
+    there = files(folder / "killed")
+    expected = files(folder / "slow")
+    half = {name: data for name, data in there.items() if expected.get(name) != data}
+    assert all(name.endswith(".partial") for name in half), "what has its final name is whole"
+    if not attempt:
+        assert status != 0 and 1 < len(there) < len(expected), "killed midway"
+    done = command(folder, "-o", "killed", *SLOW, ranks=chance.randrange(1, 4))
+    assert done.returncode == 0, done.stderr
+    assert files(folder / "killed") == expected
