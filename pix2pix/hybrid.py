@@ -12,7 +12,7 @@ the cores.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -64,13 +64,17 @@ def segments(
 class HybridEngine(BaseEngine):
     """Runs the layers ``gpu_layers`` on the engine ``gpu`` and the others on ``cpu``.
 
-    The two must be for one generator, and each must have the weights of its layers. The hybrid engine closes ``gpu``,
-    which it needs for itself; and ``cpu``, unless ``shared_cpu`` says that others use it too. Raises ValueError for
-    engines that cannot play their parts.
+    The two must be for one generator, and each must have the weights of its layers. The hybrid engine needs ``gpu`` for
+    itself, and closes both; ``cpu`` by calling ``close_cpu``, if others use it too (:class:`SharedCpu`). Raises
+    ValueError for engines that cannot play their parts.
     """
 
     def __init__(
-        self, cpu: BaseEngine, gpu: BaseEngine, gpu_layers: Collection[str], *, shared_cpu: bool = False
+        self,
+        cpu: BaseEngine,
+        gpu: BaseEngine,
+        gpu_layers: Collection[str],
+        close_cpu: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(cpu.generator)
         if cpu.generator != gpu.generator:
@@ -80,7 +84,7 @@ class HybridEngine(BaseEngine):
                 raise ValueError(f"{type(engine).__name__} has no weights for what it should run: {', '.join(absent)}")
         self.cpu, self.gpu = cpu, gpu
         self.gpu_layers = tuple(layer.name for layer in self.generator.layers if layer.name in gpu_layers)
-        self._shared_cpu = shared_cpu
+        self._close_cpu = close_cpu or cpu.close
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         h, w = self.picture_size(given)
@@ -103,8 +107,7 @@ class HybridEngine(BaseEngine):
 
     def _close(self) -> None:
         self.gpu.close()
-        if not self._shared_cpu:
-            self.cpu.close()
+        self._close_cpu()
 
     def _walk(
         self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...], stop: threading.Event
@@ -119,6 +122,29 @@ class HybridEngine(BaseEngine):
                 inputs = {name: values[name] for name in segment.inputs}
                 values |= sessions[segment.on_gpu].run(inputs, segment.outputs, segment.keep)
         return {name: values[name] for name in outputs if name in values}
+
+
+class SharedCpu:
+    """One CPU engine for several hybrid ones; it is closed with the last of them."""
+
+    def __init__(self, engine: BaseEngine) -> None:
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def join(self, gpu: BaseEngine, gpu_layers: Collection[str]) -> HybridEngine:
+        """A hybrid engine of this CPU engine and ``gpu``."""
+        hybrid = HybridEngine(self.engine, gpu, gpu_layers, self._leave)
+        with self._lock:
+            self._users += 1
+        return hybrid
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            is_last = not self._users
+        if is_last:
+            self.engine.close()
 
 
 def _chunks(n: int, h: int, w: int) -> list[slice]:

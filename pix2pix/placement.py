@@ -20,19 +20,24 @@ sink costs what it takes there; a value that is read on the other side costs one
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .engine import BaseEngine
 from .generator import INPUT, Generator
+from .plan import ALGORITHMS, Plan, choose, place, read
 
 RANGE = re.compile(r"(?P<prefix>.+_)(?P<first>\d+)-(?P<last>\d+)")
 OUTSIDE = "(outside)"  # who reads the last layer, in the host's memory
+PICTURES = {"latency": 1, "throughput": 8}  # that are measured at a time
 REPETITIONS = 5  # of each measurement
 SEED_B = 3  # convolutions on the GPU, and as many transposed ones
 
@@ -57,6 +62,51 @@ def parse_placement(text: str, generator: Generator) -> tuple[str, ...]:
             raise ValueError(f"the placement {text!r} names {', '.join(sorted(twice))} twice")
         chosen.update(layers)
     return tuple(name for name in names if name in chosen)
+
+
+def decide(
+    generator: Generator,
+    gpu_layers: str | None,
+    plan: Plan | str | os.PathLike[str] | None,
+    precision: str,
+    tune: str,
+    engines: Callable[[], tuple[BaseEngine, BaseEngine]],
+) -> Plan:
+    """The plan for a GPU, with or without a CPU beside it, that ``gpu_layers`` and ``plan`` of a caller mean together.
+
+    A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. ``auto``
+    measures ``engines()``, one for the CPU and one for the GPU, closes them, and writes its plan to the file ``plan``.
+    Where that is already, it is what counts: a choice is not made again, and differently.
+
+    Raises ValueError for what contradicts itself, and for ``auto`` without a file.
+    """
+    if plan is None or any(plan in algorithms for algorithms in ALGORITHMS.values()):
+        if gpu_layers == "auto":
+            raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
+        placed = _joined(generator, precision, tune, parse_placement(gpu_layers or "all", generator), plan)
+        if plan is not None and plan not in placed.layers.values():
+            raise ValueError(f"none of the layers takes {plan!r} where it is placed")
+        return placed
+    if gpu_layers == "auto" and not isinstance(plan, Plan):
+        if not Path(plan).exists():
+            cpu, gpu = engines()
+            with cpu, gpu:
+                costs = measure(cpu, gpu, PICTURES[tune])
+            _joined(generator, precision, tune, cheapest(generator, costs)).save(plan)
+    elif gpu_layers is not None:
+        raise ValueError(f"a plan says itself which layers run on the GPU: leave out gpu_layers {gpu_layers!r}")
+    return read(plan, generator, precision)
+
+
+def _joined(
+    generator: Generator, precision: str, tune: str, gpu_layers: Collection[str], algorithm: Any = None
+) -> Plan:
+    """The plan that has ``gpu_layers`` on the GPU, and ``algorithm`` for every layer that takes it there."""
+    cpu, cuda = (
+        choose(generator, tune, algorithm if algorithm in ALGORITHMS[hardware] else None, precision, hardware)
+        for hardware in ("cpu", "cuda")
+    )
+    return place(cpu, cuda, gpu_layers)
 
 
 def _heaviest(generator: Generator) -> tuple[str, ...]:

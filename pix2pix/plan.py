@@ -118,14 +118,20 @@ def choose(
             chosen = str(plan) if plan else best
             layers[layer.name] = chosen if chosen in takes else takes[0]
         return Plan(layers, hardware, precision, tune)
+    plan = read(plan, generator, precision)
+    if not plan.layers_on(hardware):
+        raise ValueError(f"the plan is for {plan.hardware!r} and has no layer for {hardware!r}")
+    return plan
+
+
+def read(plan: Plan | str | os.PathLike[str], generator: Generator, precision: str) -> Plan:
+    """A plan, or that of a JSON file. Raises ValueError unless it is one for the generator and the precision."""
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
         except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
-    if not plan.layers_on(hardware):
-        raise ValueError(f"the plan is for {plan.hardware!r} and has no layer for {hardware!r}")
     if plan.precision != precision:
         raise ValueError(
             f"the plan is for {plan.precision}, got precision {precision!r}: give the one that goes with it"

@@ -12,8 +12,8 @@ import pytest
 
 from pix2pix.cpu import CpuEngine
 from pix2pix.generator import INPUT, unet
-from pix2pix.hybrid import HybridEngine, segments
-from pix2pix.placement import Costs, cheapest, measure, parse_placement
+from pix2pix.hybrid import HybridEngine, SharedCpu, segments
+from pix2pix.placement import Costs, cheapest, decide, measure, parse_placement
 from pix2pix.plan import Plan, choose, place
 from pix2pix.reference import ReferenceEngine, to_float
 from tests.models import VARIANTS, check_output, pictures, weights_of
@@ -157,26 +157,28 @@ def test_hybrid_engines_share_one_cpu_engine():
     layers, plan = placed("tensorflow", SPLIT)
     batches = [pictures(2, 64, 64, seed=i) for i in range(4)]
     results = {}
-    with CpuEngine(g, weights, plan=plan, threads=2) as cpu:
-        workers = [HybridEngine(cpu, ReferenceEngine(g, weights, np.float32), layers, shared_cpu=True) for _ in batches]
-        expected = [workers[0].translate(b) for b in batches]
+    shared = SharedCpu(CpuEngine(g, weights, plan=plan, threads=2))
+    workers = [shared.join(ReferenceEngine(g, weights, np.float32), layers) for _ in batches]
+    expected = [workers[0].translate(b) for b in batches]
 
-        def work(index: int) -> None:
-            results[index] = [workers[index].translate(batches[index]) for _ in range(3)]
+    def work(index: int) -> None:
+        results[index] = [workers[index].translate(batches[index]) for _ in range(3)]
 
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(len(batches))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for index, b in enumerate(expected):
-            assert all(np.array_equal(b, result) for result in results[index])
-        for worker in workers:
-            worker.close()
-        assert not cpu._closed
-    with CpuEngine(g, weights, plan=plan) as cpu:
-        HybridEngine(cpu, ReferenceEngine(g, weights), layers).close()
-        assert cpu._closed
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, b in enumerate(expected):
+        assert all(np.array_equal(b, result) for result in results[index])
+    for worker in workers[1:]:
+        worker.close()
+        worker.close()
+    np.testing.assert_array_equal(workers[0].translate(batches[0]), expected[0])
+    workers[0].close()
+    for engine in (shared.engine, workers[0].gpu):
+        with pytest.raises(RuntimeError, match="closed"):
+            engine.run(to_float(batches[0]), outputs=["encoder_1"])
 
 
 def test_a_large_batch_crosses_in_parts(monkeypatch):
@@ -341,3 +343,72 @@ def test_measuring_real_engines():
     names = [layer.name for layer in g.layers]
     assert [*costs.cpu] == [*costs.gpu] == names and {*costs.crossing} == {INPUT, *names}
     assert 0 < sum(costs.cpu.values()) < sum(costs.gpu.values())
+
+
+def no_engines():
+    raise AssertionError("nothing was to be measured")
+
+
+def test_what_gpu_layers_and_plan_mean_together(tmp_path):
+    g = VARIANTS["keras"]
+
+    def decided(gpu_layers, plan):
+        return decide(g, gpu_layers, plan, "float32", "latency", no_engines)
+
+    assert decided(None, None) == decided("all", None) == choose(g, "latency", hardware="cuda")
+    split = decided(SPLIT, None)
+    assert split.layers_on("cuda") == parse_placement(SPLIT, g) and split.tune == "latency"
+    im2col = decided(SPLIT, "im2col")
+    assert {im2col.layers[name] for name in im2col.layers_on("cuda")} == {"im2col"}
+    assert {name: im2col.layers[name] for name in im2col.layers_on("cpu")}.items() <= choose(
+        g, "latency"
+    ).layers.items()
+    direct = decided(SPLIT, "direct")
+    assert {direct.layers[name] for name in direct.layers_on("cpu")} == {"direct"}
+    assert direct.layers_on("cuda") == parse_placement(SPLIT, g)
+    split.save(tmp_path / "plan.json")
+    for given in (split, tmp_path / "plan.json", str(tmp_path / "plan.json")):
+        assert decided(None, given) == split
+        with pytest.raises(ValueError, match="leave out gpu_layers 'all'"):
+            decided("all", given)
+    assert decided("auto", tmp_path / "plan.json") == split
+
+
+@pytest.mark.parametrize(
+    "gpu_layers, plan, message",
+    [
+        ("all", "direct", "none of the layers takes 'direct'"),
+        ("auto", None, "give the name of a file"),
+        ("auto", "im2col", "give the name of a file"),
+        ("auto", choose(VARIANTS["keras"], "latency"), "leave out gpu_layers"),
+        (None, "absent.json", "cannot read a plan"),
+        ("encoder_99", None, "names 'encoder_99'"),
+    ],
+)
+def test_what_gpu_layers_and_plan_cannot_mean(gpu_layers, plan, message):
+    with pytest.raises(ValueError, match=message):
+        decide(VARIANTS["keras"], gpu_layers, plan, "float32", "latency", no_engines)
+
+
+def test_auto_measures_once_and_writes_what_it_chose(tmp_path, monkeypatch):
+    g, clock, made = VARIANTS["tensorflow"], [0.0], []
+    monkeypatch.setattr("pix2pix.placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    heavy = parse_placement(SPLIT, g)
+    on_cpu = {layer.name: 9.0 if layer.name in heavy else 1.0 for layer in g.layers}
+    on_gpu = {layer.name: 2.0 for layer in g.layers}
+
+    def engines():
+        made.extend((Timed(g, clock, on_cpu, 0.1), Timed(g, clock, on_gpu, 0.1)))
+        return made[-2:]
+
+    for _ in range(2):
+        plan = decide(g, "auto", tmp_path / "auto.json", "float32", "throughput", engines)
+        assert plan.layers_on("cuda") == heavy and plan.tune == "throughput"
+        assert plan == decide(g, None, tmp_path / "auto.json", "float32", "latency", no_engines)
+    assert len(made) == 2
+    for engine in made:
+        with pytest.raises(RuntimeError, match="closed"):
+            engine.run(to_float(pictures(1, 32, 32)))
+    on_gpu = dict.fromkeys(on_gpu, 99.0)
+    nothing = decide(g, "auto", tmp_path / "cpu.json", "float32", "throughput", engines)
+    assert nothing.layers_on("cuda") == () and len(nothing.layers_on("cpu")) == len(g.layers)
