@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from .generator import Generator, Weights
+    from .plan import Plan
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -134,7 +135,10 @@ def _add_info(commands: Commands) -> None:
     p = commands.add_parser("info", help="describe this build, or a model", allow_abbrev=False)
     p.set_defaults(run=_info)
     p.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a trained generator")
-    p.add_argument("--plan", action="store_true", help="show the algorithm of each layer")
+    p.add_argument(
+        "--plan", nargs="?", const="", metavar="FILE|NAME", help="show what a plan, or the default, has for each layer"
+    )
+    p.add_argument("--gpu-layers", metavar="LIST", help="show the plan for a GPU: a list, all, seed-b or seed-c")
     p.add_argument("--tune", default="throughput", choices=TUNES, help="whose plan to show [throughput]")
     p.add_argument("--measure", action="store_true", help="measure what this machine can do")
     _add_model_options(p)
@@ -207,17 +211,20 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from . import info, plan
+    from . import info
 
+    if args.plan and not args.model:  # "info --plan MODEL": the option has taken the model's place
+        args.model, args.plan = Path(args.plan), ""
     if args.model:
         generator, _ = _read(args, args.model)
+        plan = _plan(args, generator)
         print(info.describe(generator))
         print()
-        print(info.layer_table(generator, plan.choose(generator, args.tune) if args.plan else None))
+        print(info.layer_table(generator, plan))
         if not args.measure:
             return 0
         print()
-    elif args.plan:
+    elif args.plan is not None or args.gpu_layers:
         raise ValueError("--plan shows the plan of a model: name one")
     from . import __version__, cpu
 
@@ -226,6 +233,21 @@ def _info(args: argparse.Namespace) -> int:
         facts |= {name: f"{value:.4g}" for name, value in cpu.measure().items()}
     print(info.aligned(facts))
     return 0
+
+
+def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
+    """The plan that --plan and --gpu-layers ask to be shown."""
+    from . import placement, plan
+
+    if args.gpu_layers == "auto":
+        raise ValueError("info measures no placement: translate with --gpu-layers auto writes a plan file to show here")
+    if args.gpu_layers:
+        return placement.decide(generator, args.gpu_layers, args.plan or None, "float32", args.tune)
+    if args.plan is None:
+        return None
+    if args.plan == "" or args.plan in plan.ALGORITHMS["cpu"]:
+        return plan.choose(generator, args.tune, args.plan or None)
+    return plan.read(args.plan, generator)
 
 
 def _demo(args: argparse.Namespace) -> int:

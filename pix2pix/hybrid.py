@@ -20,6 +20,7 @@ import numpy as np
 
 from .engine import BaseEngine
 from .generator import INPUT, Generator
+from .plan import Plan
 from .reference import to_float, to_uint8
 
 PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds the memory that crossing values take
@@ -62,7 +63,7 @@ def segments(
 
 
 class HybridEngine(BaseEngine):
-    """Runs the layers ``gpu_layers`` on the engine ``gpu`` and the others on ``cpu``.
+    """Runs the layers that ``plan`` places on the CPU on the engine ``cpu``, and the others on ``gpu``.
 
     The two must be for one generator, and each must have the weights of its layers. The hybrid engine needs ``gpu`` for
     itself, and closes both; ``cpu`` by calling ``close_cpu``, if others use it too (:class:`SharedCpu`). Raises
@@ -73,17 +74,19 @@ class HybridEngine(BaseEngine):
         self,
         cpu: BaseEngine,
         gpu: BaseEngine,
-        gpu_layers: Collection[str],
+        plan: Plan,
         close_cpu: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(cpu.generator)
         if cpu.generator != gpu.generator:
             raise ValueError("the two engines of a hybrid one must be for the same generator")
-        for engine, layers in ((gpu, self.layers.intersection(gpu_layers)), (cpu, self.layers.difference(gpu_layers))):
+        plan.check(self.generator)
+        on_cpu = self.layers.intersection(plan.layers_on("cpu"))
+        self.gpu_layers = self.layers - on_cpu
+        for engine, layers in ((cpu, on_cpu), (gpu, self.gpu_layers)):
             if absent := sorted(layers - engine.layers):
                 raise ValueError(f"{type(engine).__name__} has no weights for what it should run: {', '.join(absent)}")
-        self.cpu, self.gpu = cpu, gpu
-        self.gpu_layers = tuple(layer.name for layer in self.generator.layers if layer.name in gpu_layers)
+        self.cpu, self.gpu, self.plan = cpu, gpu, plan
         self._close_cpu = close_cpu or cpu.close
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -132,9 +135,9 @@ class SharedCpu:
         self._lock = threading.Lock()
         self._users = 0
 
-    def join(self, gpu: BaseEngine, gpu_layers: Collection[str]) -> HybridEngine:
+    def join(self, gpu: BaseEngine, plan: Plan) -> HybridEngine:
         """A hybrid engine of this CPU engine and ``gpu``."""
-        hybrid = HybridEngine(self.engine, gpu, gpu_layers, self._leave)
+        hybrid = HybridEngine(self.engine, gpu, plan, self._leave)
         with self._lock:
             self._users += 1
         return hybrid

@@ -41,7 +41,7 @@ def provisos(generator: Generator) -> str:
 
 
 def layer_table(generator: Generator, plan: Plan | None = None) -> str:
-    """A table of the layers, for a picture of the model's own size; with the algorithm of each under ``plan``."""
+    """A table of the layers, for a picture of the model's own size; with what ``plan`` says of each."""
     shapes = generator.shapes(generator.size, generator.size)
     macs = generator.macs(generator.size, generator.size)
     head = ["layer", "reads", "kernel", "output", "norm", "parameters", "MFLOP", "plan"]
@@ -51,7 +51,7 @@ def layer_table(generator: Generator, plan: Plan | None = None) -> str:
         parameters = sum(map(math.prod, layer.tensors(generator.statistics).values()))
         row = [layer.name, _reads(layer), _kernel(layer), f"{h}x{w}x{c}", "yes" if layer.norm else "-"]
         row += [f"{parameters:,}", f"{2 * macs[layer.name] / 1e6:,.1f}"]
-        rows.append(row + ([plan.layers[layer.name]] if plan else []))
+        rows.append(row + ([f"{plan.hardware_of(layer.name)} {plan.layers[layer.name]}"] if plan else []))
     return table(rows, right={5, 6})
 
 

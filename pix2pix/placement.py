@@ -70,32 +70,47 @@ def decide(
     plan: Plan | str | os.PathLike[str] | None,
     precision: str,
     tune: str,
-    engines: Callable[[], tuple[BaseEngine, BaseEngine]],
 ) -> Plan:
     """The plan for a GPU, with or without a CPU beside it, that ``gpu_layers`` and ``plan`` of a caller mean together.
 
-    A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. ``auto``
-    measures ``engines()``, one for the CPU and one for the GPU, closes them, and writes its plan to the file ``plan``.
-    Where that is already, it is what counts: a choice is not made again, and differently.
-
-    Raises ValueError for what contradicts itself, and for ``auto`` without a file.
+    A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. Raises
+    ValueError for what contradicts itself.
     """
-    if plan is None or any(plan in algorithms for algorithms in ALGORITHMS.values()):
-        if gpu_layers == "auto":
-            raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
-        placed = _joined(generator, precision, tune, parse_placement(gpu_layers or "all", generator), plan)
-        if plan is not None and plan not in placed.layers.values():
-            raise ValueError(f"none of the layers takes {plan!r} where it is placed")
-        return placed
-    if gpu_layers == "auto" and not isinstance(plan, Plan):
-        if not Path(plan).exists():
-            cpu, gpu = engines()
-            with cpu, gpu:
-                costs = measure(cpu, gpu, PICTURES[tune])
-            _joined(generator, precision, tune, cheapest(generator, costs)).save(plan)
-    elif gpu_layers is not None:
-        raise ValueError(f"a plan says itself which layers run on the GPU: leave out gpu_layers {gpu_layers!r}")
-    return read(plan, generator, precision)
+    if plan is not None and not _is_name(plan):
+        if gpu_layers is not None:
+            raise ValueError(f"a plan says itself which layers run on the GPU: leave out gpu_layers {gpu_layers!r}")
+        return read(plan, generator, precision)
+    placed = _joined(generator, precision, tune, parse_placement(gpu_layers or "all", generator), plan)
+    if plan is not None and plan not in placed.layers.values():
+        raise ValueError(f"none of the layers takes {plan!r} where it is placed")
+    return placed
+
+
+def find(
+    generator: Generator,
+    file: Plan | str | os.PathLike[str] | None,
+    precision: str,
+    tune: str,
+    engines: Callable[[], tuple[BaseEngine, BaseEngine]],
+) -> Plan:
+    """The plan whose placement is the cheapest by what ``engines()`` take, one for the CPU and one for the GPU.
+
+    It is written to ``file``, and the engines are closed. Where the file is already, it is what counts: a choice is not
+    made again, and differently. Raises ValueError for anything else than a file.
+    """
+    if file is None or isinstance(file, Plan) or _is_name(file):
+        raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
+    if not Path(file).exists():
+        cpu, gpu = engines()
+        with cpu, gpu:
+            costs = measure(cpu, gpu, PICTURES[tune])
+        _joined(generator, precision, tune, cheapest(generator, costs)).save(file)
+    return read(file, generator, precision)
+
+
+def _is_name(plan: object) -> bool:
+    """Whether a plan is given as the name of an algorithm."""
+    return any(plan in algorithms for algorithms in ALGORITHMS.values())
 
 
 def _joined(

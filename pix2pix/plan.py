@@ -124,15 +124,15 @@ def choose(
     return plan
 
 
-def read(plan: Plan | str | os.PathLike[str], generator: Generator, precision: str) -> Plan:
-    """A plan, or that of a JSON file. Raises ValueError unless it is one for the generator and the precision."""
+def read(plan: Plan | str | os.PathLike[str], generator: Generator, precision: str | None = None) -> Plan:
+    """A plan, or that of a JSON file. Raises ValueError unless it is one for the generator and (if given) precision."""
     if not isinstance(plan, Plan):
         try:
             plan = Plan(**json.loads(Path(plan).read_text(encoding="utf-8")))
         except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read a plan from {str(plan)!r}: {error}") from None
     plan.check(generator)
-    if plan.precision != precision:
+    if precision not in (None, plan.precision):
         raise ValueError(
             f"the plan is for {plan.precision}, got precision {precision!r}: give the one that goes with it"
         )

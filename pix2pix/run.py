@@ -53,9 +53,10 @@ def _plan_identity(engine: Engine) -> str | None:
     plan = getattr(engine, "plan", None)
     if plan is None:
         return None
-    if len(algorithms := set(plan.layers.values())) == 1:
+    if len(algorithms := set(plan.layers.values())) == 1 and not plan.placement:
         return algorithms.pop()
-    return hashlib.sha256(json.dumps(dict(plan.layers), sort_keys=True).encode()).hexdigest()
+    does = {"layers": dict(plan.layers), "placement": dict(plan.placement)}
+    return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
 
 def _is_suffix(text: str) -> bool:

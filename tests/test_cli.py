@@ -487,6 +487,34 @@ def test_info_of_a_model(capsys):
     for fact in ("eps 0.25", "32x32, takes multiples of 32", f"{parameters:,}", "encoder_5", "decoder_1", "plan"):
         assert fact in printed
     assert main(["info", "--plan"]) == 2
+    capsys.readouterr()
+
+
+def plan_column(argv, capsys) -> dict[str, str]:
+    """What ``info`` shows as the plan of each layer."""
+    assert main(argv) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = {layer.name for layer in GENERATOR.layers}
+    return {line[0]: " ".join(line[-2:]) for line in lines if line and line[0] in names}
+
+
+def test_info_of_a_plan(capsys):
+    from pix2pix.plan import choose
+
+    default = choose(GENERATOR, "throughput")
+    shown = plan_column(["info", "model.safetensors", "--plan"], capsys)
+    assert shown == {name: f"cpu {algorithm}" for name, algorithm in default.layers.items()}
+    assert shown == plan_column(["info", "--plan", "model.safetensors"], capsys)
+    direct = plan_column(["info", "model.safetensors", "--plan", "direct"], capsys)
+    assert set(direct.values()) == {"cpu direct"}
+    placed = plan_column(["info", "model.safetensors", "--gpu-layers", "encoder_2-4", "--plan", "im2col"], capsys)
+    assert [name for name, what in placed.items() if what == "cuda im2col"] == ["encoder_2", "encoder_3", "encoder_4"]
+    assert placed["decoder_2"] == shown["decoder_2"]
+    default.save("plan.json")
+    assert plan_column(["info", "model.safetensors", "--plan", "plan.json"], capsys) == shown
+    for options in (["--plan", "absent.json"], ["--gpu-layers", "auto"], ["--gpu-layers", "encoder_9"]):
+        assert main(["info", "model.safetensors", *options]) == 2
+        assert capsys.readouterr().out == ""
 
 
 def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):

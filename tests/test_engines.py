@@ -32,10 +32,10 @@ def on_cpu_and_reference(placement: str):
     """A hybrid engine whose GPU is played by the reference engine."""
 
     def build(g, w):
-        chosen = parse_placement(placement, g)
-        plan = place(choose(g, "throughput"), choose(g, "throughput", hardware="cuda"), chosen)
+        plans = choose(g, "throughput"), choose(g, "throughput", hardware="cuda")
+        plan = place(*plans, parse_placement(placement, g))
         cpu = CpuEngine(g, w, threads=2, plan=plan)
-        return HybridEngine(cpu, ReferenceEngine(g, w, np.float32), chosen)
+        return HybridEngine(cpu, ReferenceEngine(g, w, np.float32), plan)
 
     return build
 
