@@ -1,8 +1,9 @@
 """Readers of trained models: ``read(path)`` finds out what the file is by its content, never by its name.
 
-One module per format: :mod:`.pytorch`, :mod:`.tfjs`, :mod:`.course`, and :mod:`.native`, which is this project's own
-and the only one that is written. Files are untrusted: no code in them is executed, lengths are compared with the
-file's before anything is allocated, and whatever is wrong becomes a :class:`CheckpointError`.
+One module per format: :mod:`.pytorch`, :mod:`.tensorflow`, :mod:`.tfjs`, :mod:`.pict`, :mod:`.course`, and
+:mod:`.native`, which is this project's own and the only one that is written. Files are untrusted: no code in them is
+executed, lengths are compared with the file's before anything is allocated, and whatever is wrong becomes a
+:class:`CheckpointError`.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ from typing import Literal
 import numpy as np
 
 from ..generator import Generator
-from .common import CheckpointError, check_finite, shown
+from .common import CheckpointError, check_finite, inside, shown
 
 __all__ = ["CheckpointError", "read", "write"]
 
 _MAX_ENTRIES = 1000
 _STATISTICS = (".mean", ".variance")
-_KNOWN = "a PyTorch state dict (.pth), a TensorFlow.js folder, a course .bin or this project's .safetensors"
+_KNOWN = (
+    "a PyTorch state dict (.pth), a TensorFlow checkpoint, a TensorFlow.js folder, a .pict, a course .bin or this "
+    "project's .safetensors"
+)
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Read a trained generator: the network and its canonical weights.
 
-    ``path`` is a file of any supported format, or a folder that holds one. ``key`` picks one of several generators
-    in a PyTorch file. The weights are C-contiguous float32 arrays named ``"<layer>.<part>"``: kernels (4,4,in,out) for
-    convolutions and (4,4,out,in) for transposed ones, bias, gamma, beta and, where the file has any of use, mean and
-    variance, each (filters,).
+    ``path`` is a file of any supported format, a folder that holds one, or the prefix of a TensorFlow checkpoint.
+    ``key`` picks one of several generators in a PyTorch file or a checkpoint. The weights are C-contiguous float32
+    arrays named ``"<layer>.<part>"``: kernels (4,4,in,out) for convolutions and (4,4,out,in) for transposed ones, bias,
+    gamma, beta and, where the file has any of use, mean and variance, each (filters,).
 
     Raises CheckpointError for a file that is missing, damaged, or no generator that can be read; it says what to do.
     """
@@ -83,8 +87,9 @@ def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarr
 
 def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Choose the reader by content."""
-    from . import course, native, pytorch, tfjs
+    from . import course, native, pict, pytorch, tensorflow, tfjs
 
+    path = tensorflow.index_of(path) or path
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, ValueError):
@@ -98,55 +103,61 @@ def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]
         return pytorch.read(path, key)
     if kind == "safetensors":
         return native.read(path, key)
+    if kind == "tensorflow":
+        return tensorflow.read(path, key)
     if key is not None:
         raise CheckpointError(f"got key {shown(key)}, but this format holds one generator: leave the key out")
-    return tfjs.read(path) if kind == "tfjs" else course.read(path)
+    return {"tfjs": tfjs, "pict": pict, "course": course}[kind].read(path)
 
 
 def _model_in(folder: Path) -> Path:
-    """The one model among the files of a folder."""
-    from . import tfjs
+    """The one model among the files of a folder: the one that it names, or the only one."""
+    from . import tensorflow, tfjs
 
-    if (folder / tfjs.MODEL).is_file():
-        return folder / tfjs.MODEL
-    found, names = [], []
+    named = inside(folder, tfjs.MODEL) or tensorflow.latest(folder)
+    if named is not None:
+        return named
+    found = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            names.append(entry.name)
-            if len(names) > _MAX_ENTRIES:
+        for number, entry in enumerate(entries):
+            if number == _MAX_ENTRIES:
                 raise CheckpointError(f"the folder holds more than {_MAX_ENTRIES} files: give the model file itself")
-            if entry.is_file():
-                try:
-                    _sniff(Path(entry.path))
+            try:
+                if file := inside(folder, entry.name):
+                    _sniff(file)
                     found.append(entry.name)
-                except CheckpointError:
-                    continue
+            except CheckpointError:
+                continue
     if len(found) == 1:
         return folder / found[0]
     if found:
         raise CheckpointError(
             f"the folder holds {len(found)} models, give one of them: {', '.join(sorted(found)[:20])}"
         )
-    if "checkpoint" in names or any(name.endswith(".index") for name in names) or "saved_model.pb" in names:
-        raise CheckpointError(f"a TensorFlow checkpoint folder is not supported yet: expected {_KNOWN}")
     raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
 
 
-def _sniff(path: Path) -> Literal["pytorch", "tfjs", "course", "safetensors"]:
-    """What a file is by its first bytes and its length. Raises CheckpointError for what cannot be read."""
-    from . import course, native, torchfile
+def _sniff(path: Path) -> Literal["pytorch", "tfjs", "pict", "course", "safetensors", "tensorflow"]:
+    """What a file is by its first and last bytes and its length. Raises CheckpointError for what cannot be read."""
+    from . import bundle, course, native, pict, sstable, tfjs, torchfile
 
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(512)
+        file.seek(-min(size, len(sstable.MAGIC)), os.SEEK_END)
+        end = file.read()
     if not start:
         raise CheckpointError("the file is empty: the download or the copy failed")
     if start.startswith((b"PK\x03\x04", torchfile.LEGACY_START)):
         return "pytorch"
     if native.looks_like(start):
         return "safetensors"
-    if start.lstrip().startswith(b"{"):
+    if tfjs.looks_like(start):
         return "tfjs"
+    if end == sstable.MAGIC or path.name.endswith(bundle.SUFFIX):  # the name still tells when the end is cut off
+        return "tensorflow"
+    if pict.looks_like(start):
+        return "pict"
     if course.ngf_of(size) is not None:
         return "course"
     raise CheckpointError(_explanation(start, size))
@@ -159,6 +170,8 @@ def _explanation(start: bytes, size: int) -> str:
         return "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "this is a web page, not a model: the download led to a login, warning or error page; download it again"
+    if text.startswith(b"{"):
+        return "this is JSON, but does not begin as the model.json of a TensorFlow.js model does"
     if start.startswith(b"\x89HDF\r\n"):
         return f"Keras HDF5 files (.h5) are not supported yet: expected {_KNOWN}"
     if start.startswith(b"\x80"):

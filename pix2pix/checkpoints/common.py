@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -97,3 +98,57 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
     if len(data) > limit:
         raise CheckpointError(f"{path.name} has more than {limit} bytes, too many for {what}")
     return data
+
+
+class StoredTensor(Protocol):
+    """A tensor in a file whose numbers have not been read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, in the file's layout."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the number type in the file, e.g. ``float16``."""
+
+    def read(self) -> np.ndarray:
+        """The numbers as a float32 array of that shape."""
+
+
+def matched(
+    wanted: Mapping[str, tuple[str, tuple[int, ...]]], found: Mapping[str, StoredTensor], surplus: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """The tensors that a network needs, read: ``wanted`` says under which name the file has them, and their shapes.
+
+    ``{stored name: (canonical name, shape)}``. Raises CheckpointError that lists all that are missing, misshapen,
+    of another type than floating point, and those that the network has no place for.
+    """
+    problems = []
+    for stored, (_, shape) in wanted.items():
+        if stored not in found:
+            problems.append(f"missing {shown(stored)} {shape}")
+        elif found[stored].shape != shape:
+            problems.append(f"{shown(stored)} has shape {shown(found[stored].shape)}, expected {shape}")
+        elif found[stored].dtype not in FLOAT_TYPES:
+            problems.append(f"{shown(stored)} has numbers of type {found[stored].dtype}, expected floating point")
+    problems += [f"surplus {shown(name)} {shown(found[name].shape)}" for name in surplus]
+    if problems:
+        raise CheckpointError(
+            f"the tensors are not those of a pix2pix U-Net ({len(problems)} problems; the file is damaged, or its "
+            f"network was changed):{listing(problems)}"
+        )
+    return {canonical: found[stored].read() for stored, (canonical, _) in wanted.items()}
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The regular file ``name`` of the model's folder, links followed; None if there is none that can be read.
+
+    Raises CheckpointError if it lies elsewhere, whether it exists or not.
+    """
+    try:
+        path = (folder / name).resolve()
+        if path.is_relative_to(folder.resolve()):
+            return path if stat.S_ISREG(path.stat().st_mode) else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+    raise CheckpointError(f"{shown(name)} leads elsewhere: only files inside the model's own folder are read")

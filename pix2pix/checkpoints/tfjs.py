@@ -12,7 +12,7 @@ Source: https://www.tensorflow.org/js/guide/save_load and the converter's docume
 from __future__ import annotations
 
 import math
-import stat
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..generator import Generator
-from .common import CheckpointError, listing, read_bounded, read_json, shown
+from .common import CheckpointError, inside, listing, read_bounded, read_json, shown
 from .keras_config import entry
 from .keras_graph import WeightNames, read_graph
 
 MODEL = "model.json"
 _MAX_JSON = 2 << 20  # a U-Net of 8 levels takes some 30,000 bytes
 _MAX_SHARDS = 10_000
+_START = re.compile(rb'\s*\{\s*"(?:format|modelTopology|weightsManifest|generatedBy|convertedBy|trainingConfig)"')
 _PARTS = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 _STORED = {"float32": "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}
 
@@ -51,6 +52,11 @@ class _Weight(NamedTuple):
             numbers *= np.float32(self.scale)
             numbers += np.float32(self.minimum)
         return numbers
+
+
+def looks_like(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is a model's description, and not other JSON."""
+    return _START.match(start) is not None
 
 
 def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
@@ -145,16 +151,13 @@ def _shard(name: Any, folder: Path) -> Path:
     )
     if not isinstance(name, str) or not 0 < len(name) < 1000 or "\\" in name or ":" in name or "\0" in name:
         raise refused
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts:
         raise refused
-    try:
-        path = (folder / name).resolve()
-        inside = path.is_relative_to(folder.resolve())
-        if inside and stat.S_ISREG(path.stat().st_mode):
-            return path
-    except (OSError, RuntimeError):
-        raise CheckpointError(f"shard {shown(name)} is missing or cannot be read: copy the whole folder") from None
-    raise refused
+    path = inside(folder, name)
+    if path is None:
+        raise CheckpointError(f"shard {shown(name)} is missing or cannot be read: copy the whole folder")
+    return path
 
 
 def _joined(shards: list[Path], size: int) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""TensorFlow's checkpoints as people have them: a folder, a prefix, or one of the files of that prefix.
+
+A folder of training has a text file ``checkpoint`` that names the latest of its checkpoints, as they were called on
+the machine that wrote them; each is a tensor bundle, see :mod:`.bundle`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..generator import Generator
+from . import tf1
+from .bundle import SUFFIX, read_bundle
+from .common import inside, read_bounded
+
+_STATE = "checkpoint"
+_MAX_STATE = 1 << 20
+_NAMED = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"([^"\n]*)"', re.MULTILINE)
+_OF_PREFIX = re.compile(r"(.+)\.(?:meta|data-\d{5}-of-\d{5})$")
+
+
+def index_of(path: Path) -> Path | None:
+    """The index of the checkpoint that ``path`` is the prefix or another file of; None if it is no such thing."""
+    prefix = match[1] if (match := _OF_PREFIX.match(path.name)) else path.name
+    index = path.with_name(prefix + SUFFIX)
+    return index if prefix and index.is_file() and not path.is_dir() else None
+
+
+def latest(folder: Path) -> Path | None:
+    """The index of the checkpoint that the folder's own record says is the latest, if both are there."""
+    record = inside(folder, _STATE)
+    if record is None:
+        return None
+    named = _NAMED.search(read_bounded(record, _MAX_STATE, "the record of a folder's checkpoints"))
+    if named is None:
+        return None
+    # only the last part of the path counts: the folder may have been moved, and nothing outside of it is read
+    name = re.split(r"[/\\]+", named[1].decode("utf-8", "replace"))[-1]
+    return inside(folder, name + SUFFIX)
+
+
+def read(index: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
+    """Read the generator of the checkpoint with this index. Raises CheckpointError."""
+    direction = tf1.check_options(index.parent)
+    origin = f"TensorFlow 1 checkpoint{', ' * bool(direction)}{direction}"
+    return tf1.from_tensors(read_bundle(index), key, origin)

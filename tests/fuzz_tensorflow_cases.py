@@ -1,0 +1,139 @@
+"""The fuzzer's cases of TensorFlow's files, among them tables that are hostile but whose checksums are right."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from fuzz_checkpoint_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
+
+from pix2pix.checkpoints.bundle import read_bundle
+from pix2pix.checkpoints.crc32c import crc32c
+from pix2pix.checkpoints.sstable import MAGIC, read_table
+
+INDEX, SHARD = "model-200.index", "model-200.data-00000-of-00001"
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def masked(data: bytes) -> bytes:
+    """The checksum of these bytes as TensorFlow stores it."""
+    checksum = crc32c(data)
+    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """One field of a protocol buffer."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def table_of(entries: list[tuple[bytes, bytes]], rng: random.Random | None = None) -> bytes:
+    """A sorted table of one block of these entries; with ``rng``, of several and with a lie now and then."""
+
+    def number(honest: int) -> bytes:
+        return varint(rng.choice(NUMBERS) if rng and rng.random() < 0.0005 else honest)
+
+    def block(pairs: list[tuple[bytes, bytes]]) -> bytes:
+        content = b"".join(number(0) + number(len(k)) + number(len(v)) + k + v for k, v in pairs)
+        content += struct.pack("<II", 0, rng.choice(NUMBERS) & 0xFFFFFFFF if rng and rng.random() < 0.02 else 1) + b"\0"
+        return content + masked(content)
+
+    per_block = rng.choice((1, 3, 1000)) if rng else len(entries)
+    out, handles = b"", []
+    for start in range(0, len(entries), per_block):
+        data = block(entries[start : start + per_block])
+        handles.append((entries[start][0], number(len(out)) + number(len(data) - 5)))
+        out += data
+        if rng and rng.random() < 0.02:
+            handles.append(rng.choice(handles))
+    index = block(handles)
+    footer = varint(0) + varint(0) + number(len(out)) + number(len(index) - 5)
+    return out + index + footer[:40].ljust(40, b"\0") + MAGIC
+
+
+def bundle_cases(folder: Path) -> Callable[[random.Random], Case]:
+    """Folders of a training: index, shard, record and options, all of them damaged in turn."""
+    files = {path.name: path.read_bytes() for path in (DATA / "tf1_trained").iterdir()}
+    entries = [(key, bytes(value)) for key, value in read_table(files[INDEX]).items()]
+    (folder / "outside").write_bytes(files[SHARD])
+
+    def hostile_index(rng: random.Random) -> bytes:
+        changed = list(entries)
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            at, kind = rng.randrange(len(changed)), rng.randrange(6)
+            key, value = changed[at]
+            if kind < 2:
+                changed[at] = key, damaged(value, rng)
+            elif kind == 2:
+                changed[at] = key, value + field(rng.randrange(9), rng.choice(NUMBERS))
+            elif kind == 3:
+                changed[at] = key, rng.choice(changed)[1]
+            elif kind == 4:
+                changed[at] = (
+                    rng.choice((damaged(key, rng), rng.choice(changed)[0], b"x" * 3000, key + b"/x")),
+                    value,
+                )
+            else:
+                del changed[at]
+        if rng.random() < 0.7:
+            changed.sort()
+        return table_of(changed, rng)
+
+    def make(rng: random.Random) -> Case:
+        changed, links, kind = dict(files), {}, rng.random()
+        if kind < 0.5:
+            changed[INDEX] = hostile_index(rng)
+        elif kind < 0.7:
+            name = rng.choice((INDEX, SHARD))
+            changed[name] = damaged(files[name], rng)
+        elif kind < 0.8:
+            changed["options.json"] = dumped(hostile_tree({"options": json.loads(files["options.json"])}, rng))
+        elif kind < 0.9:
+            path = rng.choice(("/etc/passwd", "../outside", "..", "", ".", "\\x00", "a" * 5000, "model-200", "other"))
+            changed["checkpoint"] = f'model_checkpoint_path: "{path}"\n'.encode() * rng.choice((1, 5000))
+        else:
+            # what the links lead to has the right bytes, so that only the check of paths stands before it
+            links = {rng.choice((SHARD, "checkpoint", "options.json")): "../outside"}
+            if rng.random() < 0.3:
+                return changed, "", {INDEX: "../outside"}  # a link that a person names is followed
+        return changed, rng.choice(("", "model-200", INDEX)), links
+
+    return make
+
+
+def pict_cases(folder: Path) -> Callable[[random.Random], Case]:
+    """A .pict file, its bytes or its description changed."""
+    tensors = read_bundle(DATA / "tf1_levels" / INDEX)
+    names = sorted(name for name in tensors if name.startswith("generator/") and "moving" not in name)
+    described = [{"name": name, "shape": list(tensors[name].shape)} for name in names]
+    codebook = np.linspace(-1, 1, 256, dtype="<f4").tobytes()
+    codes = random.Random(7).randbytes(sum(tensors[name].size // 4 for name in names))
+
+    def sections(*parts: bytes) -> bytes:
+        return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+    whole = sections(json.dumps(described).encode(), codebook, codes)
+
+    def make(rng: random.Random) -> Case:
+        if rng.random() < 0.5:
+            return {"model.pict": damaged(whole, rng)}, "model.pict", {}
+        text = dumped(hostile_tree(json.loads(json.dumps(described)), rng))
+        return {"model.pict": sections(text, codebook, codes)}, "model.pict", {}
+
+    return make
+
+
+TENSORFLOW = {"bundle": bundle_cases, "pict": pict_cases}
