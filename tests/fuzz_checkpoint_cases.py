@@ -146,7 +146,7 @@ def pytorch_cases(folder: Path) -> Callable[[random.Random], Case]:
     return make
 
 
-# -- JSON, for TensorFlow.js and safetensors --------------------------------------------------------------------
+# -- JSON, for TensorFlow.js, Keras and safetensors -------------------------------------------------------------
 
 STRINGS = (
     "",
@@ -250,6 +250,51 @@ def tfjs_cases(folder: Path) -> Callable[[random.Random], Case]:
     return make
 
 
+# -- Keras ----------------------------------------------------------------------------------------------------
+
+
+def hostile_hdf5(data: bytes, rng: random.Random) -> bytes:
+    """An HDF5 file with a few of its addresses and lengths exchanged for others, or for hostile ones."""
+    b = bytearray(data)
+    words = [at for at in range(0, len(b) - 8, 8) if any(b[at : at + 8])]
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at, other = rng.choice(words), rng.choice(words)
+        if rng.random() < 0.6:
+            b[at : at + 8] = b[other : other + 8]
+        else:
+            b[at : at + rng.choice((1, 2, 4, 8))] = struct.pack("<Q", rng.choice((*NUMBERS, other)))[:8]
+    return bytes(b[: len(data)])
+
+
+def keras_cases(folder: Path) -> Callable[[random.Random], Case]:
+    names = ("2_tutorial.h5", "2_tutorial_weights.h5", "3_bare.weights.h5", "3_instance.keras", "2_tutorial.keras")
+    wholes = [(DATA / f"keras_{name}").read_bytes() for name in names]
+    with zipfile.ZipFile(DATA / "keras_3_instance.keras") as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    refused = [path.read_bytes() for path in sorted(DATA.glob("hdf5_*.h5"))]
+
+    def make(rng: random.Random) -> Case:
+        kind, changed = rng.random(), list(members)
+        if kind < 0.3:
+            data = damaged(rng.choice(wholes), rng)
+        elif kind < 0.65:
+            data = hostile_hdf5(rng.choice(wholes + refused), rng)
+        elif kind < 0.98:
+            config = hostile_tree(json.loads(members[1][1]), rng)
+            changed[1] = (members[1][0], dumped(config))
+            if rng.random() < 0.2:
+                changed.insert(rng.randrange(len(changed)), rng.choice(changed))
+            data = zip_of(changed)
+        else:
+            data = zip_of([*members[:2], (members[2][0], bytes(8 << 20))], zipfile.ZIP_DEFLATED)
+        return {"model": data}, "model", {}
+
+    return make
+
+
+# -- safetensors ----------------------------------------------------------------------------------------------
+
+
 def safetensors_cases(folder: Path) -> Callable[[random.Random], Case]:
     wholes = [(DATA / "converted.safetensors").read_bytes(), small_model(folder)]
 
@@ -300,6 +345,7 @@ def course_cases(folder: Path) -> Callable[[random.Random], Case]:
 
 FORMATS = {
     "pytorch": pytorch_cases,
+    "keras": keras_cases,
     "tfjs": tfjs_cases,
     "safetensors": safetensors_cases,
     "course": course_cases,

@@ -104,7 +104,8 @@ def test_moving_averages_that_were_never_updated_are_not_used(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_name": "Lambda"}, r"'last' \('Lambda'\) is not supported: such layers"),
+        ({"class_name": "Mystery"}, r"'last' \('Mystery'\) is not supported: such layers"),
+        ({"class_name": "Lambda"}, "'last' is a Lambda: it holds code"),
         ({"strides": [1, 1]}, r"'last' .*strides is \(1, 1\), expected \(2, 2\)"),
         ({"padding": "valid"}, r"'last' .*padding is 'valid', expected 'same'"),
         ({"kernel_size": [3, 3]}, r"'last' .*kernel_size"),

@@ -1,8 +1,8 @@
 """Readers of trained models: ``read(path)`` finds out what the file is by its content, never by its name.
 
-One module per format: :mod:`.pytorch`, :mod:`.tensorflow`, :mod:`.tfjs`, :mod:`.pict`, :mod:`.course`, and
-:mod:`.native`, which is this project's own and the only one that is written. Files are untrusted: no code in them is
-executed, lengths are compared with the file's before anything is allocated, and whatever is wrong becomes a
+One module per format: :mod:`.pytorch`, :mod:`.keras`, :mod:`.tensorflow`, :mod:`.tfjs`, :mod:`.pict`, :mod:`.course`,
+and :mod:`.native`, which is this project's own and the only one that is written. Files are untrusted: no code in them
+is executed, lengths are compared with the file's before anything is allocated, and whatever is wrong becomes a
 :class:`CheckpointError`.
 """
 
@@ -25,8 +25,8 @@ __all__ = ["CheckpointError", "read", "write"]
 _MAX_ENTRIES = 1000
 _STATISTICS = (".mean", ".variance")
 _KNOWN = (
-    "a PyTorch state dict (.pth), a TensorFlow checkpoint, a TensorFlow.js folder, a .pict, a course .bin or this "
-    "project's .safetensors"
+    "a PyTorch state dict (.pth), a Keras model (.keras, .h5), a TensorFlow checkpoint, a TensorFlow.js folder, "
+    "a .pict, a course .bin or this project's .safetensors"
 )
 
 
@@ -87,7 +87,7 @@ def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarr
 
 def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Choose the reader by content."""
-    from . import course, native, pict, pytorch, tensorflow, tfjs
+    from . import course, keras, native, pict, pytorch, tensorflow, tfjs
 
     path = tensorflow.index_of(path) or path
     try:
@@ -107,7 +107,7 @@ def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]
         return tensorflow.read(path, key)
     if key is not None:
         raise CheckpointError(f"got key {shown(key)}, but this format holds one generator: leave the key out")
-    return {"tfjs": tfjs, "pict": pict, "course": course}[kind].read(path)
+    return {"keras": keras, "tfjs": tfjs, "pict": pict, "course": course}[kind].read(path)
 
 
 def _model_in(folder: Path) -> Path:
@@ -137,9 +137,9 @@ def _model_in(folder: Path) -> Path:
     raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
 
 
-def _sniff(path: Path) -> Literal["pytorch", "tfjs", "pict", "course", "safetensors", "tensorflow"]:
+def _sniff(path: Path) -> Literal["pytorch", "keras", "tfjs", "pict", "course", "safetensors", "tensorflow"]:
     """What a file is by its first and last bytes and its length. Raises CheckpointError for what cannot be read."""
-    from . import bundle, course, native, pict, sstable, tfjs, torchfile
+    from . import bundle, course, hdf5, keras, native, pict, sstable, tfjs, torchfile
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -148,6 +148,8 @@ def _sniff(path: Path) -> Literal["pytorch", "tfjs", "pict", "course", "safetens
         end = file.read()
     if not start:
         raise CheckpointError("the file is empty: the download or the copy failed")
+    if start.startswith(hdf5.START) or (start.startswith(b"PK\x03\x04") and start[30:].startswith(keras.MEMBERS)):
+        return "keras"
     if start.startswith((b"PK\x03\x04", torchfile.LEGACY_START)):
         return "pytorch"
     if native.looks_like(start):
@@ -172,8 +174,6 @@ def _explanation(start: bytes, size: int) -> str:
         return "this is a web page, not a model: the download led to a login, warning or error page; download it again"
     if text.startswith(b"{"):
         return "this is JSON, but does not begin as the model.json of a TensorFlow.js model does"
-    if start.startswith(b"\x89HDF\r\n"):
-        return f"Keras HDF5 files (.h5) are not supported yet: expected {_KNOWN}"
     if start.startswith(b"\x80"):
         return "this is a pickle that torch.save did not write: save the model with torch.save(net.state_dict(), ...)"
     if b"ustar" in start:

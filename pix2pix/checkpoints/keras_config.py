@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ _MAX_LAYERS = 1000
 class Node:
     """One layer of the graph: what it is, the nodes that it reads, and the keyword arguments of its call.
 
-    ``weights`` is the name under which the file keeps its weights.
+    ``weights`` is the name under which a file keeps its weights: the layer's own, after that of the Sequential that it
+    is in, if it is in one. ``path`` is the group in which Keras 3 keeps them: there layers go by their class and their
+    number among those of that class, "layers/sequential/layers/conv2d_1".
     """
 
     name: str
@@ -24,6 +27,22 @@ class Node:
     reads: tuple[str, ...]
     arguments: Mapping[str, Any]
     weights: str
+    path: str
+
+
+class _Paths:
+    """Names for the layers of one container, in the order in which they are asked for."""
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._counts: dict[str, int] = {}
+
+    def next(self, kind: str) -> str:
+        """The path of the container's next layer of class ``kind``."""
+        name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind.rpartition(">")[2]))
+        name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+        number = self._counts[name] = self._counts.get(name, -1) + 1
+        return f"{self._container}/{name}_{number}" if number else f"{self._container}/{name}"
 
 
 def entry(config: Any, name: str, kind: type, owner: str) -> Any:
@@ -43,8 +62,9 @@ def read_nodes(model: Any) -> tuple[list[Node], str]:
     if kind not in ("Model", "Functional"):
         raise CheckpointError(f"the model is a {shown(kind)}, expected a functional Keras model, as a U-Net is")
     nodes: list[Node] = []
+    paths = _Paths("layers")
     for layer in entry(config, "layers", list, "the model")[: _MAX_LAYERS + 1]:
-        nodes += _nodes(layer)
+        nodes += _nodes(layer, paths)
     if len(nodes) > _MAX_LAYERS:
         raise CheckpointError(f"the model has more than {_MAX_LAYERS} layers: no U-Net has so many")
     if len({node.name for node in nodes}) < len(nodes):
@@ -70,21 +90,25 @@ def _described(layer: Any) -> tuple[str, str, Mapping[str, Any]]:
     return name, kind, config
 
 
-def _nodes(layer: Any) -> Iterator[Node]:
+def _nodes(layer: Any, paths: _Paths) -> Iterator[Node]:
     """The node of a layer, or those of a nested Sequential, the last of which has the name of the whole."""
     name, kind, config = _described(layer)
     calls = entry(layer, "inbound_nodes", list, f"layer {shown(name)}")
     if len(calls) > 1:
         raise CheckpointError(f"layer {shown(name)} is called {len(calls)} times: shared layers are not supported")
     reads, arguments = _call(calls[0], name) if calls else ((), {})
+    path = paths.next(kind)
     if kind != "Sequential":
-        yield Node(name, kind, config, reads, arguments, name)
+        yield Node(name, kind, config, reads, arguments, name, path)
         return
+    paths = _Paths(f"{path}/layers")
     inner = [_described(y) for y in entry(config, "layers", list, f"layer {shown(name)}")[: _MAX_LAYERS + 1]]
     inner = [y for y in inner if y[1] != "InputLayer"]
     for position, (inner_name, inner_kind, inner_config) in enumerate(inner, 1):
         node_name = name if position == len(inner) else f"{name}/{inner_name}"
-        yield Node(node_name, inner_kind, inner_config, reads, arguments, inner_name)
+        yield Node(
+            node_name, inner_kind, inner_config, reads, arguments, f"{name}/{inner_name}", paths.next(inner_kind)
+        )
         reads = (node_name,)
 
 
@@ -102,7 +126,8 @@ def _call(call: Any, owner: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
         else:
             histories = call
             arguments = {name: value for read in call if len(read) > 3 for name, value in read[3].items()}
-        known = all(isinstance(name, str) and (node, tensor) == (0, 0) for name, node, tensor, *_ in histories)
+        # Every layer is called once, so the number of its call says nothing: for a Sequential it is 1, not 0.
+        known = all(isinstance(name, str) and tensor == 0 for name, _, tensor, *_ in histories)
         reads = tuple(history[0] for history in histories)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         known, reads, arguments = False, (), {}

@@ -11,9 +11,9 @@ Source: https://www.tensorflow.org/tutorials/generative/pix2pix, and the configs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..generator import INPUT, Generator, Layer, Norm, Source
 from .common import MAX_CHANNELS, CheckpointError, shown
@@ -21,6 +21,7 @@ from .keras_config import Node, read_nodes
 
 _DEFAULT_LEAKY_SLOPE = 0.3
 _DEFAULT_EPS = 1e-3
+_MOVING = {"mean": "moving_mean", "variance": "moving_variance"}
 _MAX_JOINED = 64  # bounds graphs that double a value with each layer
 
 
@@ -37,11 +38,32 @@ class _Value:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightNames:
+class Owners:
     """The Keras layers that hold one layer's kernel and its norm."""
 
-    convolution: str
-    norm: str | None = None
+    convolution: Node
+    norm: Node | None = None
+
+    def tensors(self, layer: Layer) -> Iterator[Stored]:
+        """What the Keras layers keep of ``layer``."""
+        numbers: dict[str, int] = {}
+        for name, shape in layer.tensors("running").items():
+            part = name.rpartition(".")[2]
+            node = self.convolution if part in ("kernel", "bias") or not self.norm else self.norm
+            if part in _MOVING and node.kind != "BatchNormalization":
+                continue
+            number = numbers[node.name] = numbers.get(node.name, -1) + 1
+            yield Stored(node, _MOVING.get(part, part), number, name, shape)
+
+
+class Stored(NamedTuple):
+    """A weight that a Keras layer keeps: Keras' name for it and its number there; its canonical name and shape."""
+
+    node: Node
+    part: str
+    number: int
+    name: str
+    shape: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -51,18 +73,19 @@ class _Walk:
     readers: Mapping[str, int]
     values: dict[str, _Value] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
-    weights: dict[str, WeightNames] = field(default_factory=dict)
-    training: set[bool] = field(default_factory=set)  # with which ``training`` argument the norms are called
+    owners: dict[str, Owners] = field(default_factory=dict)
+    of_picture: set[bool] = field(default_factory=set)  # whether norms use the statistics of the picture
     channels: dict[str, int] = field(default_factory=dict)
     size: int = 0
 
 
-def read_graph(model: Any, origin: str) -> tuple[Generator, dict[str, WeightNames]]:
-    """The generator of a functional model's config, and where the weights of each of its layers are.
+def read_graph(model: Any, origin: str) -> tuple[Generator, list[Stored]]:
+    """The generator of a functional model's config, and where its weights are.
 
     Raises CheckpointError, which names the layer, for whatever is not a U-Net that a Generator can express.
     """
     nodes, output = read_nodes(model)
+    _explain(nodes)
     readers = {output: 1}
     for node in nodes:
         for name in node.reads:
@@ -84,8 +107,8 @@ def read_graph(model: Any, origin: str) -> tuple[Generator, dict[str, WeightName
     return _finished(walk, origin)
 
 
-def _finished(walk: _Walk, origin: str) -> tuple[Generator, dict[str, WeightNames]]:
-    """The generator, with canonical names of layers."""
+def _finished(walk: _Walk, origin: str) -> tuple[Generator, list[Stored]]:
+    """The generator and its weights, with canonical names of layers."""
     downs = [name for name, layer in walk.layers.items() if not layer.transposed]
     ups = [name for name, layer in walk.layers.items() if layer.transposed]
     depth = len(downs)
@@ -94,7 +117,7 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, dict[str, WeightName
             f"the model has {depth} convolutions and {len(ups)} transposed ones: expected as many of the one as of the "
             f"other, at least 2, as in a U-Net"
         )
-    if len(walk.training) > 1:
+    if len(walk.of_picture) > 1:
         raise CheckpointError("some norms of the model use the picture's statistics, others stored ones: unsupported")
     names = {INPUT: INPUT}
     names |= {name: f"encoder_{number}" for number, name in enumerate(downs, 1)}
@@ -106,7 +129,7 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, dict[str, WeightName
     try:
         generator = Generator(
             tuple(layers),
-            "running" if walk.training == {False} else "image",
+            "running" if walk.of_picture == {False} else "image",
             walk.size if walk.size and walk.size % 2**depth == 0 else 2**depth,
             origin=origin,
         )
@@ -116,10 +139,29 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, dict[str, WeightName
     if unused:
         back = {canonical: name for name, canonical in names.items()}
         raise CheckpointError(f"the output does not depend on layer {shown(back[min(y.name for y in unused)])}")
-    return generator, {names[name]: weights for name, weights in walk.weights.items()}
+    stored = [each for name in walk.layers for each in walk.owners[name].tensors(generator[names[name]])]
+    return generator, stored
 
 
 # -- the walk -------------------------------------------------------------------------------------------------
+
+
+def _explain(nodes: Sequence[Node]) -> None:
+    """Raise CheckpointError that says what the model is, if its layers show that it is something else than a U-Net."""
+    kinds = [node.kind for node in nodes]
+    convolutions = [node for node in nodes if node.kind == "Conv2D"]
+    if "Lambda" in kinds:
+        raise CheckpointError(
+            f"layer {shown(nodes[kinds.index('Lambda')].name)} is a Lambda: it holds code, and code in a file is never "
+            f"executed. Replace it by layers of Keras' own, or load its weights into a model without it, and save that"
+        )
+    if "Add" in kinds and convolutions:
+        raise CheckpointError("this is a ResNet generator, which is not supported yet: pix2pix runs U-Net generators")
+    if "Conv2DTranspose" not in kinds and convolutions and convolutions[-1].config.get("filters") == 1:
+        raise CheckpointError(
+            f"this is a discriminator ({len(convolutions)} convolutions, the last with 1 filter), which training needs "
+            f"and translating does not: take the generator"
+        )
 
 
 def _unsupported(node: Node, what: str) -> CheckpointError:
@@ -179,12 +221,23 @@ def _convolution(walk: _Walk, node: Node, value: _Value) -> _Value:
     channels = sum(walk.channels[source.layer] for source in inputs)
     transposed = node.kind == "Conv2DTranspose"
     walk.layers[node.name] = Layer(node.name, inputs, channels, filters, transposed=transposed, bias=bias)
-    walk.weights[node.name] = WeightNames(node.weights)
+    walk.owners[node.name] = Owners(node)
     walk.channels[node.name] = filters
     return _activated(walk, node, node.name, _Value(((node.name, 1.0),), fresh=True), node.name)
 
 
-def _norm(walk: _Walk, node: Node, value: _Value) -> _Value:
+def _batch_norm(walk: _Walk, node: Node, value: _Value) -> _Value:
+    return _norm(walk, node, value, of_picture=node.arguments.get("training") in (1, True))
+
+
+def _group_norm(walk: _Walk, node: Node, value: _Value) -> _Value:
+    groups, channels = node.config.get("groups"), sum(walk.channels[name] for name, _ in value.parts)
+    if groups not in (-1, channels):
+        raise _unsupported(node, f"groups is {shown(groups)}, expected {channels}: each channel by itself")
+    return _norm(walk, node, value, of_picture=True)
+
+
+def _norm(walk: _Walk, node: Node, value: _Value, of_picture: bool) -> _Value:
     name = _alone(walk, node, value, node.reads[0])
     center, scale = node.config.get("center", True), node.config.get("scale", True)
     eps, axis = node.config.get("epsilon", _DEFAULT_EPS), node.config.get("axis", -1)
@@ -193,8 +246,8 @@ def _norm(walk: _Walk, node: Node, value: _Value) -> _Value:
     if type(eps) not in (int, float) or not 0 < eps <= 1:
         raise _unsupported(node, f"epsilon is {shown(eps)}, expected a small positive number")
     walk.layers[name] = replace(walk.layers[name], norm=Norm(float(eps), affine=scale))
-    walk.weights[name] = replace(walk.weights[name], norm=node.weights)
-    walk.training.add(node.arguments.get("training") in (1, True))
+    walk.owners[name] = replace(walk.owners[name], norm=node)
+    walk.of_picture.add(of_picture)
     return value
 
 
@@ -220,7 +273,8 @@ def _dropout(walk: _Walk, node: Node, value: _Value) -> _Value:
 _KINDS: dict[str, Callable[[_Walk, Node, _Value], _Value]] = {
     "Conv2D": _convolution,
     "Conv2DTranspose": _convolution,
-    "BatchNormalization": _norm,
+    "BatchNormalization": _batch_norm,
+    "GroupNormalization": _group_norm,
     "LeakyReLU": _leaky_relu,
     "ReLU": _relu,
     "Activation": _activation,

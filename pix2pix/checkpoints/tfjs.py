@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,13 +22,12 @@ import numpy as np
 from ..generator import Generator
 from .common import CheckpointError, inside, listing, read_bounded, read_json, shown
 from .keras_config import entry
-from .keras_graph import WeightNames, read_graph
+from .keras_graph import Stored, read_graph
 
 MODEL = "model.json"
 _MAX_JSON = 2 << 20  # a U-Net of 8 levels takes some 30,000 bytes
 _MAX_SHARDS = 10_000
 _START = re.compile(rb'\s*\{\s*"(?:format|modelTopology|weightsManifest|generatedBy|convertedBy|trainingConfig)"')
-_PARTS = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
 _STORED = {"float32": "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}
 
 
@@ -68,30 +67,23 @@ def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
             "this is a TensorFlow.js graph model, in which the layers can no longer be told apart: convert the "
             "original Keras model to a layers model (--output_format=tfjs_layers_model)"
         )
-    generator, sources = read_graph(topology.get("model_config", topology), "TensorFlow.js")
-    stored = _read_weights(entry(content, "weightsManifest", list, path.name), path.parent)
-    return generator, _collected(generator, sources, stored)
+    generator, stored = read_graph(topology.get("model_config", topology), "TensorFlow.js")
+    found = _read_weights(entry(content, "weightsManifest", list, path.name), path.parent)
+    return generator, _collected(stored, found)
 
 
-def _collected(
-    generator: Generator, sources: Mapping[str, WeightNames], stored: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _collected(stored: Sequence[Stored], found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Canonical weights, or CheckpointError that lists all that are missing, surplus or misshapen."""
-    weights, used, problems = {}, set(), []
-    for layer in generator.layers:
-        source = sources[layer.name]
-        for name, shape in layer.tensors("running").items():
-            part = name.rpartition(".")[2]
-            owner, stored_part = (source.norm, _PARTS[part]) if part in _PARTS else (source.convolution, part)
-            key = f"{owner}/{stored_part}"
-            used.add(key)
-            if key not in stored:
-                problems.append(f"missing {shown(key)} {shape}")
-            elif stored[key].shape != shape:
-                problems.append(f"{shown(key)} has shape {shown(stored[key].shape)}, expected {shape}")
-            else:
-                weights[name] = stored[key]
-    problems += [f"surplus {shown(key)} {shown(array.shape)}" for key, array in stored.items() if key not in used]
+    weights, problems = {}, []
+    names = [f"{each.node.weights.rpartition('/')[2]}/{each.part}" for each in stored]
+    for key, each in zip(names, stored, strict=True):
+        if key not in found:
+            problems.append(f"missing {shown(key)} {each.shape}")
+        elif found[key].shape != each.shape:
+            problems.append(f"{shown(key)} has shape {shown(found[key].shape)}, expected {each.shape}")
+        else:
+            weights[each.name] = found[key]
+    problems += [f"surplus {shown(key)} {shown(array.shape)}" for key, array in found.items() if key not in names]
     if problems:
         raise CheckpointError(f"the weights don't fit the graph ({len(problems)} problems):{listing(problems)}")
     return weights

@@ -1,7 +1,7 @@
-"""The directory of a zip archive as torch.save writes it: where each member's bytes lie in the file.
+"""The directory of a zip archive as torch.save and Keras write it: where each member's bytes lie in the file.
 
 Python's zipfile would do, were it not for hostile files: it makes objects for as many entries as the directory holds,
-lets a name occur twice, and unpacks bombs. torch.save stores members uncompressed, so a table of (start, length) is
+lets a name occur twice, and unpacks bombs. They store members uncompressed, so a table of (start, length) is
 all that a reader needs, and nothing here is ever unpacked.
 
 The format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.6 to 4.3.16.
@@ -86,8 +86,8 @@ def _entry(data: memoryview, position: int) -> tuple[str, tuple[int, int], int]:
     )
     if method != 0 or flags & 1:
         raise CheckpointError(
-            f"member {shown(name)} of the zip archive is compressed or encrypted, and torch.save stores members as "
-            f"they are: unpack what somebody packed again, or save the model once more with torch.save"
+            f"member {shown(name)} of the zip archive is compressed or encrypted, and PyTorch and Keras store members "
+            f"as they are: unpack what somebody packed again, or save the model once more"
         )
     local_fields = _unpack(_LOCAL, data, local, b"PK\x03\x04")
     start = local + _LOCAL.size + local_fields[9] + local_fields[10]
