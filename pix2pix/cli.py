@@ -99,7 +99,9 @@ def _add_translate(commands: Commands) -> None:
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
     engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
     engine.add_argument("--threads", type=_count, metavar="N", help="CPU threads [the cores this process may use]")
-    engine.add_argument("--workers", type=_count, metavar="N", help="engines that share the work")
+    engine.add_argument(
+        "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
+    )
     engine.add_argument("--batch-size", type=_count, metavar="N", help="images per batch [8]; never changes a pixel")
     engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
     engine.add_argument("--tune", default="throughput", choices=TUNES, help="[throughput]")

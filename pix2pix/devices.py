@@ -9,9 +9,11 @@ cpu,cuda:0    the CPU and a GPU together
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+WORKERS_PER_GPU = 4  # one copies pictures there, one computes, one copies back; and one is ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,26 @@ def parse(text: str, count_gpus: Callable[[], int]) -> tuple[Device, ...]:
                 raise ValueError(f"got device {text!r}, which names {device} twice")
             devices.append(device)
     return tuple(devices)
+
+
+def share_workers(devices: Sequence[Device], workers: int | None) -> dict[Device, int]:
+    """How many of ``workers`` each device has.
+
+    One device has all of them, 1 by default. Of several, each GPU has its share, 4 by default, and the CPU has one
+    worker, whose threads have the cores. Raises ValueError for fewer workers than devices.
+    """
+    if workers is not None and workers < len(devices):
+        raise ValueError(f"got {workers} workers for {', '.join(map(str, devices))}: give each device one at least")
+    if len(devices) == 1:
+        return {devices[0]: workers or 1}
+    gpus = sum(device.kind == "cuda" for device in devices)
+    shared = WORKERS_PER_GPU * gpus if workers is None else workers - (len(devices) - gpus)
+    counts: dict[Device, int] = {}
+    for device in devices:
+        counts[device] = 1 if device.kind == "cpu" else -(-shared // gpus)
+        if device.kind == "cuda":
+            shared, gpus = shared - counts[device], gpus - 1
+    return counts
 
 
 def _items(text: str) -> list[str | int]:

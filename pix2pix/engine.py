@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -153,19 +153,11 @@ class BaseEngine:
         Raises TypeError for another dtype than uint8, ValueError for a shape that the generator cannot take,
         RuntimeError after :meth:`close`.
         """
-        return self._translate_checked(b, out, threading.Event())
+        return self.translate_until(threading.Event(), b, out)
 
-    def _translate_checked(self, b: np.ndarray, out: np.ndarray | None, stop: threading.Event) -> np.ndarray:
-        b = np.asarray(b)
-        if b.dtype != np.uint8:
-            raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
-        self._check_picture(b.shape)
-        self._check_served(self.generator.layers)
-        shape = (*b.shape[:-1], self.generator.out_channels)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        else:
-            _check_out(out, shape, b)
+    def translate_until(self, stop: threading.Event, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """:meth:`translate`, but given up soon after ``stop`` is set: then nobody knows what ``out`` holds."""
+        b, out = self._checked_pictures(b, out)
         pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
         with self._usable():
             if b.size:
@@ -183,7 +175,7 @@ class BaseEngine:
         try:
             pending = None
             for batch in batches:
-                following = executor.submit(self._translate_checked, np.array(batch), None, stop)
+                following = executor.submit(self.translate_until, stop, np.array(batch))
                 if pending is not None:
                     yield pending.result()
                 pending = following
@@ -237,6 +229,20 @@ class BaseEngine:
         if len(shape) not in (3, 4) or shape[-1] != channels:
             raise ValueError(f"got pictures of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
         self.generator.check_size(*shape[-3:-1])
+
+    def _checked_pictures(self, b: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """``b`` as an array of uint8 pictures, and where their results go: ``out``, or a fresh array."""
+        b = np.asarray(b)
+        if b.dtype != np.uint8:
+            raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
+        self._check_picture(b.shape)
+        self._check_served(self.generator.layers)
+        shape = (*b.shape[:-1], self.generator.out_channels)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        else:
+            _check_out(out, shape, b)
+        return b, out
 
     def _checked_map(self, name: str, value: np.ndarray, single: bool) -> np.ndarray:
         """``value`` as a C-contiguous (N,H,W,C) array."""
@@ -306,12 +312,13 @@ def load(
 ) -> Engine:
     """Read a model file and make it ready to run.
 
-    ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` is ``auto`` or
-    ``cpu``; ``precision`` is float32, or bfloat16 where the processor has it. ``tune`` is ``latency`` (one picture at
-    a time) or ``throughput``. ``statistics=None`` keeps what the model's own framework does at test time. ``plan`` is
-    a Plan, the name of an algorithm (``direct``) or a file. ``threads`` defaults to the physical cores that this
-    process may use. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does not say,
-    e.g. ``{"eps": 1e-5}``.
+    ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` names one or several,
+    see :mod:`pix2pix.devices`; ``precision`` is float32, or bfloat16 where the processor has it. ``tune`` is
+    ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps what the model's own framework does
+    at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a file. ``threads`` defaults to the
+    physical cores that this process may use; with several devices, less one for each GPU. ``workers`` share the work,
+    see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine is a pool. ``key`` picks one of
+    several models in a file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
 
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.
@@ -350,27 +357,38 @@ def make_engine(
     gpu_layers: str | None = None,
 ) -> Engine:
     """The engine that :func:`load` makes, of a model that is in memory already."""
-    from .cpu import CpuEngine
+    from .cpu import CpuEngine, available_cores
 
-    return CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
+    shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
+    if threads is None and len(shares) > 1:
+        threads = max(1, available_cores() - (len(shares) - 1))  # a core for the feeders of each GPU
+
+    def factory(device: devices.Device) -> Callable[[], BaseEngine]:
+        """A function that makes an engine on a device, for the thread that calls it; all of them share the weights."""
+        engine = CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
+        return lambda: engine
+
+    if list(shares.values()) == [1]:
+        return factory(next(iter(shares)))()
+    from .pool import Crew, PoolEngine
+
+    return PoolEngine(generator, [Crew(str(device), factory(device), count) for device, count in shares.items()])
 
 
 def describe(engine: Engine) -> str:
     """What an engine computes with, in a few words."""
-    return (
-        f"{getattr(engine, 'device', 'cpu')}, {getattr(engine, 'threads', None)} threads, {getattr(engine, 'isa', '')}"
-    )
+    threads = getattr(engine, "threads", None)
+    facts = getattr(engine, "device", "cpu"), threads and f"{threads} threads", getattr(engine, "isa", None)
+    return ", ".join(filter(None, facts))
 
 
 def check_device(device: str, precision: str, workers: int | None, gpu_layers: str | None) -> None:
     """Raise before anything is read if this version cannot run on the hardware that was asked for."""
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    devices.parse(device, _count_gpus)
+    devices.share_workers(devices.parse(device, _count_gpus), workers)
     if precision not in ("float32", "bfloat16"):
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
-    if workers not in (None, 1):
-        raise ValueError(f"got {workers} workers: on the CPU there is one engine; set its threads instead")
     if gpu_layers is not None:
         raise ValueError("gpu_layers places layers on a GPU, and this version of pix2pix has no GPU engine yet")
 

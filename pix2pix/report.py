@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections import Counter
@@ -21,7 +22,8 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """A bar with rate and time left if ``stream`` is a terminal, a line every few seconds otherwise.
 
-    ``quiet`` leaves only :meth:`message`. Use it as a context manager.
+    ``quiet`` leaves only :meth:`message`. Use it as a context manager: meanwhile warnings that this package logs, from
+    whatever thread, are messages too.
     """
 
     def __init__(self, total: int, stream: TextIO, quiet: bool = False) -> None:
@@ -35,9 +37,12 @@ class Progress:
             self._bar = tqdm(total=total, unit=" images", file=stream, dynamic_ncols=True, smoothing=0.1)
 
     def __enter__(self) -> Progress:
+        self._log_handler = _Messages(self)
+        logging.getLogger(__package__).addHandler(self._log_handler)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        logging.getLogger(__package__).removeHandler(self._log_handler)
         if self._bar is not None:
             self._bar.close()
 
@@ -59,6 +64,17 @@ class Progress:
         else:
             self.stream.write(text + "\n")
             self.stream.flush()
+
+
+class _Messages(logging.Handler):
+    """Gives what is logged to a Progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.message(record.getMessage())
 
 
 class Report:

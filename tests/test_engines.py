@@ -17,7 +17,9 @@ from pix2pix.generator import random_weights, unet
 from pix2pix.hybrid import HybridEngine
 from pix2pix.placement import parse_placement
 from pix2pix.plan import choose, place
+from pix2pix.pool import Crew, PoolEngine
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+from tests.fakes import FakeDevice, SlowReference
 from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
 
 ISAS = instruction_sets()
@@ -40,6 +42,17 @@ def on_cpu_and_reference(placement: str):
     return build
 
 
+def pool_of_cpu_engines(g, w):
+    return PoolEngine(g, [Crew(f"cpu-{i}", lambda: CpuEngine(g, w, threads=1), pixels=2 * 64 * 64) for i in range(2)])
+
+
+def pool_on_fake_devices(g, w):
+    def crew(name: str, device: FakeDevice) -> Crew:
+        return Crew(name, lambda: SlowReference(device, g, w), workers=2, pixels=2 * 64 * 64)
+
+    return PoolEngine(g, [crew("fast", FakeDevice()), crew("slow", FakeDevice(0.002))])
+
+
 # name -> (a function (generator, weights) -> engine, precision)
 ENGINES = {"reference-float32": (lambda g, w: ReferenceEngine(g, w, np.float32), "float32")}
 ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in ISAS for plan in ("direct", None)}
@@ -49,6 +62,8 @@ if BFLOAT16:
     ENGINES |= {f"cpu-bfloat16-{plan or 'default'}": on_cpu(ISAS[0], plan, "bfloat16") for plan in PLANS}
 for PLACEMENT in ("encoder_2-4,decoder_4-2", "seed-c", "encoder_1,encoder_5,decoder_3-1"):
     ENGINES[f"hybrid-cpu-reference-{PLACEMENT}"] = on_cpu_and_reference(PLACEMENT), "float32"
+ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"
+ENGINES["pool-of-2x2-fake"] = pool_on_fake_devices, "float32"
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
 
 

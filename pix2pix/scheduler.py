@@ -1,0 +1,251 @@
+"""Who does which images: requests are cut into parts for whichever worker is idle, and parts of failed ones go round.
+
+No threads of its own, no engines: workers' threads come and take parts, callers' threads put requests and wait. A part
+has as many images as suit the worker that takes it, so a slow one does little at a time. Near the end a slow worker
+leaves what is left to faster ones, if they will be done with it sooner.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Work = Callable[[Any, slice, threading.Event], None]
+
+SMOOTHING = 0.25  # the weight of the latest part in a worker's pace
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """What the scheduler knows of a worker: ``pixels`` is how large its parts may be, ``pace`` its seconds per pixel,
+    waiting for its device included, and None before its first part."""
+
+    name: str
+    pixels: int
+    pace: float | None = None
+    engaged: bool = False  # it has a part, or is asking for one
+    retired: bool = False
+
+
+class Request:
+    """So many images, of so many ``pixels`` each, to be done by calls of ``do(engine, images, stop)``.
+
+    In such a call, ``images`` is a slice of ``most`` images at most, and ``stop`` is set when it should give up soon.
+    ``first`` is the number of the first image where errors tell it. ``finished`` is set when all calls have returned,
+    and no more will be made.
+    """
+
+    def __init__(self, do: Work, images: int, pixels: int, *, first: int = 0, most: int | None = None) -> None:
+        self.do, self.images, self.pixels, self.first = do, images, pixels, first
+        self.most = most or images
+        self.stop, self.finished = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+        self.left = deque([slice(0, images)] if images else [])  # nobody does these; only the scheduler touches them
+        self.running = 0
+
+    @classmethod
+    def failed(cls, error: Exception) -> Request:
+        """A request that failed before anything of it could be done."""
+        request = cls(lambda engine, images, stop: None, 0, 1)
+        request.error = error
+        request.finished.set()
+        return request
+
+    def wait(self) -> None:
+        """Wait until it is finished. Raises what made it fail."""
+        self.finished.wait()
+        if self.error is not None:
+            raise self.error
+
+    def cut(self, pixels: int) -> slice:
+        """Take the next images, as many as have so many pixels together, but one at least."""
+        images = self.left.popleft()
+        end = min(images.stop, images.start + max(1, min(self.most, pixels // self.pixels)))
+        if end < images.stop:
+            self.left.appendleft(slice(end, images.stop))
+        self.running += 1
+        return slice(images.start, end)
+
+    def abandon(self) -> None:
+        """Begin nothing more, and give up what has begun."""
+        self.stop.set()
+        self.left.clear()
+
+
+class Part(NamedTuple):
+    """Some images of a request."""
+
+    request: Request
+    images: slice
+
+    @property
+    def pixels(self) -> int:
+        return (self.images.stop - self.images.start) * self.request.pixels
+
+
+class Scheduler:
+    """Requests in the order of their coming, and the workers that do them.
+
+    ``wake(n)`` must make n idle workers ask for a part. There is room for more while fewer than ``room`` requests are
+    unfinished.
+    """
+
+    def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
+        self._workers, self._wake, self._room = workers, wake, room
+        self._changed = threading.Condition()
+        self._waiting: deque[Request] = deque()  # those with images that nobody does
+        self._unfinished = 0
+        self._streams = 0
+        self._closed = False
+
+    # -- for callers ------------------------------------------------------------------------------------------
+
+    def put(self, request: Request) -> None:
+        """Have a request done. Raises RuntimeError after :meth:`close`, and if no worker is left."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this engine is closed: load the model again")
+            if not self._live():
+                raise RuntimeError("no worker is left, all devices have failed: load the model again")
+            if not request.left:
+                request.finished.set()
+                return
+            self._unfinished += 1
+            self._waiting.append(request)
+            self._wake_idle(request.images)
+
+    def wait_for_room(self, oldest: Request) -> None:
+        """Wait until there is room for another request, or ``oldest`` is finished."""
+        with self._changed:
+            self._changed.wait_for(lambda: oldest.finished.is_set() or self._unfinished < self._room)
+
+    def cancel(self, request: Request) -> None:
+        """Begin nothing more of a request; it is finished as soon as what has begun has given up."""
+        with self._changed:
+            if not request.finished.is_set():
+                self._abandon(request)
+
+    @contextmanager
+    def more_to_come(self) -> Iterator[None]:
+        """Meanwhile no request is the last one, and so nobody leaves anything to others."""
+        with self._changed:
+            self._streams += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._streams -= 1
+
+    def close(self) -> None:
+        """Take no more requests, and wait until all are finished."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._unfinished)
+
+    # -- for workers ------------------------------------------------------------------------------------------
+
+    def take(self, worker: Worker) -> Part | None:
+        """The next part for a worker; None if there is nothing to do. The worker says then what became of it.
+
+        A worker that shouldn't do what waits wakes another one in its place, and waits until that is taken.
+        """
+        with self._changed:
+            worker.engaged, passed_on = True, False
+            while self._waiting:
+                request = self._waiting[0]
+                if not worker.retired and not self._others_are_sooner(worker, request):
+                    part = Part(request, request.cut(worker.pixels))
+                    if not request.left:
+                        self._waiting.popleft()
+                    self._changed.notify_all()
+                    return part
+                if not passed_on:
+                    passed_on = True
+                    self._wake(1)
+                self._changed.wait()
+            worker.engaged = False
+            return None
+
+    def done(self, worker: Worker, part: Part, seconds: float) -> None:
+        """The worker did its part in so many seconds."""
+        pace = seconds / part.pixels
+        with self._changed:
+            worker.pace = pace if worker.pace is None else worker.pace + SMOOTHING * (pace - worker.pace)
+            self._returned(part)
+
+    def refused(self, part: Part, error: Exception) -> None:
+        """The images of this part cannot be done: they are tried one by one, to find which, and then their request
+        fails with ``error``."""
+        request, images = part
+        with self._changed:
+            if request.stop.is_set():
+                pass
+            elif images.stop - images.start > 1:
+                self._give_back(request, [slice(i, i + 1) for i in range(images.start, images.stop)])
+            else:
+                error.add_note(f"image {request.first + images.start} (from 0) of what the pool was given")
+                request.error = error
+                self._abandon(request)
+            self._returned(part)
+
+    def lost(self, worker: Worker, part: Part, error: BaseException) -> int:
+        """The worker's device failed: it gets no more parts, others do this one. Returns how many workers are left."""
+        with self._changed:
+            worker.retired = True
+            live = self._live()
+            if not part.request.stop.is_set():
+                self._give_back(part.request, [part.images])
+            for request in [] if live else list(self._waiting):
+                request.error = RuntimeError(f"no worker is left: {worker.name} was the last, and failed: {error}")
+                request.error.__cause__ = error
+                self._abandon(request)
+            self._returned(part)
+            self._wake_idle(len(live))
+            return len(live)
+
+    # -- all of this holds the lock ---------------------------------------------------------------------------
+
+    def _live(self) -> list[Worker]:
+        return [worker for worker in self._workers if not worker.retired]
+
+    def _wake_idle(self, most: int) -> None:
+        idle = sum(not worker.engaged for worker in self._live())
+        if count := min(most, idle):
+            self._wake(count)
+        self._changed.notify_all()
+
+    def _others_are_sooner(self, worker: Worker, request: Request) -> bool:
+        """Whether the other workers will have done all that waits before this one has done a part of it."""
+        if self._streams or not worker.pace:
+            return False
+        others = [other.pace for other in self._live() if other is not worker and other.pace]
+        if not others:
+            return False
+        waiting = sum((s.stop - s.start) * r.pixels for r in self._waiting for s in r.left)
+        part = max(1, min(request.most, worker.pixels // request.pixels)) * request.pixels
+        return worker.pace * part > waiting / sum(1 / pace for pace in others) + min(others) * part
+
+    def _give_back(self, request: Request, parts: Sequence[slice]) -> None:
+        if not request.left:
+            self._waiting.appendleft(request)
+        request.left.extendleft(reversed(parts))
+
+    def _abandon(self, request: Request) -> None:
+        request.abandon()
+        if request in self._waiting:
+            self._waiting.remove(request)
+        self._settle(request)
+
+    def _returned(self, part: Part) -> None:
+        part.request.running -= 1
+        self._settle(part.request)
+
+    def _settle(self, request: Request) -> None:
+        if not request.left and not request.running:
+            request.finished.set()
+            self._unfinished -= 1
+        self._changed.notify_all()

@@ -1,0 +1,92 @@
+"""Fake devices, to show how a pool schedules: each does one batch at a time, for as long as it is told to take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from pix2pix.engine import BaseEngine
+from pix2pix.generator import Generator, Weights, unet
+from pix2pix.pool import Crew
+from pix2pix.reference import ReferenceEngine
+
+SMALL = unet(ngf=2, depth=2)  # takes pictures of 4 x 4
+
+
+class FakeDevice:
+    """A lock that is held ``seconds`` for each batch, without the GIL, by the engines that share it.
+
+    Like a GPU's, its clock doesn't wait for Python: a batch that was there in time begins when the one before ends,
+    not when a thread has woken up.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.batches: list[int] = []  # the number of images in each batch that it did
+        self.engines: list[FakeEngine] = []
+        self.error: BaseException | None = None  # what any work on it raises
+        self.going = threading.Event()  # cleared, it hangs until this is set
+        self.going.set()
+        self._lock = threading.Lock()
+        self._arrivals: deque[float] = deque()
+        self._free_at = 0.0
+
+    def compute(self, images: int, stop: threading.Event) -> None:
+        """Do a batch of so many images, or give up when ``stop`` is set."""
+        self._arrivals.append(time.perf_counter())
+        with self._lock:
+            begin = max(self._arrivals.popleft(), self._free_at)
+            while not self.going.wait(0.001):
+                if stop.is_set():
+                    return
+            if self.error is not None:
+                raise self.error
+            if self.seconds:
+                self._free_at = begin + self.seconds
+                time.sleep(max(0.0, self._free_at - time.perf_counter()))
+            self.batches.append(images)
+
+    def crew(self, name: str = "fake", workers: int = 4, images: int = 8) -> Crew:
+        """Workers on this device; it takes so many images of 4 x 4 at once."""
+        return Crew(name, lambda: FakeEngine(self), workers, images * 4 * 4)
+
+
+class FakeEngine(BaseEngine):
+    """Inverts pictures on a fake device. A picture whose first byte is 13 is one that it cannot do."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        super().__init__(SMALL)
+        self.closed_by: int | None = None
+        self.thread = threading.get_ident()
+        self._device = device
+        device.engines.append(self)
+
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("an engine was used outside the thread that made it")
+        self._device.compute(len(b), stop)
+        if (b[:, 0, 0, 0] == 13).any():
+            raise ValueError("a picture of bad luck")
+        out[...] = 255 - b
+
+    def _close(self) -> None:
+        self.closed_by = threading.get_ident()
+
+
+class SlowReference(ReferenceEngine):
+    """The reference engine, on a fake device."""
+
+    def __init__(self, device: FakeDevice, generator: Generator, weights: Weights) -> None:
+        super().__init__(generator, weights, np.float32)
+        self._device = device
+
+    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        self._device.compute(1, threading.Event())
+        return super()._run(given, outputs)
+
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        self._device.compute(len(b), stop)
+        super()._translate(b, out, stop)

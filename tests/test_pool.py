@@ -1,0 +1,395 @@
+"""The pool beyond the protocol: who works where, order, back-pressure, imbalance, failures, interrupts."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pix2pix
+from pix2pix import cli, devices, run
+from pix2pix.cpu import CpuEngine
+from pix2pix.devices import Device, share_workers
+from pix2pix.generator import random_weights
+from pix2pix.pool import QUEUED, Crew, PoolEngine
+from tests.fakes import SMALL, FakeDevice, SlowReference
+from tests.models import VARIANTS, pictures, weights_of
+
+
+def pool_on(*fakes: FakeDevice, workers: int = 2, images: int = 2) -> PoolEngine:
+    return PoolEngine(SMALL, [fake.crew(f"fake:{i}", workers, images) for i, fake in enumerate(fakes)])
+
+
+def batches(count: int, images: int = 1) -> list[np.ndarray]:
+    """So many batches of pictures of 4 x 4, all different, none of them of bad luck."""
+    total = count * images
+    numbers = np.arange(total, dtype="<u4").view(np.uint8).reshape(total, 4)
+    b = np.repeat(numbers, 12, axis=1).reshape(total, 4, 4, 3)
+    b[:, 0, 0, 0] = 0
+    return list(b.reshape(count, images, 4, 4, 3))
+
+
+def test_every_worker_has_an_engine_of_its_own_thread_and_closes_it_there():
+    fakes = FakeDevice(), FakeDevice()
+    with pool_on(*fakes, workers=3) as pool:
+        engines = fakes[0].engines + fakes[1].engines
+        assert len({engine.thread for engine in engines}) == len(engines) == pool.workers == 6
+        for batch, result in zip(batches(50), pool.stream(batches(50)), strict=True):
+            np.testing.assert_array_equal(result, 255 - batch)
+    assert [engine.closed_by for engine in engines] == [engine.thread for engine in engines]
+
+
+def test_results_come_in_order_from_devices_of_all_speeds():
+    with pool_on(FakeDevice(0.0), FakeDevice(0.001), FakeDevice(0.007)) as pool:
+        given = batches(200)
+        for batch, result in zip(given, pool.stream(given), strict=True):
+            np.testing.assert_array_equal(result, 255 - batch)
+        whole = np.concatenate(given)
+        np.testing.assert_array_equal(pool.translate(whole), 255 - whole)
+
+
+def test_requests_are_cut_to_the_size_of_the_device():
+    small, large = FakeDevice(0.001), FakeDevice(0.001)
+    with PoolEngine(SMALL, [small.crew("small", 1, images=2), large.crew("large", 1, images=16)]) as pool:
+        pool.translate(np.zeros((200, 4, 4, 3), np.uint8))
+        list(pool.stream([np.zeros((200, 4, 4, 3), np.uint8)]))
+    assert max(small.batches) == 2 and max(large.batches) == 16
+    assert sum(small.batches) + sum(large.batches) == 400
+
+
+def test_few_images_are_spread_over_all_devices():
+    fakes = [FakeDevice(0.02) for _ in range(4)]
+    with pool_on(*fakes, workers=1, images=100) as pool:
+        pool.translate(np.zeros((8, 4, 4, 3), np.uint8))
+    assert [fake.batches for fake in fakes] == [[2]] * 4
+
+
+def test_a_device_that_hangs_gets_no_more_than_its_workers_hold():
+    sound, hanging = FakeDevice(), FakeDevice()
+    hanging.going.clear()
+    with pool_on(sound, hanging, workers=2, images=2) as pool:
+        whole = np.concatenate(batches(100))
+        threading.Timer(0.3, hanging.going.set).start()
+        np.testing.assert_array_equal(pool.translate(whole), 255 - whole)
+    assert sum(hanging.batches) <= 4 and sum(sound.batches) >= 96
+
+
+class Counting:
+    """Batches, and how many were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self):
+        for batch in itertools.cycle(batches(7)):
+            self.read += 1
+            yield batch
+
+
+def settled(value) -> int:
+    """What ``value()`` is when it no longer grows."""
+    while True:
+        before = value()
+        time.sleep(0.1)
+        if value() == before:
+            return before
+
+
+def test_a_stream_reads_no_more_than_the_workers_can_take():
+    fake = FakeDevice()
+    fake.going.clear()
+    with pool_on(fake, workers=3) as pool:
+        source = Counting()
+        results = pool.stream(source)
+        waiting = threading.Thread(target=lambda: [next(results) for _ in range(10)])
+        waiting.start()
+        assert settled(lambda: source.read) == QUEUED * 3
+        fake.going.set()
+        waiting.join()
+        assert source.read <= 10 + QUEUED * 3
+        results.close()
+
+
+def test_a_stream_whose_oldest_batch_is_late_reads_a_bounded_number_ahead():
+    sound, hanging = FakeDevice(), FakeDevice()
+    hanging.going.clear()
+    with pool_on(sound, hanging, workers=1) as pool:
+        source = Counting()
+        results = pool.stream(source)
+        waiting = threading.Thread(target=next, args=(results,))
+        waiting.start()
+        assert (
+            pool.ahead - 1 <= settled(lambda: source.read) <= pool.ahead + sum(sound.batches) - len(sound.batches) + 1
+        )
+        hanging.going.set()
+        waiting.join()
+        results.close()
+
+
+def test_an_error_names_its_image_and_leaves_the_worker_at_work():
+    fake = FakeDevice()
+    with pool_on(fake, workers=2, images=8) as pool:
+        whole = np.concatenate(batches(40))
+        whole[29, 0, 0, 0] = 13
+        with pytest.raises(ValueError, match="bad luck") as caught:
+            pool.translate(whole)
+        assert "image 29 (from 0)" in caught.value.__notes__[0]
+        results = pool.stream(np.split(whole, 10))
+        good = [next(results) for _ in range(7)]
+        np.testing.assert_array_equal(np.concatenate(good), 255 - whole[:28])
+        with pytest.raises(ValueError, match="bad luck") as caught:
+            next(results)
+        assert "image 29 (from 0)" in caught.value.__notes__[0]
+        np.testing.assert_array_equal(pool.translate(whole[:8]), 255 - whole[:8])
+
+
+def test_work_of_a_failed_device_is_done_by_others_with_a_message(caplog):
+    failing, sound = FakeDevice(0.001), FakeDevice(0.001)
+    given = batches(300)
+    with pool_on(failing, sound) as pool:
+        for number, result in enumerate(pool.stream(given)):
+            np.testing.assert_array_equal(result, 255 - given[number])
+            if number == 50:
+                failing.error = RuntimeError("an illegal memory access was encountered")
+        np.testing.assert_array_equal(pool.translate(given[0]), 255 - given[0])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and len(sound.batches) > len(failing.batches) > 0
+    assert messages[0] == "fake:0 failed, a worker is retired and 3 are left: an illegal memory access was encountered"
+
+
+def test_when_no_worker_is_left_the_error_says_why():
+    fakes = FakeDevice(), FakeDevice()
+    with pool_on(*fakes) as pool:
+        for fake in fakes:
+            fake.error = OSError("unplugged")
+        with pytest.raises(RuntimeError, match="no worker is left: fake:. was the last, and failed: unplugged"):
+            list(pool.stream(batches(100)))
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no worker is left"):
+                pool.translate(batches(1)[0])
+    assert all(engine.closed_by for fake in fakes for engine in fake.engines)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_devices_that_fail_at_any_moment_lose_nothing(seed):
+    chance = random.Random(seed)
+    fakes = [FakeDevice(chance.choice((0, 0.0005, 0.002))) for _ in range(4)]
+    with pool_on(*fakes, workers=chance.randint(1, 4), images=chance.randint(1, 5)) as pool:
+        fates = [
+            threading.Timer(chance.uniform(0, 0.1), setattr, (fake, "error", RuntimeError("dead")))
+            for fake in fakes[1:]
+        ]
+        for fate in fates:
+            fate.start()
+        given = batches(chance.randint(50, 300), chance.randint(1, 9))
+        for batch, result in zip(given, pool.stream(given), strict=True):
+            np.testing.assert_array_equal(result, 255 - batch)
+        for fate in fates:
+            fate.join()
+        for batch in given[:20]:
+            np.testing.assert_array_equal(pool.translate(batch), 255 - batch)
+
+
+def test_many_callers_and_streams_at_once():
+    with pool_on(FakeDevice(), FakeDevice(0.001), workers=3, images=3) as pool:
+        wrong = []
+
+        def call(seed: int) -> None:
+            given = batches(40, seed)
+            for batch, result in zip(given, pool.stream(given), strict=True):
+                if not (np.array_equal(result, 255 - batch) and np.array_equal(pool.translate(batch), 255 - batch)):
+                    wrong.append(seed)
+
+        callers = [threading.Thread(target=call, args=(seed,)) for seed in range(1, 7)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert not wrong
+
+
+def test_closing_a_stream_gives_up_what_hangs():
+    fake = FakeDevice()
+    with pool_on(fake) as pool:
+        results = pool.stream(Counting())
+        for _ in range(5):
+            next(results)
+        fake.going.clear()
+        start = time.monotonic()
+        results.close()
+        assert time.monotonic() - start < 1
+        fake.going.set()
+        np.testing.assert_array_equal(pool.translate(batches(1)[0]), 255 - batches(1)[0])
+
+
+def test_closing_the_pool_finishes_what_was_asked_for():
+    fake = FakeDevice(0.002)
+    pool = pool_on(fake)
+    results = pool.stream(batches(4))
+    first = next(results)
+    pool.close()
+    assert len(np.concatenate([first, *results])) == 4
+    assert sum(fake.batches) == 4
+
+
+def test_a_device_that_cannot_start_is_an_error_and_the_others_are_closed():
+    fake = FakeDevice()
+
+    def fail():
+        raise RuntimeError("device cuda:3 is taken")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="cuda:3 is taken"):
+        PoolEngine(SMALL, [fake.crew(workers=2), Crew("cuda:3", fail)])
+    assert [engine.closed_by for engine in fake.engines] == [engine.thread for engine in fake.engines]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("crews", [[], [FakeDevice().crew(workers=0)]])
+def test_a_pool_has_workers(crews):
+    with pytest.raises(ValueError, match="expected devices with 1 or more each"):
+        PoolEngine(SMALL, crews)
+
+
+def run_code(code: str) -> str:
+    """What a Python process that runs ``code`` from the repository prints."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize(
+    "call", ["list(pool.stream(many[i : i + 100] for i in range(0, 2000, 100)))", "pool.translate(many)"]
+)
+def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
+    code = f"""
+        import os, signal, threading, time
+        import numpy as np
+        from pix2pix.cpu import CpuEngine
+        from pix2pix.generator import random_weights, unet
+        from pix2pix.pool import Crew, PoolEngine
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
+        g = unet(ngf=16, depth=8)
+        w = random_weights(g)
+        with PoolEngine(g, [Crew(name, lambda: CpuEngine(g, w, threads=1)) for name in "ab"]) as pool:
+            many = np.zeros((2000, 256, 256, 3), np.uint8)
+            pool.translate(many[:2])
+            sent = []
+            def interrupt():
+                sent.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Timer(1, interrupt).start()
+            try:
+                {call}
+                print("not interrupted")
+            except KeyboardInterrupt:
+                took = time.monotonic() - sent[0]
+                print("interrupted", took < 1 or took)
+            print(pool.translate(many[:1]).shape)
+    """
+    assert run_code(code).split() == ["interrupted", "True", "(1,", "256,", "256,", "3)"]
+
+
+def test_a_process_ends_though_its_pool_was_never_closed():
+    code = """
+        from tests.test_pool import *
+        failing = FakeDevice()
+        pool = pool_on(FakeDevice(), failing)
+        failing.error = RuntimeError("dead")
+        print(sum(len(b) for b in pool.stream(batches(30))))
+    """
+    assert run_code(code).split() == ["30"]
+
+
+# -- on the CPU -----------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_share_a_cpu_engine_make_the_same_bytes(tmp_path):
+    model = tmp_path / "model.safetensors"
+    g = VARIANTS["tensorflow"]
+    pix2pix.checkpoints.write(model, g, weights_of("tensorflow"))
+    b = pictures(7, 64, 64)
+    with pix2pix.load(model, "cpu", threads=1) as one, pix2pix.load(model, "cpu", threads=1, workers=3) as pool:
+        assert isinstance(one, CpuEngine) and isinstance(pool, PoolEngine)
+        assert (pool.device, pool.threads, pool.isa, pool.plan) == ("cpu (3 workers)", 1, one.isa, one.plan)
+        np.testing.assert_array_equal(pool.translate(b), one.translate(b))
+        np.testing.assert_array_equal(np.concatenate(list(pool.stream([b[:3], b[3:]]))), one.translate(b))
+
+
+def test_pools_of_any_number_of_workers_make_the_same_bytes():
+    g, w, b = VARIANTS["pytorch"], weights_of("pytorch"), pictures(9, 64, 64)
+    with CpuEngine(g, w, threads=1) as engine:
+        expected = engine.translate(b)
+    for workers in (1, 2, 5):
+        with PoolEngine(g, [Crew("cpu", lambda: CpuEngine(g, w, threads=1), workers, 2 * 64 * 64)]) as pool:
+            np.testing.assert_array_equal(pool.translate(b), expected)
+
+
+def test_the_pool_lets_go_of_the_weights():
+    import gc
+    import weakref
+
+    class Weights(dict):
+        pass
+
+    w = Weights(random_weights(VARIANTS["tensorflow"]))
+    alive = weakref.ref(w)
+    with PoolEngine(VARIANTS["tensorflow"], [Crew("cpu", lambda w=w: CpuEngine(VARIANTS["tensorflow"], w))]):
+        del w
+        gc.collect()
+        assert alive() is None
+
+
+@pytest.mark.parametrize(
+    "names, workers, counts",
+    [
+        (["cpu"], None, [1]),
+        (["cpu"], 4, [4]),
+        (["cuda:0"], None, [1]),
+        (["cuda:2"], 16, [16]),
+        (["cuda:0", "cuda:1", "cuda:2", "cuda:3"], None, [4, 4, 4, 4]),
+        (["cuda:0", "cuda:1", "cuda:2"], 8, [3, 3, 2]),
+        (["cpu", "cuda:0"], None, [1, 4]),
+        (["cuda:0", "cpu", "cuda:1"], 4, [2, 1, 1]),
+    ],
+)
+def test_how_devices_share_workers(names, workers, counts):
+    named = devices.parse(",".join(names), lambda: 4)
+    assert share_workers(named, workers) == dict(zip(named, counts, strict=True))
+
+
+def test_every_device_needs_a_worker():
+    with pytest.raises(ValueError, match="got 1 workers for cuda:0, cpu"):
+        share_workers([Device("cuda", 0), Device("cpu")], 1)
+
+
+def test_the_command_tells_of_a_lost_device(tmp_path, monkeypatch, capsys):
+    g, model = VARIANTS["pytorch"], tmp_path / "model.safetensors"
+    pix2pix.checkpoints.write(model, g, weights_of("pytorch"))
+    for number in range(30):
+        Image.fromarray(pictures(1, 64, 64, seed=number)[0]).save(tmp_path / f"{number:02}.png")
+    lost, sound = FakeDevice(), FakeDevice()
+    lost.error = RuntimeError("it has fallen off the bus")
+
+    def make_engine(generator, weights, *args, **options):
+        makers = [partial(SlowReference, device, generator, weights) for device in (lost, sound)]
+        return PoolEngine(generator, [Crew(f"fake:{i}", make) for i, make in enumerate(makers)])
+
+    monkeypatch.setattr(run, "make_engine", make_engine)
+    arguments = ["translate", str(tmp_path), "-o", str(tmp_path / "out"), "-m", str(model), "--batch-size", "2"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "device: fake:0 (1 worker), fake:1 (1 worker)\n" in printed.err
+    assert "fake:0 failed, a worker is retired and 1 are left: it has fallen off the bus" in printed.err
+    assert "30 done, 0 skipped, 0 failed" in printed.out
