@@ -118,14 +118,18 @@ def zip_of(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -
 
 
 def pytorch_cases(folder: Path) -> Callable[[random.Random], Case]:
-    wholes = [(DATA / f"{name}.pth").read_bytes() for name in ("no_norm", "legacy", "instance_stale", "discriminator")]
-    with zipfile.ZipFile(DATA / "no_norm.pth") as archive:
-        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    at = next(i for i, (name, _) in enumerate(members) if name.endswith("data.pkl"))
-    tokens = pickle_tokens(members[at][1])
+    names = ("no_norm", "legacy", "instance_stale", "discriminator", "optimizer", "module_inside")
+    wholes = [(DATA / f"{name}.pth").read_bytes() for name in names]
+    bases = []
+    for name in ("no_norm", "training", "objects"):
+        with zipfile.ZipFile(DATA / f"{name}.pth") as archive:
+            members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+        at = next(i for i, (member, _) in enumerate(members) if member.endswith("data.pkl"))
+        bases.append((members, at, pickle_tokens(members[at][1])))
     bomb = bytes(8 << 20)
 
     def make(rng: random.Random) -> Case:
+        members, at, tokens = rng.choice(bases)
         kind, changed = rng.random(), list(members)
         if kind < 0.45:
             data = damaged(rng.choice(wholes), rng)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 TOLERANCE = 1e-5  # PyTorch computes in float32, the oracle in float64; found: up to 2e-6
 
 EXPECTED = np.load(DATA / "pytorch.npz")
+KEYS = {"objects": "netG"}  # of the files that hold two generators
 PICTURES = [key for key in EXPECTED.files if not key.startswith("input/")]
 
 
@@ -33,7 +36,7 @@ def model_file(case: str) -> Path:
 @pytest.mark.parametrize("picture", PICTURES)
 def test_same_picture_as_pytorch(picture: str) -> None:
     case, size, statistics = picture.split("/")
-    generator, weights = read(model_file(case))
+    generator, weights = read(model_file(case), key=KEYS.get(case))
     x = to_float(EXPECTED[f"input/{size}x{generator.in_channels}"])
     y = ReferenceEngine(generator.with_statistics(statistics), weights).run(x)
     step = 9 if x.shape[1] > 64 else 3  # of which rows and columns were stored
@@ -112,12 +115,38 @@ def test_one_of_several_generators() -> None:
     assert read(model_file("training"), key="netG")[0] == read(model_file("training"))[0]
 
 
+def test_moving_averages_of_the_weights_are_another_generator() -> None:
+    with pytest.raises(CheckpointError, match=r"2 generators: choose one.*: 'state_dict.netG', 'ema.shadow'"):
+        read(model_file("objects"))
+    last, average = (read(model_file("objects"), key=key) for key in ("netG", "shadow"))
+    assert last[0] == average[0] and (last[1]["encoder_1.kernel"] != average[1]["encoder_1.kernel"]).any()
+
+
+def test_code_beside_a_generator_is_never_executed(tmp_path: Path) -> None:
+    class Call:
+        def __reduce__(self) -> object:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    with zipfile.ZipFile(model_file("training")) as source, zipfile.ZipFile(tmp_path / "x", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                call = pickle.dumps(["hook", Call()], protocol=2)[2:-1]  # without the protocol and the end
+                assert content[:2] == b"\x80\x02" and content[-1:] == b"."
+                content = content[:2] + call + b"0" + content[2:]  # made, and dropped
+            target.writestr(name, content)
+    generator, _ = read(tmp_path / "x")
+    assert generator == read(model_file("training"))[0] and not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("discriminator", "discriminator .4 convolutions.*latest_net_G.pth"),
         ("resnet", "ResNet generator, which is not supported"),
         ("whole_module", r"WholeModule.*state_dict"),
+        ("module_inside", r"WholeModule.*state_dict"),
+        ("optimizer", "state of an optimizer.*latest_net_G.pth"),
     ],
 )
 def test_what_is_no_generator_is_explained(name: str, message: str) -> None:
@@ -170,7 +199,8 @@ def test_real_facades_model(picture: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("size", [256, 512])
-def test_live_pytorch_at_full_width(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("statistics", ["image", "running"])
+def test_live_pytorch_at_full_width(size: int, statistics: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     spec = importlib.util.spec_from_file_location("make_pytorch", DATA / "make_pytorch.py")
     make = importlib.util.module_from_spec(spec)
@@ -179,8 +209,8 @@ def test_live_pytorch_at_full_width(size: int, tmp_path: Path) -> None:
     net = make.UNet(64, 8, "batch")
     torch.save(net.state_dict(), tmp_path / "net.pth")
     b = make.picture(size, size, 3)
-    net.train()
+    net.train(statistics == "image")
     with torch.no_grad():
         expected = net(torch.from_numpy(to_float(b)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    engine = pix2pix.load(tmp_path / "net.pth", device="cpu")
+    engine = pix2pix.load(tmp_path / "net.pth", device="cpu", statistics=statistics)
     assert np.abs(engine.run(to_float(b)) - expected).max() < 2e-4

@@ -4,8 +4,9 @@ A pickle is a program for a stack machine, and Python's own machine calls whatev
 also allocates what hostile lengths ask for before it looks whether so many bytes are there, and recurses on what it
 builds. So this module has its own machine, of the 40-odd instructions that torch.save uses (protocols 2 to 4 and the
 string instructions of Python 2): it is short enough to be checked by reading, each of its steps takes bounded time
-and memory, and it only ever calls the :class:`Constructor` values that its caller hands out. Unknown instructions
-(INST, OBJ, NEWOBJ, EXT and others) are refused.
+and memory, and it only ever calls the :class:`Constructor` values that its caller hands out. Objects of other classes,
+which training programs save beside their tensors (options, losses, schedulers), become :class:`Opaque`: a name, and
+nothing else of them is kept. Unknown instructions (INST, OBJ, EXT and others) are refused.
 
 The language: https://docs.python.org/3/library/pickletools.html
 """
@@ -38,6 +39,13 @@ class Constructor:
 
     name: str
     make: Callable[[tuple[Any, ...]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """In the place of an object of the program that made the file: nothing is known of it but its class's name."""
+
+    name: str
 
 
 class _Mark:
@@ -172,9 +180,10 @@ class Machine:
 
     def _append(self, values: list[Any]) -> None:
         target = self._top()
-        if not isinstance(target, list):
+        if isinstance(target, list):
+            target.extend(values)
+        elif not isinstance(target, Opaque):
             raise self._damaged("appends to what is no list")
-        target.extend(values)
 
     def _set_item(self) -> None:
         value = self._pop()
@@ -182,6 +191,8 @@ class Machine:
 
     def _set_items(self, flat: list[Any]) -> None:
         target = self._top()
+        if isinstance(target, Opaque):
+            return
         if not isinstance(target, dict) or len(flat) % 2:
             raise self._damaged("sets items of what is no dict")
         target.update(checked_items(zip(flat[::2], flat[1::2], strict=True)))
@@ -205,8 +216,8 @@ class Machine:
         self._stack.append(constructor.make(arguments))
 
     def _build(self) -> None:
-        self._pop()  # the attributes of a dict: an OrderedDict's _metadata, which says nothing about the network
-        if not isinstance(self._top(), dict):
+        self._pop()  # the attributes of an object: an OrderedDict's _metadata, which says nothing about the network
+        if not isinstance(self._top(), dict | Opaque):
             raise self._damaged("sets attributes of what is no dict")
 
     def _persistent(self) -> None:
@@ -232,6 +243,7 @@ _STEPS: dict[int, Callable[[Machine], Any]] = {
     ord("c"): Machine._global,
     0x93: Machine._stack_global,
     ord("R"): Machine._reduce,
+    0x81: Machine._reduce,  # NEWOBJ, which makes an object of a class without calling its initialiser
     ord("b"): Machine._build,
     ord("Q"): Machine._persistent,
 }

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..generator import Generator, Norm, unet
-from . import torchfile
+from . import pickles, torchfile
 from .common import FLOAT_TYPES, MAX_CHANNELS, CheckpointError, listing, shown
 
 _MAX_NESTING = 8
@@ -33,6 +33,7 @@ _MAX_LEVELS = 12
 _MAX_NAME = 300
 # A tensor inside the outermost block, whatever the model is called: what is before "1.model." is the model's prefix.
 _INNER = re.compile(r"(?:^|\.)1\.model\.((?:3\.model\.)*)\d+\.[a-z_]+$")
+_OF_OPTIMIZERS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")
 _NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"}
 
 
@@ -75,8 +76,10 @@ def from_tensors(content: Any, key: str | None, size: int, origin: str) -> tuple
 
     ``size`` is the file's, in bytes, and bounds what is allocated. Raises CheckpointError.
     """
-    dicts = list(_tensor_dicts(content))
-    model = _choose([model for path, tensors in dicts for model in _models(path, tensors)], key, dicts)
+    models = [model for path, container in _containers(content) for model in _models(path, _tensors(container))]
+    if not models:
+        raise _explanation(content)
+    model = _choose(models, key)
     generator, parts = _infer(model.tensors, origin)
     wanted = 4 * sum(math.prod(part.shape) for part in parts.values())
     if wanted > 2 * size + (16 << 20):
@@ -93,8 +96,8 @@ def from_tensors(content: Any, key: str | None, size: int, origin: str) -> tuple
 # -- which model ----------------------------------------------------------------------------------------------
 
 
-def _tensor_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """(path, its tensors) of every dict in the tree that has tensors, outermost first, each dict once."""
+def _containers(content: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """(path, it) of every dict and list in the tree, outermost first, each once; lists as dicts of their indices."""
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     seen = {id(content)}
     while waiting:
@@ -103,13 +106,15 @@ def _tensor_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Ten
             value = dict(enumerate(value))
         if not isinstance(value, dict):
             continue
-        tensors = {k: v for k, v in value.items() if isinstance(k, str) and hasattr(v, "read") and len(k) <= _MAX_NAME}
-        if tensors:
-            yield path, tensors
+        yield path, value
         for name, child in value.items():
             if isinstance(child, dict | list | tuple) and id(child) not in seen and len(path) < _MAX_NESTING:
                 seen.add(id(child))
                 waiting.append(((*path, str(name)[:_MAX_NAME]), child))
+
+
+def _tensors(container: dict[Any, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in container.items() if isinstance(k, str) and hasattr(v, "read") and len(k) <= _MAX_NAME}
 
 
 def _models(path: tuple[str, ...], tensors: dict[str, Tensor]) -> Iterator[_Model]:
@@ -121,10 +126,8 @@ def _models(path: tuple[str, ...], tensors: dict[str, Tensor]) -> Iterator[_Mode
         yield _Model(".".join([*path, *own]), inside)
 
 
-def _choose(models: list[_Model], key: str | None, dicts: list[tuple[tuple[str, ...], dict[str, Tensor]]]) -> _Model:
+def _choose(models: list[_Model], key: str | None) -> _Model:
     """The model that ``key`` names, or the only one."""
-    if not models:
-        raise CheckpointError(_explanation([pair for _, tensors in dicts for pair in tensors.items()]))
     names = ", ".join(shown(model.name) for model in models[:20])
     if key is not None:
         found = [m for m in models if m.name == key] or [m for m in models if f".{key}." in f".{m.name}."]
@@ -138,21 +141,31 @@ def _choose(models: list[_Model], key: str | None, dicts: list[tuple[tuple[str, 
     return models[0]
 
 
-def _explanation(tensors: list[tuple[str, Tensor]]) -> str:
+def _explanation(content: Any) -> CheckpointError:
     """What a file without a U-Net generator holds instead, and what to do."""
+    values = [content, *(value for _, container in _containers(content) for value in container.values())]
+    tensors = [pair for _, container in _containers(content) for pair in _tensors(container).items()]
+    strangers = [value.name for value in values if isinstance(value, pickles.Opaque)]
+    if not tensors and strangers:
+        return torchfile.whole_model(shown(strangers[0]))
     if not tensors:
-        return "the file holds no tensors: expected the state dict of a generator, such as latest_net_G.pth"
+        return CheckpointError("the file holds no tensors: expected the state dict of a generator, latest_net_G.pth")
     if any("conv_block" in name for name, _ in tensors):
-        return "the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Net generators"
+        return CheckpointError("the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Nets")
     plain = re.compile(r"(?:^|\.)(?:model|net)\.\d+\.weight$")
     kernels = [tensor for name, tensor in tensors if plain.search(name) and len(tensor.shape) == 4]
     if len(kernels) >= 3 and kernels[-1].shape[0] == 1:
-        return (
+        return CheckpointError(
             f"the file holds a discriminator ({len(kernels)} convolutions, the last with 1 filter), which training "
             f"needs and translating does not: take the generator, usually latest_net_G.pth beside it"
         )
+    if any(name in _OF_OPTIMIZERS for name, _ in tensors):
+        return CheckpointError(
+            "the file holds the state of an optimizer, which only training needs: take the generator, usually "
+            "latest_net_G.pth beside it"
+        )
     names = ", ".join(shown(name) for name, _ in tensors[:5])
-    return (
+    return CheckpointError(
         f"the file holds {len(tensors)} tensors ({names}, ...) but no U-Net generator of "
         f"pytorch-CycleGAN-and-pix2pix, whose tensors are called model.model.0.weight and so on"
     )

@@ -2,8 +2,8 @@
 
 Two containers: a zip archive (PyTorch 1.6 and later: ``*/data.pkl`` and one member per storage) and the older stream
 of five pickles followed by the storages. The pickles run on :class:`.pickles.Machine`; the only globals it is given
-are those below, none of which does more than note its arguments. Numbers are read from a memory map, and only for
-the tensors that are asked for.
+are those below, none of which does more than note its arguments, and inert names in the place of all others. Numbers
+are read from a memory map, and only for the tensors that are asked for.
 
 Source: torch/serialization.py and torch/_utils.py of PyTorch.
 """
@@ -85,9 +85,10 @@ class Tensor:
 
 
 def load(path: Path) -> Any:
-    """What was saved in the file: plain values, with :class:`Tensor` in place of tensors and parameters.
+    """What was saved in the file: plain values, with :class:`Tensor` in place of tensors and parameters, and
+    :class:`.pickles.Opaque` in place of all else.
 
-    Raises CheckpointError for a file that is damaged, or that holds anything else.
+    Raises CheckpointError for a file that is damaged.
     """
     with path.open("rb") as file:
         return _File(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))).load()
@@ -170,7 +171,7 @@ class _File:
     def _load_persistent(self, identity: Any) -> _Storage:
         """The storage that ('storage', type, key, device, count) describes, or part of it in the oldest files."""
         if isinstance(identity, tuple) and identity and identity[0] == "module":
-            raise _whole_model(shown(identity[1]))
+            raise whole_model(shown(identity[1]))
         view: tuple[Any, ...] = (None, 0, None)
         if isinstance(identity, tuple) and len(identity) == 6 and isinstance(identity[5], tuple):
             view = identity[5]
@@ -195,7 +196,8 @@ def _are_sizes(values: Sequence[Any]) -> bool:
     return all(type(n) is int and 0 <= n < 2**48 for n in values)
 
 
-def _whole_model(name: str) -> CheckpointError:
+def whole_model(name: str) -> CheckpointError:
+    """The explanation of a file that holds objects of the class ``name`` and no tensors of a generator."""
     return CheckpointError(
         f"the file holds a whole pickled model or other program objects (it refers to {name}), not only numbers. "
         f"Reading those would execute code, so nothing was read. In the program that made the file, save the numbers "
@@ -232,7 +234,7 @@ def _find_global(file: _File) -> Any:
     }
 
     def find(module: str, name: str) -> Any:
-        """What stands for the global ``module.name``. Raises CheckpointError for all that isn't plain numbers."""
+        """What stands for the global ``module.name``: inert, if it isn't for plain numbers."""
         if (module, name) in known:
             return pickles.Constructor(name, known[module, name])
         kind = name.removesuffix("Storage")
@@ -240,7 +242,8 @@ def _find_global(file: _File) -> Any:
             return _StorageType(_STORAGES[kind])
         if module == "torch" and name in _DTYPES:
             return name
-        raise _whole_model(shown(f"{module}.{name}"))
+        opaque = pickles.Opaque(f"{module}.{name}")
+        return pickles.Constructor(opaque.name, lambda arguments: opaque)
 
     return find
 

@@ -8,9 +8,11 @@ every 9th.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import argparse
+import datetime
+from collections import OrderedDict, defaultdict, deque
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -200,6 +202,32 @@ def save_training(case) -> None:
     resnet.model = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 2, 7), nn.InstanceNorm2d(2), block)
     torch.save(resnet.state_dict(), HERE / "resnet.pth")
     torch.save(WholeModule(), HERE / "whole_module.pth")
+    torch.save(optimizer.state_dict(), HERE / "optimizer.pth")
+    torch.save({"epoch": 1, "netG": WholeModule()}, HERE / "module_inside.pth")
+    save_with_objects(case)
+
+
+def save_with_objects(case) -> None:
+    """Write a checkpoint as long scripts save it: options, losses and much else beside the generator and its average.
+
+    One of the two generators is in half precision and in an OrderedDict with attributes, as state_dict() gives it.
+    """
+    net = UNet(1, 5, "batch")
+    losses = defaultdict(list, L1=[0.5, 0.25])
+    content = {
+        "opt": argparse.Namespace(name="facades", gpu_ids=[0], lr=2e-4, path=PurePosixPath("checkpoints")),
+        "state_dict": {f"netG.{name}": tensor for name, tensor in net.state_dict().items()},
+        "ema": {"shadow": UNet(1, 5, "batch").half().state_dict(), "decay": np.float64(0.999)},
+        "losses": losses,
+        "best": np.float32(0.25),
+        "window": deque([1.0, 2.0], maxlen=5),
+        "seen": {1, 2},
+        "when": datetime.datetime(2026, 1, 1),
+        "random": (torch.get_rng_state(), np.arange(3)),
+        "device": torch.device("cuda:0"),
+        "dtype": torch.float16,
+    }
+    case("objects", net, content)
 
 
 if __name__ == "__main__":
