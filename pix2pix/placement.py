@@ -11,10 +11,10 @@ most from the CPU: the layers around the bottleneck would send less over the bus
 encoder_4-6 and decoder_6-4 hold only 43 %, and a CPU that keeps the other 57 % cannot become 12.4/5.5 times as fast, as
 the course's did. ``seed-c`` is all but the last layer.
 
-``auto`` measures each layer on both engines, and what it takes to give a value to an engine and get it back. The
-cheapest placement is then the minimum cut of a small graph, with the CPU as its source and the GPU as its sink:
-exact, with no need to try 2^16 placements. A layer on the source's side runs on the CPU, and cutting its edge to the
-sink costs what it takes there; a value that is read on the other side costs one crossing, however many read it there.
+``auto`` measures each layer on both engines, and what it takes for values to leave them and come back. The cheapest
+placement is then the minimum cut of a small graph, with the CPU as its source and the GPU as its sink: exact, with no
+need to try 2^16 placements. A layer on the source's side runs on the CPU, and cutting its edge to the sink costs what
+it takes there; a value that is read on the other side costs one crossing, however many read it there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import os
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,33 +228,39 @@ def _source_side(graph: Mapping[Hashable, Mapping[Hashable, float]], source: Has
 def measure(cpu: BaseEngine, gpu: BaseEngine, n: int) -> Costs:
     """The costs of ``n`` pictures of the generator's own size, by medians; both engines must have all layers.
 
-    To give a value to an engine and have it back takes a time that is linear in its bytes, fitted to all layers.
-    Half of it counts as the way in, half as the way out: crossing is the way out of one engine and into the other, and
-    a layer alone takes what a run from the values that it reads to its own takes, less their ways.
+    For a value to leave an engine and come back costs it what two layers, one of which reads the other, take longer
+    apart than together; that is linear in the value's bytes, by a fit to all layers. Half of it is the way out, half
+    the way in: crossing is the way out of one engine and into the other, and a layer takes what it takes alone less the
+    ways of what it reads and of its own value.
     """
     generator = cpu.generator
     shapes = generator.shapes(generator.size, generator.size)
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal((n, *shape), np.float32) for name, shape in shapes.items()}
+    reads = {layer.name: [source.layer for source in layer.inputs] for layer in generator.layers}
     ways: list[dict[str, float]] = []
     layers: list[dict[str, float]] = []
     for engine in (cpu, gpu):
-        names = [layer.name for layer in generator.layers]
-        there_and_back = [_seconds(engine, {name: values[name]}, name) for name in names]
-        slope, start = np.polyfit([values[name].nbytes for name in names], there_and_back, 1)
+
+        def seconds(output: str, names: Iterable[str], engine: BaseEngine = engine) -> float:
+            return _median_seconds(engine, {name: values[name] for name in names}, output)
+
+        alone = {name: seconds(name, names) for name, names in reads.items()}
+        sizes, apart = [], []
+        for name, (first, *others) in reads.items():
+            if first != INPUT:
+                together = seconds(name, {*reads[first], *others})
+                sizes.append(values[first].nbytes)
+                apart.append(alone[first] + alone[name] - together)
+        slope, start = np.polyfit(sizes, apart, 1)
         way = {name: max(0.0, float(slope * value.nbytes + start)) / 2 for name, value in values.items()}
-        alone = {}
-        for layer in generator.layers:
-            read = {source.layer: values[source.layer] for source in layer.inputs}
-            ways_of_layer = sum(way[name] for name in (*read, layer.name))
-            alone[layer.name] = max(0.0, _seconds(engine, read, layer.name) - ways_of_layer)
         ways.append(way)
-        layers.append(alone)
+        layers.append({name: max(0.0, alone[name] - sum(way[v] for v in (name, *reads[name]))) for name in reads})
     crossing = {name: sum(way[name] for way in ways) for name in values}
     return Costs(cpu=layers[0], gpu=layers[1], crossing=crossing)
 
 
-def _seconds(engine: BaseEngine, inputs: Mapping[str, np.ndarray], output: str) -> float:
+def _median_seconds(engine: BaseEngine, inputs: Mapping[str, np.ndarray], output: str) -> float:
     """The median time of a run, after one that counts for nothing."""
     seconds = []
     for _ in range(1 + REPETITIONS):
