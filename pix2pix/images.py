@@ -14,7 +14,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ Fit = Literal["resize", "pad"]
 Pair = Literal["AtoB", "BtoA"]
 
 READERS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # Pillow's other readers are never tried
+SECONDS_OF_A_WRITE = 60.0  # a file that another host has begun and not changed for so long is given up
 MAX_PIXELS = 100_000_000  # a larger picture is refused before it is decoded
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channels
 # Suffix -> (Pillow's name of the kind, options). PNG fast rather than small: run lengths (compress_type 3) take a
@@ -239,7 +241,7 @@ def write(path: Path, data: bytes) -> None:
     The hidden name is this process's own: another run into the same folder has others. Makes the folder if need be.
     Raises OSError; see :func:`is_fatal`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.partial")
+    partial = path.with_name(f".{path.name}.{writer()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
@@ -249,33 +251,39 @@ def write(path: Path, data: bytes) -> None:
         raise
 
 
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove what :func:`write` had begun for ``paths`` in processes that were killed.
+def writer() -> str:
+    """What tells this process from others in the names that :func:`write` gives."""
+    return f"{os.getpid()}@{platform.node()}"
 
-    Whether another host's processes live is not known: what has changed in the last minute is left to them.
+
+def remove_abandoned(paths: Iterable[Path], dead: Collection[str] = ()) -> None:
+    """Remove what processes that were killed had begun to :func:`write` to ``paths``.
+
+    ``dead`` are writers that are known to be no more. Whether other hosts' processes live is not known: what has
+    changed in the last minute is left to them.
     """
     paths = list(paths)
     names = {path.name for path in paths}
     for folder in {path.parent for path in paths}:
         for partial in folder.glob(".*.partial"):
-            written = re.fullmatch(r"\.(.+)\.(\d+)@([^@]+)\.partial", partial.name)
-            if written is None or written[1] not in names:
+            found = re.fullmatch(r"\.(.+)\.((\d+)@([^@]+))\.partial", partial.name)
+            if found is None or found[1] not in names:
                 continue
-            try:
-                here = written[3] == platform.node()
-                if not _is_alive(int(written[2])) if here else partial.stat().st_mtime < time.time() - 60:
+            with suppress(FileNotFoundError):  # it was renamed: its process lives
+                if found[2] in dead or not _may_live(int(found[3]), found[4], partial):
                     partial.unlink()
-            except FileNotFoundError:  # it was renamed: its process lives
-                continue
 
 
-def _is_alive(pid: int) -> bool:
+def _may_live(pid: int, host: str, partial: Path) -> bool:
+    """Whether the process that has begun a file may be there."""
+    if host != platform.node():
+        return time.time() - partial.stat().st_mtime < SECONDS_OF_A_WRITE
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
-        return True
+        pass
     return True
 
 

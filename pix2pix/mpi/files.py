@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..engine import Engine
+from ..images import remove_abandoned
 from ..jobs import Job
 from ..translate import Outcome, translate_stream
 from .handout import Handout
@@ -57,6 +58,9 @@ class FileLeader:
         finally:
             self.stop.set()
             leader.join()
+            if self.ranks.lost:
+                dead = {self.ranks.facts[rank].writer for rank in self.ranks.lost}
+                remove_abandoned((job.output for job in self.jobs.values()), dead)
         yield from self._gathered()
 
     # -- this rank's own share --------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ it already (``python -m mpi4py -m pix2pix ...``, for launchers that are not know
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..cpu import available_cores
@@ -42,7 +45,7 @@ def world() -> MPI.Intracomm | None:
     if size == 1 and "mpi4py.MPI" not in sys.modules:
         return None
     try:
-        from mpi4py import MPI
+        MPI = _imported()
     except ImportError as error:
         raise RuntimeError(
             f"started as {size} processes, which need mpi4py to share the work ({error}): pip install 'pix2pix[mpi]'"
@@ -59,6 +62,26 @@ def world() -> MPI.Intracomm | None:
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise RuntimeError("this MPI takes calls from one thread alone: pix2pix needs MPI_THREAD_SERIALIZED")
     return MPI.COMM_WORLD
+
+
+def _imported() -> ModuleType:
+    """mpi4py's MPI, initialised; this module sees to its end unless somebody else has begun it."""
+    if "mpi4py.MPI" not in sys.modules:
+        import mpi4py
+
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+
+        atexit.register(_finalize, MPI)
+    return sys.modules["mpi4py.MPI"]
+
+
+def _finalize(MPI: ModuleType) -> None:
+    """End MPI, but not after the loss of a rank, for which Open MPI's MPI_Finalize may wait for ever."""
+    with suppress(MPI.Exception, NotImplementedError):  # an MPI that cannot tell has ended with the rank
+        if MPI.COMM_WORLD.Get_failed().size:
+            return
+    MPI.Finalize()
 
 
 def own_threads(comm: MPI.Intracomm) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ..generator import Generator, Weights
-from ..images import Fitting
+from ..images import Fitting, writer
 from ..jobs import Job
 from ..translate import Outcome
 
@@ -61,6 +61,7 @@ class Facts:
     """An answer: where this rank is and what it computes with, or why it cannot."""
 
     host: str = field(default_factory=platform.node)
+    writer: str = field(default_factory=writer)
     device: str = ""
     error: str = ""
 
