@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,12 +27,16 @@ from pix2pix.mpi.handout import Handout
 
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+OPENMPI = ROOT / "build" / "openmpi"  # where ci/test-full installs it, for its ULFM
 PICTURES = 60
 
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or subprocess.run([sys.executable, "-c", "import mpi4py"], capture_output=True).returncode != 0,
     reason="needs mpi4py and mpiexec: pip install .[mpi]",
 )
+
+
+needs_ulfm = pytest.mark.skipif(not OPENMPI.is_dir(), reason="needs Open MPI in build/openmpi, see ci/test-full")
 
 
 # -- who gets what --------------------------------------------------------------------------------------------
@@ -198,14 +203,24 @@ def test_processes_that_cannot_share_do_not_all_work(folder):
 
 REMEMBER = 'echo $$ > "pid-${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"'  # exec keeps the process's number
 SLOW = ("--size", "256")
+ULFM = [str(OPENMPI / "bin" / "mpiexec"), "--oversubscribe", "--with-ft", "ulfm"]
+OPENMPI_SETTINGS = {
+    "MPI4PY_MPIABI": "openmpi",
+    "LD_LIBRARY_PATH": str(OPENMPI / "lib"),
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
 
 
-def kill_one(folder: Path, start: list[str], rank: int, seconds: float) -> tuple[int, str, str]:
-    """Start a job, kill a rank after so many seconds; (exit status, stdout, stderr). The rank may have ended before."""
+def kill_one(
+    folder: Path, start: list[str], rank: int, when: Callable[[], bool], **environment: str
+) -> tuple[int, str, str]:
+    """Start a job, kill a rank as soon as ``when()``; (exit status, stdout, stderr). The rank may have ended before."""
     for old in folder.glob("pid-*"):
         old.unlink()
-    job = subprocess.Popen(start, **settings(folder))
-    time.sleep(seconds)
+    job = subprocess.Popen(start, **settings(folder, **environment))
+    while job.poll() is None and not when():
+        time.sleep(0.001)
     with suppress(FileNotFoundError, ValueError, ProcessLookupError):  # not started yet, or ended
         os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
     out, err = job.communicate(timeout=100)
@@ -225,9 +240,12 @@ def slow(folder) -> float:
 def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt):
     chance = random.Random(attempt)
     shutil.rmtree(folder / "killed", ignore_errors=True)
-    rank, moment = chance.randrange(3), slow * (chance.uniform(0.2, 1) if attempt else 0.7)
-    start = argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER)
-    status, _, _ = kill_one(folder, start, rank, moment)
+    rank, moment = chance.randrange(3), time.monotonic() + slow * chance.uniform(0.2, 1)
+
+    def now() -> bool:
+        return time.monotonic() > moment if attempt else len(files(folder / "killed")) > PICTURES // 3
+
+    status, _, _ = kill_one(folder, argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER), rank, now)
     there = files(folder / "killed")
     expected = files(folder / "slow")
     half = {name: data for name, data in there.items() if expected.get(name) != data}
@@ -237,3 +255,25 @@ def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt
     done = command(folder, "-o", "killed", *SLOW, ranks=chance.randrange(1, 4))
     assert done.returncode == 0, done.stderr
     assert files(folder / "killed") == expected
+
+
+@needs_mpi
+@needs_ulfm
+@pytest.mark.full
+@pytest.mark.parametrize("attempt", range(10))
+def test_survivors_finish_where_the_mpi_lets_them(folder, slow, attempt):
+    chance = random.Random(attempt)
+    rank, after = chance.randrange(1, 4), chance.randrange(1, PICTURES - 10)
+    output = folder / f"ulfm{attempt}"
+    options = ["-o", output.name, *SLOW, "--json", "ulfm.json"]
+    start = [*ULFM, "-n", "4", *argv(*options, shell=REMEMBER)]
+
+    def now() -> bool:
+        return len(list(output.rglob("*.png"))) >= after
+
+    status, out, err = kill_one(folder, start, rank, now, **OPENMPI_SETTINGS)
+    assert status == 0, err
+    assert re.search(rf"60 done, 0 skipped, 0 failed.*\nwithout rank {rank} on .*: lost\n", out)
+    assert files(output) == files(folder / "slow")
+    summary = json.loads((folder / "ulfm.json").read_text())
+    assert len(summary["lost"]) == 1 and sum(r["pictures"] for r in summary["ranks"]) == PICTURES

@@ -49,8 +49,9 @@ class Ranks:
         """
         shapes = {name: array.shape for name, array in weights.items()}
         self._order(TakeModel(generator, shapes))
-        broadcast(self.link.comm, shapes, weights)
-        threads = own_threads(self.link.comm)
+        with self.link.mending():
+            broadcast(self.link.comm, shapes, weights)
+            threads = own_threads(self.link.comm)
         engine = make_engine(generator, weights, device, **{**options, "threads": options.get("threads") or threads})
         try:
             self._order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,14 @@ Jobs = list[Job]  # the answer: empty if there is nothing for now; None instead 
 
 
 class RanksLostError(RuntimeError):
-    """Some ranks are gone. The link is whole again among the others, but what was on its way is lost."""
+    """Some ranks are gone. The link is whole again among the others, but what was on its way is lost.
+
+    The message is for those who cannot go on.
+    """
 
     def __init__(self, ranks: Sequence[int]) -> None:
-        super().__init__(f"lost {', '.join(f'rank {rank}' for rank in ranks)}")
+        named = ", ".join(f"rank {rank}" for rank in ranks)
+        super().__init__(f"{named} died before the work had begun: give the same command again")
         self.ranks = ranks
 
 
@@ -116,20 +121,16 @@ class Link:
 
     def send(self, message: Any, rank: int) -> None:
         """Send any object. Raises RanksLostError."""
-        try:
+        with self.mending():
             self.comm.send(message, self.members.index(rank))
-        except MPI.Exception as error:
-            raise self._mended(error) from None
 
     def poll(self) -> tuple[int, Any] | None:
         """The next message (from, object) if one has come. Raises RanksLostError."""
         status = MPI.Status()
-        try:
+        with self.mending():
             if not self.comm.iprobe(status=status):
                 return None
             return self.members[status.source], self.comm.recv(source=status.source, tag=status.tag)
-        except MPI.Exception as error:
-            raise self._mended(error) from None
 
     def receive(self) -> tuple[int, Any]:
         """The next message (from, object). Raises RanksLostError."""
@@ -137,19 +138,23 @@ class Link:
             time.sleep(POLL_SECONDS)
         return message
 
-    def _mended(self, error: MPI.Exception) -> Exception:
-        """What to raise for ``error``: after the loss of ranks, the survivors first agree on who is left.
+    @contextmanager
+    def mending(self) -> Iterator[None]:
+        """Around calls of MPI: when ranks are lost in them, the survivors agree on who is left. Raises RanksLostError.
 
         All survivors come here: whoever notices first revokes the communicator, which the others' next call tells.
         """
-        if error.Get_error_class() not in LOSSES:
-            return error
-        self.comm.Revoke()
-        left = self.comm.Shrink()
-        members = left.allgather(self.rank)
-        lost = [rank for rank in self.members if rank not in members]
-        self.comm, self.members = left, members
-        return RanksLostError(lost)
+        try:
+            yield
+        except MPI.Exception as error:
+            if error.Get_error_class() not in LOSSES:
+                raise
+            self.comm.Revoke()
+            left = self.comm.Shrink()
+            members = left.allgather(self.rank)
+            lost = [rank for rank in self.members if rank not in members]
+            self.comm, self.members = left, members
+            raise RanksLostError(lost) from None
 
 
 def reason(error: Exception) -> str:

@@ -92,8 +92,9 @@ class Worker:
     # -- orders -----------------------------------------------------------------------------------------------
 
     def _take_model(self, order: TakeModel) -> None:
-        self.model = order.generator, broadcast(self.link.comm, order.shapes, None)
-        self.own_threads = own_threads(self.link.comm)
+        with self.link.mending():
+            self.model = order.generator, broadcast(self.link.comm, order.shapes, None)
+            self.own_threads = own_threads(self.link.comm)
 
     def _build_engine(self, order: BuildEngine) -> None:
         options = dict(order.options)
