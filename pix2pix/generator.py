@@ -99,7 +99,7 @@ class Generator:
 
     The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
     file that the model came from. ``assumed`` names what that file doesn't say, so that its framework's default was
-    taken: some of eps, slope and statistics. ``remarks`` are sentences about what the reader found.
+    taken: some of eps, slope, statistics and size. ``remarks`` are sentences about what the reader found.
     """
 
     layers: tuple[Layer, ...]

@@ -34,6 +34,7 @@ def provisos(generator: Generator) -> str:
         "eps": (generator.eps, "--set eps=NUMBER"),
         "slope": (generator.slope, "--set slope=NUMBER"),
         "statistics": (generator.statistics, f"--statistics {other}"),
+        "size": (generator.size, "--set size=NUMBER"),
     }
     rows = [["  " + name, str(values[name][0]), values[name][1]] for name in generator.assumed]
     heading = ["not in the file, so its framework's defaults, and what corrects them:", table(rows)] if rows else []

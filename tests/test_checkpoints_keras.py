@@ -41,12 +41,12 @@ def test_same_picture_as_keras(picture: str) -> None:
 @pytest.mark.parametrize(
     ("name", "depth", "ngf", "eps", "slope", "statistics", "assumed", "biases"),
     [
-        ("keras_3_tutorial.keras", 5, 2, 1e-3, 0.3, "running", (), 1),
-        ("keras_2_tutorial.keras", 5, 1, 1e-3, 0.3, "running", (), 1),
-        ("keras_2_tutorial.h5", 5, 1, 1e-3, 0.3, "running", (), 1),
-        ("keras_2_tutorial_weights.h5", 5, 1, 1e-3, 0.3, "running", ("eps", "slope", "statistics"), 1),
-        ("keras_3_tutorial.weights.h5", 5, 2, 1e-3, 0.3, "running", ("eps", "slope", "statistics"), 1),
-        ("keras_3_bare.weights.h5", 3, 1, 1e-3, 0.3, "running", ("eps", "slope", "statistics"), 6),
+        ("keras_3_tutorial.keras", 5, 2, 1e-3, 0.3, "running", ("statistics",), 1),
+        ("keras_2_tutorial.keras", 5, 1, 1e-3, 0.3, "running", ("statistics",), 1),
+        ("keras_2_tutorial.h5", 5, 1, 1e-3, 0.3, "running", ("statistics",), 1),
+        ("keras_2_tutorial_weights.h5", 5, 1, 1e-3, 0.3, "running", ("eps", "slope", "statistics", "size"), 1),
+        ("keras_3_tutorial.weights.h5", 5, 2, 1e-3, 0.3, "running", ("eps", "slope", "statistics", "size"), 1),
+        ("keras_3_bare.weights.h5", 3, 1, 1e-3, 0.3, "running", ("eps", "slope", "statistics", "size"), 6),
         ("keras_3_flat.h5", 5, 1, 1e-4, 0.2, "image", (), 10),
         ("keras_3_instance.keras", 3, 1, 1e-3, 0.3, "image", (), 1),
     ],
@@ -233,7 +233,7 @@ def test_instance_norms_of_the_tutorial_on_cyclegan() -> None:
         if layer == "b":
             arrays |= {"norm/scale": Array(4), "norm/offset": Array(4)}
     generator, weights = keras_weights.read(keras_weights.from_list(arrays), arrays, "")
-    assert (generator.eps, generator.statistics, generator.assumed) == (1e-5, "image", ("eps", "slope"))
+    assert (generator.eps, generator.statistics, generator.assumed) == (1e-5, "image", ("eps", "slope", "size"))
     assert generator["encoder_2"].norm and not generator["encoder_1"].norm and "encoder_2.gamma" in weights
 
 

@@ -70,10 +70,10 @@ def test_inferred_network(case, ngf, depth, channels, eps, affine, biases) -> No
 @pytest.mark.parametrize(
     ("case", "assumed"),
     [
-        ("batch", ("eps", "slope", "statistics")),
-        ("instance", ("eps", "slope")),
-        ("instance_affine", ("eps", "slope")),
-        ("no_norm", ("slope",)),
+        ("batch", ("eps", "slope", "statistics", "size")),
+        ("instance", ("eps", "slope", "size")),
+        ("instance_affine", ("eps", "slope", "size")),
+        ("no_norm", ("slope", "size")),
     ],
 )
 def test_what_a_state_dict_does_not_say(case: str, assumed: tuple[str, ...]) -> None:

@@ -522,7 +522,8 @@ def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for line in ("eps 1e-05 --set eps=NUMBER", "slope 0.2 --set slope=NUMBER", "statistics image --statistics running"):
         assert line in printed
-    corrections = ["--set", "eps=1e-3", "--set", "slope=0.3", "--statistics", "running"]
+    assert "size 32 --set size=NUMBER" in printed
+    corrections = ["--set", "eps=1e-3", "--set", "slope=0.3", "--set", "size=64", "--statistics", "running"]
     assert main(["convert", model, "new.safetensors", *corrections]) == 0
     assert "not in the file" not in capsys.readouterr().out
     generator, _ = checkpoints.read("new.safetensors")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,26 @@ def read_nodes(model: Any) -> tuple[list[Node], str]:
         raise CheckpointError(f"the model has more than {_MAX_LAYERS} layers: no U-Net has so many")
     if len({node.name for node in nodes}) < len(nodes):
         raise CheckpointError("two layers of the model have the same name: the file is damaged")
+    _explain(nodes)
     return nodes, _output(config)
+
+
+def _explain(nodes: Sequence[Node]) -> None:
+    """Raise CheckpointError that says what the model is, if its layers show that it is something else than a U-Net."""
+    kinds = [node.kind for node in nodes]
+    convolutions = [node for node in nodes if node.kind == "Conv2D"]
+    if "Lambda" in kinds:
+        raise CheckpointError(
+            f"layer {shown(nodes[kinds.index('Lambda')].name)} is a Lambda: it holds code, and code in a file is never "
+            f"executed. Replace it by layers of Keras' own, or load its weights into a model without it, and save that"
+        )
+    if "Add" in kinds and convolutions:
+        raise CheckpointError("this is a ResNet generator, which is not supported yet: pix2pix runs U-Net generators")
+    if "Conv2DTranspose" not in kinds and convolutions and convolutions[-1].config.get("filters") == 1:
+        raise CheckpointError(
+            f"this is a discriminator ({len(convolutions)} convolutions, the last with 1 filter), which training needs "
+            f"and translating does not: take the generator"
+        )
 
 
 def _output(config: Mapping[str, Any]) -> str:

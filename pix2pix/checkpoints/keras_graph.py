@@ -11,7 +11,7 @@ Source: https://www.tensorflow.org/tutorials/generative/pix2pix, and the configs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -85,7 +85,6 @@ def read_graph(model: Any, origin: str) -> tuple[Generator, list[Stored]]:
     Raises CheckpointError, which names the layer, for whatever is not a U-Net that a Generator can express.
     """
     nodes, output = read_nodes(model)
-    _explain(nodes)
     readers = {output: 1}
     for node in nodes:
         for name in node.reads:
@@ -126,12 +125,16 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, list[Stored]]:
     for name, layer in walk.layers.items():
         inputs = tuple(Source(names[source.layer], source.slope) for source in layer.inputs)
         layers.append(replace(layer, name=names[name], inputs=inputs))
+    sized = bool(walk.size) and walk.size % 2**depth == 0
+    # Whether the model is to be called with training=True, as in the TensorFlow tutorial, most graphs don't say.
+    assumed = (("statistics", walk.of_picture == {False}), ("size", not sized))
     try:
         generator = Generator(
             tuple(layers),
             "running" if walk.of_picture == {False} else "image",
-            walk.size if walk.size and walk.size % 2**depth == 0 else 2**depth,
+            walk.size if sized else 2**depth,
             origin=origin,
+            assumed=tuple(name for name, unsaid in assumed if unsaid),
         )
     except ValueError as error:
         raise CheckpointError(f"the model is no U-Net that can be run: {error}") from None
@@ -144,24 +147,6 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, list[Stored]]:
 
 
 # -- the walk -------------------------------------------------------------------------------------------------
-
-
-def _explain(nodes: Sequence[Node]) -> None:
-    """Raise CheckpointError that says what the model is, if its layers show that it is something else than a U-Net."""
-    kinds = [node.kind for node in nodes]
-    convolutions = [node for node in nodes if node.kind == "Conv2D"]
-    if "Lambda" in kinds:
-        raise CheckpointError(
-            f"layer {shown(nodes[kinds.index('Lambda')].name)} is a Lambda: it holds code, and code in a file is never "
-            f"executed. Replace it by layers of Keras' own, or load its weights into a model without it, and save that"
-        )
-    if "Add" in kinds and convolutions:
-        raise CheckpointError("this is a ResNet generator, which is not supported yet: pix2pix runs U-Net generators")
-    if "Conv2DTranspose" not in kinds and convolutions and convolutions[-1].config.get("filters") == 1:
-        raise CheckpointError(
-            f"this is a discriminator ({len(convolutions)} convolutions, the last with 1 filter), which training needs "
-            f"and translating does not: take the generator"
-        )
 
 
 def _unsupported(node: Node, what: str) -> CheckpointError:

@@ -97,7 +97,7 @@ def _generator(blocks: Sequence[Block], arrays: Arrays, origin: str) -> Generato
         read_channels, filters = (shape[3], shape[2]) if up else (shape[2], shape[3])
         layer = Layer(name, tuple(inputs), read_channels, filters, up, bias="bias" in block, norm=norm)
         layers.append(replace(layer, activation="tanh") if last else layer)
-    assumed = (("eps", bool(normed)), ("slope", True), ("statistics", running))
+    assumed = (("eps", bool(normed)), ("slope", True), ("statistics", running), ("size", True))
     return Generator(
         tuple(layers),
         "running" if running else "image",

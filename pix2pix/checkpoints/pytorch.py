@@ -201,7 +201,7 @@ def _infer(tensors: Mapping[str, Tensor], origin: str) -> tuple[Generator, dict[
     # Without their parameters, norms show by the biases, which the program gives only to instance norm.
     norm = Norm(affine=affine) if affine or all_biased else None
     running = affine and any(name in tensors for name in norms if "running" in name)
-    assumed = (("eps", norm is not None), ("slope", True), ("statistics", running))
+    assumed = (("eps", norm is not None), ("slope", True), ("statistics", running), ("size", True))
     generator = unet(
         depth=depth,
         in_channels=_extent(tensors, "0.weight", 1),
