@@ -187,13 +187,9 @@ def _translate(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
     """(generator, weights) of a model file, as --key, --set and --statistics say."""
-    from . import checkpoints
+    from .engine import read_model
 
-    generator, weights = checkpoints.read(path, key=args.key)
-    generator = generator.with_overrides(dict(args.set or ()))
-    if args.statistics:
-        generator = generator.with_statistics(args.statistics)
-    return generator, weights
+    return read_model(path, args.statistics, args.key, dict(args.set or ()))
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -334,7 +334,10 @@ def read_model(
     key: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Generator, Weights]:
-    """The (generator, weights) of a model file, corrected as :func:`load` says."""
+    """The (generator, weights) of a model file, corrected as :func:`load` says.
+
+    Raises CheckpointError for a file that is no readable model, ValueError for corrections that make no sense.
+    """
     from . import checkpoints
 
     generator, weights = checkpoints.read(Path(model), key=key)
@@ -342,6 +345,8 @@ def read_model(
         generator = generator.with_overrides(overrides)
     if statistics is not None:
         generator = generator.with_statistics(statistics)
+    if statistics == "running" and generator.eps is not None and not any(name.endswith(".mean") for name in weights):
+        raise ValueError(f"got statistics 'running', but {os.fspath(model)!r} holds none: it needs 'image'")
     return generator, weights
 
 

@@ -77,7 +77,9 @@ class _Command:
         engine, self.identity = self._load()
         with closing(engine):
             device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
-            self.err.write("\n".join(self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]) + "\n")
+            told = self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]
+            told += [f"model: {remark}" for remark in engine.generator.remarks]
+            self.err.write("\n".join(told) + "\n")
             self.err.flush()
             model_and_output = {"model": str(self.args.model), "output": str(self.args.output)}
             self.report = Report({**device, "precision": self.args.precision, **model_and_output})

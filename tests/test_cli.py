@@ -292,7 +292,7 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "out", "--precision", "float16"], "in float32 or bfloat16"),
         (["in", "-o", "out", "--gpu-layers", "auto"], "no GPU engine yet"),
         (["in", "-o", "out", "--set", "beta=1"], "cannot override 'beta'"),
-        (["in", "-o", "out", "--statistics", "running"], "missing"),
+        (["in", "-o", "out", "--statistics", "running"], "holds none: it needs 'image'"),
         (["in", "-o", "out", "--plan", "none.json"], "cannot read a plan"),
         (["in/x0.png", "-o", "y.png", "--gallery"], "is the name of a file"),
         (["in/x0.png", "-o", "y.gif"], "expected a name ending in .png"),
@@ -528,6 +528,18 @@ def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):
     assert "not in the file" not in capsys.readouterr().out
     generator, _ = checkpoints.read("new.safetensors")
     assert (generator.eps, generator.slope, generator.statistics) == (1e-3, 0.3, "running")
+
+
+def test_what_was_found_in_a_model_is_told_before_the_run(capsys):
+    model = Path(__file__).parent / "data" / "checkpoints" / "keras_3_bare.weights.h5"
+    assert main(["translate", "in/x0.png", "-o", "y.png", "--model", str(model), "--device", "cpu"]) == 0
+    assert "model: the file holds weights and no graph of layers" in capsys.readouterr().err
+
+
+def test_stored_statistics_that_are_not_there(capsys):
+    model = str(Path(__file__).parent / "data" / "checkpoints" / "instance.pth")
+    assert main(["convert", model, "new.safetensors", "--statistics", "running"]) == 2
+    assert "holds none: it needs 'image'" in capsys.readouterr().err and not Path("new.safetensors").exists()
 
 
 def test_demo(capsys):
