@@ -118,6 +118,12 @@ def _add_translate(commands: Commands) -> None:
     pictures.add_argument("--pair", choices=("AtoB", "BtoA"), help="pictures are A|B side by side; compare the result")
     pictures.add_argument("--format", "-f", choices=("png", "jpg", "same"), help="format of the results [png]")
     run = p.add_argument_group("run")
+    run.add_argument(
+        "--io",
+        default="ranks",
+        choices=("ranks", "root"),
+        help="under mpiexec: each rank reads and writes files [ranks], or rank 0 alone, where they share no folder",
+    )
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
     run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")

@@ -60,7 +60,8 @@ def begin(record: Path, made_by: Mapping[str, Any], outputs: Sequence[Path], ove
     """Begin or continue the run whose record is the file ``record``: the set of ``outputs`` that are done already.
 
     ``made_by`` is the model and the options that pixels depend on, as flat JSON. With ``overwrite``, nothing counts as
-    done. Raises RecordError if ``record`` says otherwise, or if there is no record but some of the outputs exist;
+    done. What killed processes left of unfinished ones is removed. Raises RecordError if ``record`` says otherwise, or
+    if there is no record but some of the outputs exist;
     OSError if the record cannot be written.
     """
     if not overwrite:
@@ -69,10 +70,11 @@ def begin(record: Path, made_by: Mapping[str, Any], outputs: Sequence[Path], ove
             _check_same(record, before, made_by)
             since = record.stat().st_mtime_ns
             done = {path for path in outputs if path.exists() and path.stat().st_mtime_ns >= since}
-            remove_abandoned(path for path in outputs if path not in done)
+            remove_abandoned([record, *(path for path in outputs if path not in done)])
             return done
         check_free(outputs)
     write(record, (json.dumps(made_by, indent=2) + "\n").encode())
+    remove_abandoned([record, *outputs])
     return set()
 
 

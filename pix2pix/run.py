@@ -89,6 +89,10 @@ class _Command:
         """Refuse what can be refused before the model is read."""
         raise NotImplementedError
 
+    def by_root(self) -> bool:
+        """Whether rank 0 alone reads and writes files, and sends pictures to the others."""
+        raise NotImplementedError
+
     def translate(self, engine: Engine) -> int:
         """Do the run; returns the exit status."""
         raise NotImplementedError
@@ -122,6 +126,8 @@ class _Command:
                 workers=args.workers,
                 gpu_layers=args.gpu_layers,
             )
+            if self.ranks and self.by_root():
+                engine = self.ranks.one_engine(engine)
             return engine, identity.result()
 
     def made_by(self, engine: Engine, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -196,6 +202,9 @@ class _PictureRun(_Command):
             raise InputError(f"cannot write {name!r}: expected a name ending in {kinds}, or a folder: {name + '/'!r}")
         self.jobs = find_jobs(args.inputs, args.output, args.format or "png")
 
+    def by_root(self) -> bool:
+        return self.args.io == "root" or self.to_file
+
     def translate(self, engine: Engine) -> int:
         args = self.args
         fitting = Fitting.of(engine.generator, args.fit or "resize", args.size, args.pair)
@@ -204,15 +213,13 @@ class _PictureRun(_Command):
         finished = self._begin(engine, fitting)
         edge = thumbnail_edge(len(self.jobs)) if args.gallery else None
         options: dict[str, Any] = {"finished": finished, "batch_size": self.batch_size, "thumbnail_edge": edge}
-        if self.ranks and not self.to_file:
+        if self.ranks and not self.by_root():
             record = args.output / RECORD_NAME
             outcomes = self.ranks.translate_files(engine, self.jobs, fitting, record, **options)
         else:
             outcomes = translate_files(engine, self.jobs, fitting, **options)
         left = len(self.jobs) - len(finished)
         with Gallery(args.output / GALLERY_NAME) as gallery, Progress(left, self.err, args.quiet) as progress:
-            if self.ranks:
-                self.ranks.tell = progress.message
 
             def take(outcome: Outcome) -> None:
                 self.report.add(outcome)
@@ -262,6 +269,9 @@ class _RawRun(_Command):
         if args.fit or args.pair or args.gallery or args.format:
             raise InputError(f"a raw {RAW} file takes --size alone: not --fit, --pair, --format or --gallery")
         self.source = single_job(args.inputs[0], args.output).source
+
+    def by_root(self) -> bool:
+        return True
 
     def translate(self, engine: Engine) -> int:
         args, source = self.args, self.source

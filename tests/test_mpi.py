@@ -154,6 +154,36 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
 
 
 @needs_mpi
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_rank_0_reads_and_writes_where_there_is_no_common_folder(folder, ranks):
+    elsewhere = '[ "${PMI_RANK}" = 0 ] || cd /'
+    done = command(folder, "-o", f"root{ranks}", "--io", "root", "--json", "r.json", ranks=ranks, shell=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert files(folder / f"root{ranks}") == files(folder / "expected")
+    pictures = [rank["pictures"] for rank in json.loads((folder / "r.json").read_text())["ranks"]]
+    assert sum(pictures) == PICTURES and len(pictures) == ranks and sum(pictures[1:]) > 0
+
+
+@needs_mpi
+def test_raw_frames_go_over_the_wire(folder):
+    frames = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), dtype=np.uint8)
+    (folder / "in.rgb").write_bytes(frames.tobytes())
+    raw = [option if option != "in" else "in.rgb" for option in argv("-o", "out.rgb", ranks=3)]
+    done = subprocess.run(raw, **settings(folder), timeout=100)
+    assert done.returncode == 0 and "100 done" in done.stdout, done.stderr
+    with pix2pix.load(folder / "model.safetensors", threads=1) as engine:
+        assert (folder / "out.rgb").read_bytes() == engine.translate(frames).tobytes()
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_programs_share_an_engine(folder, ranks):
+    program = [MPIEXEC, "-n", str(ranks), sys.executable, str(Path(__file__).parent / "mpi_program.py")]
+    done = subprocess.run([*program, "model.safetensors"], **settings(folder), timeout=100)
+    assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stderr
+
+
+@needs_mpi
 def test_a_failed_picture_is_a_line(folder):
     (folder / "in" / "broken.png").write_bytes(b"no picture")
     try:
@@ -243,7 +273,7 @@ def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt
     rank, moment = chance.randrange(3), time.monotonic() + slow * chance.uniform(0.2, 1)
 
     def now() -> bool:
-        return time.monotonic() > moment if attempt else len(files(folder / "killed")) > PICTURES // 3
+        return time.monotonic() > moment if attempt else len(list((folder / "killed").rglob("x*"))) > PICTURES // 3
 
     status, _, _ = kill_one(folder, argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER), rank, now)
     there = files(folder / "killed")

@@ -6,6 +6,7 @@ What it gathers goes through a queue to the caller.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 BATCHES_AT_ONCE = 4  # in a chunk of jobs, at most
 SECONDS_TO_LOOK = 0.05  # how long rank 0 waits for the others before it looks whether jobs came back
 
+log = logging.getLogger(__name__)
+
 
 class FileLeader:
     """One run over files: :meth:`outcomes` yields what all ranks make of ``jobs``."""
@@ -35,7 +38,7 @@ class FileLeader:
         self.ranks, self.link, self.order = ranks, ranks.link, order
         self.jobs = {job.name: job for job in jobs}
         self.handout = Handout(self.jobs, len(self.link.members), BATCHES_AT_ONCE * order.batch_size)
-        self.gathered: queue.SimpleQueue[Outcome | str | Exception] = queue.SimpleQueue()
+        self.gathered: queue.SimpleQueue[Outcome | Exception] = queue.SimpleQueue()
         self.stop = threading.Event()
         self.able = True  # whether this rank's own engine works
         # Of the thread alone:
@@ -97,10 +100,7 @@ class FileLeader:
             timeout = 0.0
             if isinstance(item, Exception):
                 raise item
-            if isinstance(item, str):
-                self.ranks.tell(item)
-            else:
-                yield item
+            yield item
 
     # -- the others -------------------------------------------------------------------------------------------
 
@@ -170,6 +170,5 @@ class FileLeader:
         self.to_order.discard(rank)
         self.waiting.discard(rank)
         self.working.discard(rank)
-        count = self.handout.reconcile(rank, ())
-        self.ranks.lost[rank] = f"rank {rank} on {self.ranks.facts[rank].host}: {why}"
-        self.gathered.put(f"{self.ranks.lost[rank]}; {count} pictures go to other ranks")
+        self.ranks.give_up(rank, why)
+        log.warning("%s; %d pictures go to other ranks", self.ranks.lost[rank], self.handout.reconcile(rank, ()))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine, describe, make_engine
+from ..engine import Engine, make_engine
 from ..generator import Generator as Network
 from ..generator import Weights
 from ..images import Fitting
 from ..jobs import Job
 from ..translate import BATCH_SIZE, Outcome, split, translate_files
+from .engine import RanksEngine
 from .files import FileLeader
 from .launch import own_threads
 from .wire import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
@@ -22,22 +23,19 @@ if TYPE_CHECKING:
 
 
 class Ranks:
-    """All ranks, as rank 0 leads them.
-
-    ``tell`` is called with a line for people when a rank is given up; ``lost`` says which ones were, and why.
-    """
+    """All ranks, as rank 0 leads them. ``lost`` says which ones were given up, and why; ``done`` who did how much."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.link = Link(comm)
         self.facts: dict[int, Facts] = {}
         self.lost: dict[int, str] = {}
         self.done = Counter[int]()  # pictures dealt with, by rank
-        self.tell: Callable[[str], None] = lambda line: None
 
     def dismiss(self) -> None:
         """Let the others go."""
         try:
-            self._order(Dismissal())
+            self.order(Dismissal())
+            self.link.flush()
         except RanksLostError:
             self.dismiss()
 
@@ -48,18 +46,30 @@ class Ranks:
         names the ranks that could not.
         """
         shapes = {name: array.shape for name, array in weights.items()}
-        self._order(TakeModel(generator, shapes))
+        self.order(TakeModel(generator, shapes))
         with self.link.mending():
             broadcast(self.link.comm, shapes, weights)
             threads = own_threads(self.link.comm)
         engine = make_engine(generator, weights, device, **{**options, "threads": options.get("threads") or threads})
         try:
-            self._order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))
-            self.facts = {self.link.rank: Facts(device=describe(engine)), **self._answers()}
+            self.order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))
+            self.facts = {self.link.rank: Facts.of(engine), **self._answers()}
         except RuntimeError:
             engine.close()
             raise
         return engine
+
+    def one_engine(self, engine: Engine) -> RanksEngine:
+        """The engine of all ranks, ``engine`` being this one's. Until it is closed the ranks do nothing else."""
+        return RanksEngine(self, engine)
+
+    def name(self, rank: int) -> str:
+        """What a rank is called in messages."""
+        return f"rank {rank} on {self.facts[rank].host}"
+
+    def give_up(self, rank: int, why: str) -> None:
+        """Note for the summary that there was no more of a rank."""
+        self.lost[rank] = f"{self.name(rank)}: {why}"
 
     def described(self) -> list[str]:
         """What all ranks compute with, a line for each kind of host and device."""
@@ -95,7 +105,8 @@ class Ranks:
         order = DoFiles(fitting, batch_size, thumbnail_edge, (record, record.read_bytes()), todo[0].source)
         return FileLeader(self, order, todo).outcomes(engine, skipped)
 
-    def _order(self, order: object) -> None:
+    def order(self, order: object) -> None:
+        """Send an order to all others."""
         for rank in self.link.others:
             self.link.send(order, rank)
 

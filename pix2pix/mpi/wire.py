@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from ..engine import Engine, describe
 from ..generator import Generator, Weights
 from ..images import Fitting, writer
 from ..jobs import Job
 from ..translate import Outcome
 
 ROOT = 0
+MESSAGE, ARRAY = 0, 1  # tags
 POLL_SECONDS = 0.001
 LOSSES = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}  # what ULFM raises when a rank is lost
 
@@ -64,7 +66,13 @@ class Facts:
     host: str = field(default_factory=platform.node)
     writer: str = field(default_factory=writer)
     device: str = ""
+    workers: int = 1
     error: str = ""
+
+    @classmethod
+    def of(cls, engine: Engine) -> Facts:
+        """The facts of a rank that computes with ``engine``."""
+        return cls(device=describe(engine), workers=getattr(engine, "workers", 1))
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,31 @@ class Ask:
     idle: bool = False
     failed: str = ""
     fatal: bool = False
+
+
+@dataclass(frozen=True)
+class DoBatches:
+    """An order: answer questions, until None comes."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What becomes of pictures, of ``shape`` (N,H,W,C), that follow; or of values ``given`` to :meth:`Engine.run`?"""
+
+    number: int
+    shape: tuple[int, ...] | None
+    given: Mapping[str, np.ndarray] | None
+    outputs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``values`` of layers, or pictures that follow, or why there are none."""
+
+    number: int
+    values: Mapping[str, np.ndarray] | None = None
+    pictures: bool = False
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -113,24 +146,44 @@ class Link:
         self.comm = self.comm.Dup()
         self.members = list(range(self.comm.size))
         self.rank = self.comm.rank
+        self._sending: list[MPI.Request] = []
 
     @property
     def others(self) -> list[int]:
         """All ranks that are left but this one."""
         return [rank for rank in self.members if rank != self.rank]
 
-    def send(self, message: Any, rank: int) -> None:
-        """Send any object. Raises RanksLostError."""
+    def send(self, message: Any, rank: int, array: np.ndarray | None = None) -> None:
+        """Send any object, and perhaps a C-contiguous array behind it. Raises RanksLostError.
+
+        It doesn't wait for the other side, which may be sending too. The array must not change until then.
+        """
         with self.mending():
-            self.comm.send(message, self.members.index(rank))
+            to = self.members.index(rank)
+            self._sending.append(self.comm.isend(message, to, MESSAGE))
+            if array is not None:
+                self._sending.append(self.comm.Isend(array, to, ARRAY))
 
     def poll(self) -> tuple[int, Any] | None:
         """The next message (from, object) if one has come. Raises RanksLostError."""
         status = MPI.Status()
         with self.mending():
-            if not self.comm.iprobe(status=status):
+            self._sending = [request for request in self._sending if not request.test()[0]]
+            if not self.comm.iprobe(tag=MESSAGE, status=status):
                 return None
-            return self.members[status.source], self.comm.recv(source=status.source, tag=status.tag)
+            return self.members[status.source], self.comm.recv(source=status.source, tag=MESSAGE)
+
+    def receive_array(self, array: np.ndarray, rank: int) -> None:
+        """Fill ``array`` with what ``rank`` has sent behind its message. Raises RanksLostError."""
+        with self.mending():
+            self.comm.Recv(array, self.members.index(rank), ARRAY)
+
+    def flush(self) -> None:
+        """Wait until all that was sent has gone. Raises RanksLostError."""
+        with self.mending():
+            for request in self._sending:
+                request.wait()
+            self._sending.clear()
 
     def receive(self) -> tuple[int, Any]:
         """The next message (from, object). Raises RanksLostError."""
@@ -154,6 +207,7 @@ class Link:
             members = left.allgather(self.rank)
             lost = [rank for rank in self.members if rank not in members]
             self.comm, self.members = left, members
+            self._sending.clear()
             raise RanksLostError(lost) from None
 
 

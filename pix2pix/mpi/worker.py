@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine, describe, make_engine
+import numpy as np
+
+from ..engine import Engine, make_engine
 from ..generator import Generator, Weights
 from ..jobs import Job
+from ..pool import REQUESTS_FAULT
 from ..translate import Outcome, translate_stream
 from .launch import own_threads
 from .wire import (
+    POLL_SECONDS,
     ROOT,
+    Answer,
     Ask,
     BuildEngine,
     Dismissal,
+    DoBatches,
     DoFiles,
     Facts,
     Jobs,
     Link,
+    Question,
     RanksLostError,
     TakeModel,
     broadcast,
@@ -63,6 +71,7 @@ class Worker:
             TakeModel: self._take_model,
             BuildEngine: self._build_engine,
             DoFiles: self._do_files,
+            DoBatches: self._do_batches,
         }
         try:
             while True:
@@ -75,10 +84,13 @@ class Worker:
 
     def _receive(self) -> Any:
         """What rank 0 says."""
-        _, message = self.link.receive()
-        if isinstance(message, Dismissal):
+        return self._heard(self.link.receive())
+
+    @staticmethod
+    def _heard(message: tuple[int, Any]) -> Any:
+        if isinstance(message[1], Dismissal):
             raise _DismissedError
-        return message
+        return message[1]
 
     @contextmanager
     def _losses(self) -> Iterator[None]:
@@ -101,7 +113,7 @@ class Worker:
         options["threads"] = options["threads"] or self.own_threads
         try:
             self.engine = make_engine(*self.model, **options)
-            answer = Facts(device=describe(self.engine))
+            answer = Facts.of(self.engine)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             answer = Facts(error=reason(error))
         del self.model  # the engine has packed what it needs
@@ -147,6 +159,44 @@ class Worker:
             raise _OverError
         self.holds |= {job.name for job in jobs}
         return jobs
+
+    def _do_batches(self, order: DoBatches) -> None:
+        """Answer questions while other pictures come or go."""
+        running: list[Future[tuple[Answer, np.ndarray | None]]] = []
+        with ThreadPoolExecutor(getattr(self.engine, "workers", 1) + 1) as executor:
+            while True:
+                with self._losses():
+                    if message := self.link.poll():
+                        question = self._heard(message)
+                        if question is None:
+                            return
+                        running.append(executor.submit(self._answer, question, self._pictures(question)))
+                    elif ready := next((future for future in running if future.done()), None):
+                        running.remove(ready)
+                        answer, pictures = ready.result()
+                        self.link.send(answer, ROOT, pictures)
+                    else:
+                        time.sleep(POLL_SECONDS)
+                    continue
+                running.clear()  # rank 0 asks again
+
+    def _pictures(self, question: Question) -> np.ndarray | None:
+        if question.shape is None:
+            return None
+        b = np.empty(question.shape, np.uint8)
+        self.link.receive_array(b, ROOT)
+        return b
+
+    def _answer(self, question: Question, b: np.ndarray | None) -> tuple[Answer, np.ndarray | None]:
+        try:
+            if b is not None:
+                return Answer(question.number, pictures=True), self.engine.translate(b)
+            return Answer(question.number, self.engine.run(inputs=question.given, outputs=question.outputs)), None
+        except REQUESTS_FAULT as error:
+            kind = next(kind for kind in REQUESTS_FAULT if isinstance(error, kind))
+            return Answer(question.number, error=kind(*error.args[:1])), None
+        except Exception as error:
+            return Answer(question.number, error=RuntimeError(reason(error))), None
 
 
 def _see(order: DoFiles) -> None:
