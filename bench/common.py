@@ -66,6 +66,23 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def gpu() -> dict[str, str]:
+    """The first GPU of this machine, its driver, memory, clocks and power limit, as NVIDIA's tool tells them."""
+    fields = {
+        "name": "name",
+        "driver": "driver_version",
+        "memory": "memory.total",
+        "most_clock": "clocks.max.sm",
+        "power_limit": "power.limit",
+    }
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return dict.fromkeys(fields, "unknown")
+    return dict(zip(fields, (value.strip() for value in told.split(",")), strict=True))
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
