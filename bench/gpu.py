@@ -158,11 +158,13 @@ def command_line(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything; what is saved."""
+    from . import gpu_peak
+
     generator, weights = model()
     oracle = Oracle(generator, weights)
     record: dict[str, Any] = {"gpu": common.gpu(), "unavailable": {}, "runs": []}
     with make_engine(generator, weights, arguments.device, plan=arguments.plan) as engine:
-        record |= {"engine": engine.description, "plan": engine.plan.to_dict(), "peak": gpu_kernels.peaks(engine)}
+        record |= {"engine": engine.description, "plan": engine.plan.to_dict(), "peak": gpu_peak.measure(engine)}
         for n in arguments.batches:
             b = common.pictures(n)
             makers: dict[str, Callable[[], Contender]] = {OURS: partial(resident, engine, b)}

@@ -1,4 +1,4 @@
-"""Each launch of the GPU engine by itself: its time, GFLOP/s and GB/s; and what the GPU can do at most.
+"""Each launch of the GPU engine by itself: its time, GFLOP/s and GB/s.
 
 A launch is recorded so many times in one CUDA graph, and the graph's time divided by their number: launching doesn't
 count, and caches are as warm as they get. GFLOP are those of the convolution (zeros that im2col multiplies don't
@@ -42,6 +42,7 @@ def launches(engine: BaseEngine, b: np.ndarray) -> list[Launch]:
         slot, forward = gpu._slot(size), size.forward
         layer = INPUT
         compute, multiply, launch, normalise = forward._compute, forward._multiply, forward._launch, forward._normalise
+        set_map = forward.set_map
 
         def keep(kernel: str, work: Callable[[], None]) -> None:
             found.append(Launch(layer, kernel, work))
@@ -52,7 +53,12 @@ def launches(engine: BaseEngine, b: np.ndarray) -> list[Launch]:
             layer = packed.layer.name
             compute(packed, picture)
 
-        forward._compute = compute_layer
+        def set_constant(name: str, value: Any, images: int) -> None:
+            nonlocal layer
+            layer = name
+            set_map(name, value, images)
+
+        forward._compute, forward.set_map = compute_layer, set_constant
         forward._multiply = lambda *a: keep("multiply", lambda: multiply(*a))
         forward._normalise = lambda packed: keep("normalise", lambda: normalise(packed))
         forward._launch = lambda kernel, *a: keep(kernel.__name__, lambda: launch(kernel, *a))
@@ -60,7 +66,7 @@ def launches(engine: BaseEngine, b: np.ndarray) -> list[Launch]:
             forward.set_pictures(slot.b)
             forward.compute({INPUT}, (gpu.generator.layers[-1].name,), slot.out)
         finally:
-            for name in ("_compute", "_multiply", "_normalise", "_launch"):
+            for name in ("_compute", "set_map", "_multiply", "_normalise", "_launch"):
                 delattr(forward, name)
         gpu._stream.synchronize()
 
@@ -137,34 +143,3 @@ def measure(engine: BaseEngine, b: np.ndarray) -> list[dict[str, Any]]:
         row["gbs"] = round(needed[layer, kernel] / seconds / 1e9, 1) if (layer, kernel) in needed else None
         rows.append(row)
     return rows
-
-
-def peaks(engine: BaseEngine) -> dict[str, float]:
-    """What this GPU can do: float32 multiply-adds in registers (GFLOP/s), and copying within its memory (GB/s)."""
-    from numba import cuda
-    from pix2pix._cuda import SIMULATED, kernel
-
-    rounds, blocks, threads, floats = (2, 1, 2, 16) if SIMULATED else (1 << 14, 2048, 256, 1 << 28)
-
-    @kernel(threads)
-    def multiply_add(out, rounds, x):
-        """out[thread] = something that needs 8 x 16 multiply-adds per round."""
-        a0, a1, a2, a3, a4, a5, a6, a7 = x, x, x, x, x, x, x, x
-        for _ in range(16 * rounds):
-            a0, a1, a2, a3 = a0 * x + a4, a1 * x + a5, a2 * x + a6, a3 * x + a7
-            a4, a5, a6, a7 = a4 * x + a0, a5 * x + a1, a6 * x + a2, a7 * x + a3
-        out[cuda.grid(1)] = a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7
-
-    gpu: Any = engine
-
-    def arrays() -> tuple[Any, Any, Any]:
-        return gpu._device.empty(blocks * threads), gpu._device.empty(floats), gpu._device.empty(floats)
-
-    out, source, target = gpu._do(arrays)
-    operations = 2 * 8 * 16 * rounds * blocks * threads
-    multiply = seconds_of(engine, lambda: multiply_add[blocks, threads, gpu._stream](out, rounds, np.float32(0.5)))
-    copy = seconds_of(engine, lambda: target.copy_to_device(source, stream=gpu._stream))
-    return {
-        "fma_gflops": round(operations / multiply / 1e9, 1),
-        "bandwidth_gbs": round(2 * 4 * floats / copy / 1e9, 1),
-    }

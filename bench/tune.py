@@ -18,7 +18,7 @@ import numpy as np
 
 from pix2pix.engine import check_device, make_engine
 from pix2pix.generator import Generator, Weights
-from pix2pix.plan import ALGORITHMS, Plan, algorithms
+from pix2pix.plan import ALGORITHMS, Plan, choose
 
 from . import common, gpu_kernels
 from .contenders import model
@@ -48,11 +48,10 @@ def time_candidates(
 
 
 def fastest(generator: Generator, times: Times, tune: str) -> Plan:
-    """The plan that has for each layer what took the least; layers that take no time have what is simplest."""
-    layers = {}
-    for layer in generator.layers:
-        taken = times[layer.name]
-        layers[layer.name] = min(taken, key=taken.__getitem__) if taken else algorithms(layer, "cuda")[0]
+    """The plan that has for each layer what took the least; those that are constants keep what they have by default."""
+    layers = dict(choose(generator, tune, hardware="cuda").layers)
+    constant = generator.constant_layers(generator.size, generator.size)
+    layers |= {name: min(taken, key=taken.__getitem__) for name, taken in times.items() if name not in constant}
     return Plan(layers, "cuda", "float32", tune)
 
 
