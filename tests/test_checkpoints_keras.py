@@ -49,6 +49,8 @@ def test_same_picture_as_keras(picture: str) -> None:
         ("keras_3_bare.weights.h5", 3, 1, 1e-3, 0.3, "running", ("eps", "slope", "statistics", "size"), 6),
         ("keras_3_flat.h5", 5, 1, 1e-4, 0.2, "image", (), 10),
         ("keras_3_instance.keras", 3, 1, 1e-3, 0.3, "image", (), 1),
+        ("keras_3_cyclegan.keras", 3, 1, 1e-5, 0.3, "image", ("size",), 1),
+        ("keras_3_cyclegan.weights.h5", 3, 1, 1e-5, 0.3, "image", ("eps", "slope", "size"), 1),
     ],
 )
 def test_inferred_network(name, depth, ngf, eps, slope, statistics, assumed, biases) -> None:
@@ -56,7 +58,8 @@ def test_inferred_network(name, depth, ngf, eps, slope, statistics, assumed, bia
     assert (generator.depth, generator.ngf, generator.eps, generator.slope) == (depth, ngf, eps, slope)
     assert (generator.statistics, generator.assumed) == (statistics, assumed)
     assert sum(layer.bias for layer in generator.layers) == biases
-    assert generator.channels == (3, 3) and generator.size == 32 if ".keras" in name else generator.size == 2**depth
+    sized = name in ("keras_3_instance.keras", "keras_2_tutorial.keras")  # those of 3 and of 5 levels
+    assert generator.channels == (3, 3) and generator.size == (32 if sized else 2**depth)
     assert ("tutorial on pix2pix" in " ".join(generator.remarks)) == ("weights" in name)
     assert not generator.problems(weights)
     assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in weights.values())
@@ -124,6 +127,14 @@ def test_what_is_no_generator_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="ResNet generator, which is not supported"):
         read(archive(tmp_path / "x", residual))
+
+
+def test_an_instance_norm_without_its_epsilon_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(DATA / "keras_3_cyclegan.keras") as source, zipfile.ZipFile(tmp_path / "x", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b'"epsilon": 1e-05, ', b""))
+    with pytest.raises(CheckpointError, match="'InstanceNormalization'.*its epsilon is not in the file"):
+        read(tmp_path / "x")
 
 
 def test_archives_without_a_member_or_packed_are_refused(tmp_path: Path) -> None:

@@ -100,34 +100,32 @@ def _output(config: Mapping[str, Any]) -> str:
     return outputs[0]
 
 
-def _described(layer: Any) -> tuple[str, str, Mapping[str, Any]]:
-    """(name, kind, config) of a layer."""
+def _described(layer: Any, paths: _Paths) -> tuple[str, str, Mapping[str, Any], str]:
+    """(name, kind, config, path) of a layer; its name is that of its path if it has none, as some classes."""
     kind, config = entry(layer, "class_name", str, "a layer"), entry(layer, "config", dict, "a layer")
-    name = layer.get("name", config.get("name"))
+    path = paths.next(kind)
+    name = layer.get("name", config.get("name", path.rpartition("/")[2]))
     if not isinstance(name, str):
-        raise CheckpointError(f"a layer of kind {shown(kind)} has no name: the file is damaged")
-    return name, kind, config
+        raise CheckpointError(f"a layer of kind {shown(kind)} has a name that is no string: the file is damaged")
+    return name, kind, config, path
 
 
 def _nodes(layer: Any, paths: _Paths) -> Iterator[Node]:
     """The node of a layer, or those of a nested Sequential, the last of which has the name of the whole."""
-    name, kind, config = _described(layer)
+    name, kind, config, path = _described(layer, paths)
     calls = entry(layer, "inbound_nodes", list, f"layer {shown(name)}")
     if len(calls) > 1:
         raise CheckpointError(f"layer {shown(name)} is called {len(calls)} times: shared layers are not supported")
     reads, arguments = _call(calls[0], name) if calls else ((), {})
-    path = paths.next(kind)
     if kind != "Sequential":
         yield Node(name, kind, config, reads, arguments, name, path)
         return
     paths = _Paths(f"{path}/layers")
-    inner = [_described(y) for y in entry(config, "layers", list, f"layer {shown(name)}")[: _MAX_LAYERS + 1]]
+    inner = [_described(y, paths) for y in entry(config, "layers", list, f"layer {shown(name)}")[: _MAX_LAYERS + 1]]
     inner = [y for y in inner if y[1] != "InputLayer"]
-    for position, (inner_name, inner_kind, inner_config) in enumerate(inner, 1):
+    for position, (inner_name, inner_kind, inner_config, path) in enumerate(inner, 1):
         node_name = name if position == len(inner) else f"{name}/{inner_name}"
-        yield Node(
-            node_name, inner_kind, inner_config, reads, arguments, f"{name}/{inner_name}", paths.next(inner_kind)
-        )
+        yield Node(node_name, inner_kind, inner_config, reads, arguments, f"{name}/{inner_name}", path)
         reads = (node_name,)
 
 

@@ -222,6 +222,13 @@ def _group_norm(walk: _Walk, node: Node, value: _Value) -> _Value:
     return _norm(walk, node, value, of_picture=True)
 
 
+def _instance_norm(walk: _Walk, node: Node, value: _Value) -> _Value:
+    """The norm of the tutorial on CycleGAN, a class of its own."""
+    if "epsilon" not in node.config:
+        raise _unsupported(node, "its epsilon is not in the file")
+    return _norm(walk, node, value, of_picture=True)
+
+
 def _norm(walk: _Walk, node: Node, value: _Value, of_picture: bool) -> _Value:
     name = _alone(walk, node, value, node.reads[0])
     center, scale = node.config.get("center", True), node.config.get("scale", True)
@@ -260,6 +267,7 @@ _KINDS: dict[str, Callable[[_Walk, Node, _Value], _Value]] = {
     "Conv2DTranspose": _convolution,
     "BatchNormalization": _batch_norm,
     "GroupNormalization": _group_norm,
+    "InstanceNormalization": _instance_norm,
     "LeakyReLU": _leaky_relu,
     "ReLU": _relu,
     "Activation": _activation,

@@ -20,8 +20,9 @@ from ..generator import INPUT, Generator, Layer, Norm, Source
 from .common import MAX_CHANNELS, CheckpointError, StoredTensor, matched, shown
 
 _SLOPE, _EPS = 0.3, 1e-3
-_EPS_OF_INSTANCE_NORM = 1e-5  # that of the tutorial on CycleGAN, whose parameters are scale and offset
 _MAX_CONVOLUTIONS = 24
+# The tutorial on CycleGAN has a norm of its own, whose parameters are scale and offset, and another eps.
+_OF_CYCLEGAN, _EPS_OF_CYCLEGAN = re.compile(r"/scale$|/instance_normalization(?:_\d+)?/vars/"), 1e-5
 _PARTS = {
     "kernel": "kernel", "bias": "bias", "gamma": "gamma", "beta": "beta", "moving_mean": "mean",
     "moving_variance": "variance", "scale": "gamma", "offset": "beta",
@@ -79,7 +80,7 @@ def _generator(blocks: Sequence[Block], arrays: Arrays, origin: str) -> Generato
         raise ValueError(f"it has {len(blocks)} convolutions, expected as many down as up, and at least 2 of each")
     normed = [block for block in blocks if block.keys() & {"gamma", "mean"}]
     running = bool(normed) and all({"mean", "variance"} <= block.keys() for block in normed)
-    of_cyclegan = any(block.get("gamma", "").endswith("scale") for block in normed)
+    eps = _EPS_OF_CYCLEGAN if any(_OF_CYCLEGAN.search(block.get("gamma", "")) for block in normed) else _EPS
     layers = []
     for number, block in enumerate(blocks):
         up, shape = number >= depth, arrays[block["kernel"]].shape
@@ -90,9 +91,7 @@ def _generator(blocks: Sequence[Block], arrays: Arrays, origin: str) -> Generato
             inputs = [Source(f"encoder_{depth}", _SLOPE)]
         else:
             inputs = [Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", _SLOPE)]
-        norm = (
-            Norm(_EPS_OF_INSTANCE_NORM if of_cyclegan else _EPS, affine="gamma" in block) if block in normed else None
-        )
+        norm = Norm(eps, affine="gamma" in block) if block in normed else None
         name, last = f"{'decoder' if up else 'encoder'}_{level}", number + 1 == len(blocks)
         read_channels, filters = (shape[3], shape[2]) if up else (shape[2], shape[3])
         layer = Layer(name, tuple(inputs), read_channels, filters, up, bias="bias" in block, norm=norm)

@@ -94,6 +94,37 @@ def instance(widths: list[int], side: int | None, channels: int = 3) -> keras.Mo
     return keras.Model(inputs, layers.Conv2DTranspose(3, **SAME, activation="tanh")(x))
 
 
+class InstanceNormalization(layers.Layer):
+    """The norm of TensorFlow's tutorial on CycleGAN."""
+
+    def __init__(self, epsilon: float = 1e-5, **options: object) -> None:
+        super().__init__(**options)
+        self.epsilon = epsilon
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.scale = self.add_weight(name="scale", shape=shape[-1:])
+        self.offset = self.add_weight(name="offset", shape=shape[-1:])
+
+    def call(self, x):
+        mean, variance = keras.ops.moments(x, axes=[1, 2], keepdims=True)
+        return self.scale * (x - mean) * keras.ops.rsqrt(variance + self.epsilon) + self.offset
+
+
+def cyclegan(widths: list[int], side: int | None, channels: int = 3) -> keras.Model:
+    """The U-Net of TensorFlow's tutorial on CycleGAN: that on pix2pix with another norm, for pictures of any size."""
+    inputs = x = layers.Input(shape=[None, None, channels])
+    skips = []
+    for level, width in enumerate(widths):
+        down = [layers.Conv2D(width, **SAME, use_bias=False)]
+        x = keras.Sequential([*down, *([InstanceNormalization()] if level else []), layers.LeakyReLU()])(x)
+        skips.append(x)
+    for number, width in enumerate(reversed(widths[:-1])):
+        up = layers.Conv2DTranspose(width, **SAME, use_bias=False)
+        x = keras.Sequential([up, InstanceNormalization(), layers.ReLU()])(x)
+        x = layers.Concatenate()([x, skips[-2 - number]])
+    return keras.Model(inputs, layers.Conv2DTranspose(3, **SAME, activation="tanh")(x))
+
+
 def discriminator() -> keras.Model:
     """The tutorial's PatchGAN, with few filters."""
     pictures = [layers.Input(shape=[32, 32, 3]), layers.Input(shape=[32, 32, 3])]
@@ -119,7 +150,7 @@ def trained(model: keras.Model, seed: int) -> keras.Model:
         elif part == "moving_variance":
             values.append(rng.uniform(0.5, 2, shape))
         else:
-            values.append(rng.normal(part == "gamma", 0.2, shape))
+            values.append(rng.normal(part in ("gamma", "scale"), 0.2, shape))
     model.set_weights(values)
     return model
 
@@ -163,6 +194,7 @@ def save_all() -> dict[str, np.ndarray]:
         case(["flat.h5"], flat, [1, 2, 4, 4, 4])
         case(["bare.weights.h5"], bare, [1, 2, 4])
         case(["instance.keras"], instance, [1, 2, 4])
+        case(["cyclegan.keras", "cyclegan.weights.h5"], cyclegan, [1, 2, 4])
         discriminator().save(HERE / "keras_3_discriminator.keras")
     return results
 
