@@ -71,18 +71,22 @@ def parser(name: str, description: str, device: str) -> argparse.ArgumentParser:
 
 
 def run(
-    name: str, settings: Mapping[str, Mapping[str, str]], course: Mapping[str, float], arguments: argparse.Namespace
+    name: str,
+    settings: Mapping[str, Mapping[str, str]],
+    course: Mapping[str, float],
+    arguments: argparse.Namespace,
+    hardware: str = "CUDA device",
 ) -> int:
     """Measure all ``settings``, print them beside the ``course``'s images/s, and save NAME.json. Returns 0.
 
-    Where the device isn't there, what is printed and saved is that nothing was measured, and why.
+    Where the ``hardware`` isn't there, what is printed and saved is that nothing was measured, and why.
     """
     record: dict[str, Any] = {"images": arguments.images, "workers": arguments.workers, "device": arguments.device}
     record |= {"course_images_per_s": dict(course), "not_measured": None, "settings": {}}
     try:
         check_device(arguments.device, "float32", arguments.workers, None)
     except RuntimeError as error:
-        record["not_measured"] = f"no CUDA device ({error})"
+        record["not_measured"] = f"no {hardware} ({error})"
         print(f"{name}: not measured: {record['not_measured']}")
     else:
         with tempfile.TemporaryDirectory() as folder:

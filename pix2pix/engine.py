@@ -157,11 +157,10 @@ class BaseEngine:
 
     def translate_until(self, stop: threading.Event, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """:meth:`translate`, but given up soon after ``stop`` is set: then nobody knows what ``out`` holds."""
-        b, out = self._checked_pictures(b, out)
-        pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+        pictures, results, out = self._checked_batch(b, out)
         with self._usable():
-            if b.size:
-                self._translate(np.ascontiguousarray(pictures), results, stop)
+            if out.size:
+                self._translate(pictures, results, stop)
         return out
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
@@ -230,8 +229,8 @@ class BaseEngine:
             raise ValueError(f"got pictures of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
         self.generator.check_size(*shape[-3:-1])
 
-    def _checked_pictures(self, b: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """``b`` as an array of uint8 pictures, and where their results go: ``out``, or a fresh array."""
+    def _checked_batch(self, b: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What translate has been given, as (pictures, their results, out): the first two (N,H,W,C), C-contiguous."""
         b = np.asarray(b)
         if b.dtype != np.uint8:
             raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
@@ -242,7 +241,8 @@ class BaseEngine:
             out = np.empty(shape, np.uint8)
         else:
             _check_out(out, shape, b)
-        return b, out
+        pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+        return np.ascontiguousarray(pictures), results, out
 
     def _checked_map(self, name: str, value: np.ndarray, single: bool) -> np.ndarray:
         """``value`` as a C-contiguous (N,H,W,C) array."""

@@ -27,8 +27,9 @@ from .plan import Plan
 from .scheduler import Request, Scheduler, Worker
 
 # Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device
-# does that, others do many. Only QUEUED of them wait or are computed.
-AHEAD, QUEUED = 8, 2
+# does that, others do many. Only QUEUED of them wait or are computed: enough that when the last one has been read, fast
+# devices are busy for as long as slow ones with what they hold.
+AHEAD, QUEUED = 8, 4
 PIXELS_AT_ONCE = 8 * 256 * 256
 REQUESTS_FAULT = (ValueError, TypeError, MemoryError)  # any other error of an engine is its device's
 
@@ -215,8 +216,7 @@ class PoolEngine(BaseEngine):
     def _start(self, batch: np.ndarray, first: int) -> tuple[Request, np.ndarray]:
         """A batch's request, put, and the array that it fills; a mistake fails the request, in its turn."""
         try:
-            b, out = self._checked_pictures(batch, None)
-            pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+            pictures, results, out = self._checked_batch(batch, None)
             request = self._translation(pictures, results, first=first)
             with self._usable():
                 self._scheduler.put(request)

@@ -30,14 +30,14 @@ class FakeDevice:
         self.error: BaseException | None = None  # what any work on it raises
         self.going = threading.Event()  # cleared, it hangs until this is set
         self.going.set()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._arrivals: deque[float] = deque()
         self._free_at = 0.0
 
     def compute(self, images: int, stop: threading.Event) -> None:
         """Do a batch of so many images, or give up when ``stop`` is set."""
         self._arrivals.append(time.perf_counter())
-        with self._lock:
+        with self.lock:
             begin = max(self._arrivals.popleft(), self._free_at)
             while not self.going.wait(0.001):
                 if stop.is_set():
