@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -95,13 +96,13 @@ class Counting:
             yield batch
 
 
-def settled(value) -> int:
-    """What ``value()`` is when it no longer grows."""
-    while True:
-        before = value()
-        time.sleep(0.1)
-        if value() == before:
-            return before
+def comes_to_stay(value: Callable[[], int], expected: int) -> bool:
+    """Whether ``value()`` becomes ``expected`` soon, and is it still a moment later."""
+    deadline = time.monotonic() + 10
+    while value() != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    return value() == expected
 
 
 def test_a_stream_reads_no_more_than_the_workers_can_take():
@@ -112,10 +113,10 @@ def test_a_stream_reads_no_more_than_the_workers_can_take():
         results = pool.stream(source)
         waiting = threading.Thread(target=lambda: [next(results) for _ in range(10)])
         waiting.start()
-        assert settled(lambda: source.read) == QUEUED * 3
+        assert comes_to_stay(lambda: source.read, QUEUED * 3)
         fake.going.set()
         waiting.join()
-        assert source.read <= 10 + QUEUED * 3
+        assert source.read <= 10 + pool.ahead
         results.close()
 
 
@@ -131,9 +132,8 @@ def test_a_stream_whose_oldest_batch_is_late_reads_a_bounded_number_ahead():
 
         waiting = threading.Thread(target=take)
         waiting.start()
-        settled(lambda: source.read)
-        assert source.read - len(taken) == pool.ahead
-        assert source.read - len(sound.batches) == 1, "all but one of them are done"
+        assert comes_to_stay(lambda: source.read - len(taken), pool.ahead)
+        assert comes_to_stay(lambda: source.read - len(sound.batches), 1), "all but one of them are done"
         hanging.going.set()
         waiting.join()
         assert len(taken) == 1000
@@ -300,9 +300,12 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
             except KeyboardInterrupt:
                 took = time.monotonic() - sent[0]
                 print("interrupted", took < 1 or took)
-            print(pool.translate(many[:1]).shape)
+            start = time.monotonic()
+            pool.translate(many[:1])
+            took = time.monotonic() - start
+            print("goes on", took < 1 or took)
     """
-    assert run_code(code).split() == ["interrupted", "True", "(1,", "256,", "256,", "3)"]
+    assert run_code(code).split() == ["interrupted", "True", "goes", "on", "True"]
 
 
 def test_a_process_ends_though_its_pool_was_never_closed():
