@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_tables, mode_b, tune
+from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_tables, mode_b, mode_c, pool, tune
+from pix2pix.checkpoints import course
 from pix2pix.generator import random_weights, unet
 from pix2pix.plan import ALGORITHMS, choose
 from tests.models import pictures
@@ -51,6 +52,38 @@ def test_mode_b_says_that_there_is_no_gpu(saved, capsys, monkeypatch):
         assert other.main([]) == 0
         assert capsys.readouterr().out.startswith("not measured: no CUDA device")
     assert list(saved) == ["mode_b"]
+
+
+def test_mode_c_says_that_there_are_not_four_gpus(saved, capsys, monkeypatch):
+    monkeypatch.setattr("pix2pix.engine._count_gpus", lambda: 1)
+    assert mode_c.main([]) == 0
+    assert "no four CUDA devices (device cuda:1: this machine has cuda:0 alone)" in saved["mode_c"]["not_measured"]
+    printed = capsys.readouterr().out
+    assert "not measured" in printed and "37.50" in printed and "159.40" in printed
+
+
+def test_the_pool_is_measured_on_fake_devices(saved):
+    assert pool.main(["--rounds", "1", "--batches", "32"]) == 0
+    entries = saved["pool-fake"]["efficiency"]
+    assert [entry["batches"] for entry in entries] == [32, 4] * 4
+    assert all(0 < entry[way]["median"] <= 1.01 for entry in entries for way in ("stream", "translate"))
+
+
+def test_the_pool_is_measured_on_the_cpu_with_any_number_of_workers(saved, monkeypatch):
+    network = unet(ngf=2, depth=8)
+
+    def write_network(path):
+        weights = random_weights(network.with_statistics("running"))
+        with path.open("wb") as file:
+            for name in course.tensors(network):
+                weights[name].astype("<f4").tofile(file)
+
+    monkeypatch.setattr(pool, "write_network", write_network)
+    assert pool.main(["--device", "cpu", "--rounds", "1", "--images", "4", "--batch", "2"]) == 0
+    record = saved["pool-cpu"]
+    assert list(record["workers"]) == ["1", "2", "4", "8", "16"] and record["workers"]["1"]["against_one"] == 1
+    assert pool.main(["--device", "cuda:99"]) == 0
+    assert saved["pool-cuda"]["not_measured"].startswith("no such device")
 
 
 def test_the_fastest_algorithm_of_each_layer_makes_the_plan():
