@@ -19,7 +19,7 @@ import numpy as np
 
 from . import devices
 from .generator import INPUT, Generator, Layer, Statistics, Weights
-from .plan import PRECISIONS, Plan
+from .plan import ALGORITHMS, PRECISIONS, Plan
 
 
 @runtime_checkable
@@ -317,8 +317,10 @@ def load(
     ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps what the model's own framework does
     at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a file. ``threads`` defaults to the
     physical cores that this process may use; with several devices, less one for each GPU. ``workers`` share the work,
-    see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine is a pool. ``key`` picks one of
-    several models in a file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
+    see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine is a pool. ``gpu_layers`` places
+    some layers on the GPU and the others on the CPU, in words that :mod:`pix2pix.placement` explains; ``auto`` measures
+    what is best, and writes the file ``plan``, or takes it if it is there. ``key`` picks one of several models in a
+    file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
 
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.
@@ -368,9 +370,22 @@ def make_engine(
     if threads is None and len(shares) > 1:
         threads = max(1, available_cores() - (len(shares) - 1))  # a core for the feeders of each GPU
 
+    workshop, plan_on_cpu = None, plan
+    if gpus := [device for device in shares if device.kind == "cuda"]:
+        from .hybrid import Workshop
+
+        workshop = Workshop.open(generator, weights, gpu_layers, plan, precision, tune, threads, gpus[0].index)
+        if len(gpus) < len(shares) and workshop.plan.layers_on("cpu"):
+            raise ValueError(f"the plan has layers for the CPU already: leave cpu out of device {device!r}")
+        plan_on_cpu = None if plan in ALGORITHMS["cuda"] else plan
+
     def factory(device: devices.Device) -> Callable[[], BaseEngine]:
         """A function that makes an engine on a device, for the thread that calls it; all of them share the weights."""
-        engine = CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan, threads=threads)
+        if workshop and device.kind == "cuda":
+            return lambda: workshop.make(device.index)
+        engine = CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan_on_cpu, threads=threads)
+        if engine.plan.placement:
+            raise ValueError(f"the plan is for a CPU and a GPU, and device {str(device)!r} is a CPU: ask for 'cuda'")
         return lambda: engine
 
     if list(shares.values()) == [1]:
@@ -383,7 +398,8 @@ def make_engine(
 def describe(engine: Engine) -> str:
     """What an engine computes with, in a few words."""
     threads = getattr(engine, "threads", None)
-    facts = getattr(engine, "device", "cpu"), threads and f"{threads} threads", getattr(engine, "isa", None)
+    device = getattr(engine, "description", None) or getattr(engine, "device", "cpu")
+    facts = device, threads and f"{threads} threads", getattr(engine, "isa", None)
     return ", ".join(filter(None, facts))
 
 
@@ -391,11 +407,11 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
     """Raise before anything is read if this version cannot run on the hardware that was asked for."""
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    devices.share_workers(devices.parse(device, _count_gpus), workers)
+    shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
     if precision not in ("float32", "bfloat16"):
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
-    if gpu_layers is not None:
-        raise ValueError("gpu_layers places layers on a GPU, and this version of pix2pix has no GPU engine yet")
+    if gpu_layers is not None and all(device.kind == "cpu" for device in shares):
+        raise ValueError(f"gpu_layers {gpu_layers!r} places layers on a GPU, and device {device!r} is the CPU here")
 
 
 def _count_gpus() -> int:

@@ -11,15 +11,19 @@ the cores.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .cpu import CpuEngine
 from .engine import BaseEngine
-from .generator import INPUT, Generator
+from .generator import INPUT, Generator, Weights
+from .placement import decide, find
 from .plan import Plan
 from .reference import to_float, to_uint8
 
@@ -88,6 +92,14 @@ class HybridEngine(BaseEngine):
                 raise ValueError(f"{type(engine).__name__} has no weights for what it should run: {', '.join(absent)}")
         self.cpu, self.gpu, self.plan = cpu, gpu, plan
         self._close_cpu = close_cpu or cpu.close
+        self.device = f"{_device(gpu)}+{_device(cpu)}"
+        self.threads, self.isa = getattr(cpu, "threads", None), getattr(cpu, "isa", None)
+
+    @property
+    def description(self) -> str:
+        """What :func:`pix2pix.engine.describe` says of the devices."""
+        count = f"{len(self.gpu_layers)} of {len(self.layers)} layers"
+        return f"{count} on {getattr(self.gpu, 'description', _device(self.gpu))}, the others on {_device(self.cpu)}"
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         h, w = self.picture_size(given)
@@ -148,6 +160,72 @@ class SharedCpu:
             is_last = not self._users
         if is_last:
             self.engine.close()
+
+
+class Workshop:
+    """Makes engines for this machine's GPUs under one plan, for as many workers as there are.
+
+    The weights of the layers on a GPU are there once, however many engines it has, and those of the layers on the CPU
+    are packed once. Where the plan has no layer on a GPU after all, the engine is the CPU's. Raises as
+    :class:`pix2pix.cpu.CpuEngine` and :class:`pix2pix.gpu.GpuEngine` do.
+    """
+
+    def __init__(self, generator: Generator, weights: Weights, plan: Plan, threads: int | None = None) -> None:
+        self.plan = plan
+        self._generator, self._weights = generator, weights
+        self._cpu: SharedCpu | None = None
+        if plan.layers_on("cpu"):
+            self._cpu = SharedCpu(CpuEngine(generator, weights, precision=plan.precision, plan=plan, threads=threads))
+        self._first: dict[int, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        generator: Generator,
+        weights: Weights,
+        gpu_layers: str | None,
+        plan: Plan | str | os.PathLike[str] | None,
+        precision: str,
+        tune: str,
+        threads: int | None,
+        index: int,
+    ) -> Workshop:
+        """A workshop for what a caller of :func:`pix2pix.load` asks for; ``auto`` is measured on GPU ``index``."""
+
+        def engines() -> tuple[BaseEngine, BaseEngine]:
+            from .gpu import GpuEngine
+
+            aim = {"precision": precision, "tune": tune}
+            return CpuEngine(generator, weights, threads=threads, **aim), GpuEngine(
+                generator, weights, index=index, **aim
+            )
+
+        if gpu_layers == "auto":
+            decided = find(generator, plan, precision, tune, engines)
+        else:
+            decided = decide(generator, gpu_layers, plan, precision, tune)
+        return cls(generator, weights, decided, threads)
+
+    def make(self, index: int) -> BaseEngine:
+        """An engine on GPU ``index``, to be called from one thread at a time for each GPU."""
+        if self._cpu is None:
+            return self._gpu(index)
+        if not self.plan.layers_on("cuda"):
+            return self._cpu.engine
+        return self._cpu.join(self._gpu(index), self.plan)
+
+    def _gpu(self, index: int) -> BaseEngine:
+        from .gpu import GpuEngine
+
+        if index in self._first:
+            return self._first[index].share()
+        precision = self.plan.precision
+        self._first[index] = GpuEngine(self._generator, self._weights, precision=precision, plan=self.plan, index=index)
+        return self._first[index]
+
+
+def _device(engine: BaseEngine) -> str:
+    return getattr(engine, "device", "cpu")
 
 
 def _chunks(n: int, h: int, w: int) -> list[slice]:

@@ -74,12 +74,15 @@ def decide(
     """The plan for a GPU, with or without a CPU beside it, that ``gpu_layers`` and ``plan`` of a caller mean together.
 
     A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. Raises
-    ValueError for what contradicts itself.
+    ValueError for two that contradict each other.
     """
     if plan is not None and not _is_name(plan):
-        if gpu_layers is not None:
-            raise ValueError(f"a plan says itself which layers run on the GPU: leave out gpu_layers {gpu_layers!r}")
-        return read(plan, generator, precision)
+        given = read(plan, generator, precision)
+        if gpu_layers is not None and {*given.layers_on("cuda")} != {*parse_placement(gpu_layers, generator)}:
+            raise ValueError(
+                f"the plan places layers itself, and not as gpu_layers {gpu_layers!r}: leave one of them out"
+            )
+        return given
     placed = _joined(generator, precision, tune, parse_placement(gpu_layers or "all", generator), plan)
     if plan is not None and plan not in placed.layers.values():
         raise ValueError(f"none of the layers takes {plan!r} where it is placed")
@@ -95,12 +98,12 @@ def find(
 ) -> Plan:
     """The plan whose placement is the cheapest by what ``engines()`` take, one for the CPU and one for the GPU.
 
-    It is written to ``file``, and the engines are closed. Where the file is already, it is what counts: a choice is not
-    made again, and differently. Raises ValueError for anything else than a file.
+    It is written to ``file``, and the engines are closed. Where the file is already, or a Plan is given, that is what
+    counts: a choice is not made again, and differently. Raises ValueError for anything else.
     """
-    if file is None or isinstance(file, Plan) or _is_name(file):
+    if file is None or _is_name(file):
         raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
-    if not Path(file).exists():
+    if not isinstance(file, Plan) and not Path(file).exists():
         cpu, gpu = engines()
         with cpu, gpu:
             costs = measure(cpu, gpu, PICTURES[tune])

@@ -90,7 +90,8 @@ class Plan:
         return {**aim, "layers": dict(self.layers), "placement": dict(self.placement)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as a JSON file, which :func:`choose` reads back."""
+        """Write the plan as a JSON file, which :func:`read` reads. Makes the folder if need be."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 

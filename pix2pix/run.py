@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .mpi import Ranks
 
 RAW = ".rgb"
+PLAN_NAME = "pix2pix-plan.json"  # of a plan that was measured, beside the results
 STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
 
@@ -74,11 +75,12 @@ class _Command:
     def run(self) -> int:
         self.prepare()
         self._check_json()
+        measured = self._measured_plan()
         engine, self.identity = self._load()
         with closing(engine):
             device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
             told = self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]
-            told += [f"model: {remark}" for remark in engine.generator.remarks]
+            told += [f"model: {remark}" for remark in engine.generator.remarks] + measured
             self.err.write("\n".join(told) + "\n")
             self.err.flush()
             model_and_output = {"model": str(self.args.model), "output": str(self.args.output)}
@@ -87,6 +89,10 @@ class _Command:
 
     def prepare(self) -> None:
         """Refuse what can be refused before the model is read."""
+        raise NotImplementedError
+
+    def folder(self) -> Path:
+        """Where the results go."""
         raise NotImplementedError
 
     def by_root(self) -> bool:
@@ -108,6 +114,14 @@ class _Command:
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             why = "may not be written to" if folder.is_dir() else "is no folder"
             raise InputError(f"cannot write --json {str(path)!r}: {str(folder)!r} {why}: give another name")
+
+    def _measured_plan(self) -> list[str]:
+        """Name the file of the plan that --gpu-layers auto measures, if --plan doesn't; what to tell of it."""
+        if self.args.gpu_layers != "auto":
+            return []
+        self.args.plan = self.args.plan or str(self.folder() / PLAN_NAME)
+        when = "as measured before" if Path(self.args.plan).exists() else "measured now"
+        return [f"plan: {self.args.plan}, {when}"]
 
     def _load(self) -> tuple[Engine, str]:
         """The engine, and the identity of its model, computed meanwhile."""
@@ -202,6 +216,9 @@ class _PictureRun(_Command):
             raise InputError(f"cannot write {name!r}: expected a name ending in {kinds}, or a folder: {name + '/'!r}")
         self.jobs = find_jobs(args.inputs, args.output, args.format or "png")
 
+    def folder(self) -> Path:
+        return self.args.output.parent if self.to_file else self.args.output
+
     def by_root(self) -> bool:
         return self.args.io == "root" or self.to_file
 
@@ -269,6 +286,9 @@ class _RawRun(_Command):
         if args.fit or args.pair or args.gallery or args.format:
             raise InputError(f"a raw {RAW} file takes --size alone: not --fit, --pair, --format or --gallery")
         self.source = single_job(args.inputs[0], args.output).source
+
+    def folder(self) -> Path:
+        return self.args.output.parent
 
     def by_root(self) -> bool:
         return True

@@ -290,7 +290,7 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "out", "--device", "cuda"], "no GPU engine yet"),
         (["in", "-o", "out", "--device", "tpu"], "expected auto, cpu, cuda"),
         (["in", "-o", "out", "--precision", "float16"], "in float32 or bfloat16"),
-        (["in", "-o", "out", "--gpu-layers", "auto"], "no GPU engine yet"),
+        (["in", "-o", "out", "--gpu-layers", "auto", "--device", "cpu"], "places layers on a GPU"),
         (["in", "-o", "out", "--set", "beta=1"], "cannot override 'beta'"),
         (["in", "-o", "out", "--statistics", "running"], "holds none: it needs 'image'"),
         (["in", "-o", "out", "--plan", "none.json"], "cannot read a plan"),

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import sys
 import threading
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import pix2pix
+from pix2pix import checkpoints
+from pix2pix.cli import main
 from pix2pix.cpu import CpuEngine
 from pix2pix.generator import INPUT, unet
-from pix2pix.hybrid import HybridEngine, SharedCpu, segments
+from pix2pix.hybrid import HybridEngine, SharedCpu, Workshop, segments
 from pix2pix.placement import Costs, cheapest, decide, find, measure, parse_placement
-from pix2pix.plan import Plan, choose, place
+from pix2pix.plan import Plan, choose, place, read
 from pix2pix.reference import ReferenceEngine, to_float
 from tests.models import VARIANTS, check_output, pictures, weights_of
 
@@ -367,8 +374,8 @@ def test_what_gpu_layers_and_plan_mean_together(tmp_path):
     assert direct.layers_on("cuda") == parse_placement(SPLIT, g)
     split.save(tmp_path / "plan.json")
     for given in (split, tmp_path / "plan.json", str(tmp_path / "plan.json")):
-        assert decided(None, given) == split
-        with pytest.raises(ValueError, match="leave out gpu_layers 'all'"):
+        assert decided(None, given) == decided(SPLIT, given) == split
+        with pytest.raises(ValueError, match="not as gpu_layers 'all': leave one of them out"):
             decided("all", given)
 
 
@@ -376,7 +383,7 @@ def test_what_gpu_layers_and_plan_mean_together(tmp_path):
     "gpu_layers, plan, message",
     [
         ("all", "direct", "none of the layers takes 'direct'"),
-        ("auto", choose(VARIANTS["keras"], "latency"), "leave out gpu_layers"),
+        ("seed-b", choose(VARIANTS["keras"], "latency"), "leave one of them out"),
         (None, "absent.json", "cannot read a plan"),
         ("encoder_99", None, "names 'encoder_99'"),
     ],
@@ -402,7 +409,8 @@ def test_auto_measures_once_and_writes_what_it_chose(tmp_path, monkeypatch):
         assert plan.layers_on("cuda") == heavy and plan.tune == "throughput"
         assert plan == decide(g, None, tmp_path / "auto.json", "float32", "latency")
     assert len(made) == 2
-    for unnamed in (None, "im2col", plan):
+    assert find(g, plan, "float32", "latency", engines) == plan and len(made) == 2
+    for unnamed in (None, "im2col"):
         with pytest.raises(ValueError, match="give the name of a file"):
             find(g, unnamed, "float32", "latency", engines)
     for engine in made:
@@ -411,3 +419,130 @@ def test_auto_measures_once_and_writes_what_it_chose(tmp_path, monkeypatch):
     on_gpu = dict.fromkeys(on_gpu, 99.0)
     nothing = find(g, tmp_path / "cpu.json", "float32", "throughput", engines)
     assert nothing.layers_on("cuda") == () and len(nothing.layers_on("cpu")) == len(g.layers)
+
+
+class FakeGpu(ReferenceEngine):
+    """The GPU engine's part played by the reference engine; it counts how often weights are uploaded."""
+
+    uploads: list[int] = []
+
+    def __init__(self, g, w, *, plan=None, precision="float32", tune="throughput", index=0) -> None:
+        super().__init__(g, w, np.float32)
+        self.plan = choose(g, tune, plan, precision, "cuda")
+        self.layers = frozenset(self.plan.layers_on("cuda"))
+        self.index, self.device = index, f"cuda:{index}"
+        self.uploads.append(index)
+
+    def share(self) -> FakeGpu:
+        engine = FakeGpu(self.generator, self._weights_as_given(), plan=self.plan, index=self.index)
+        self.uploads.pop()
+        return engine
+
+    def _weights_as_given(self) -> dict[str, np.ndarray]:
+        return {name: array.astype(np.float32) for name, array in self._weights.items()}
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine with two GPUs, which are fakes; gives the list of GPUs that weights are uploaded to."""
+    monkeypatch.setattr(FakeGpu, "uploads", [])
+    monkeypatch.setitem(sys.modules, "pix2pix.gpu", SimpleNamespace(GpuEngine=FakeGpu))
+    monkeypatch.setattr("pix2pix.engine._count_gpus", lambda: 2)
+    return FakeGpu.uploads
+
+
+def test_a_workshop_has_weights_once_on_each_device(two_gpus):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    b = pictures(2, 32, 32)
+    _, plan = placed("tensorflow", SPLIT)
+    workshop = Workshop(g, weights, plan, threads=1)
+    engines = [workshop.make(index) for index in (0, 0, 1, 0, 1)]
+    assert two_gpus == [0, 1] and len({engine.cpu for engine in engines}) == 1
+    assert len({engine.gpu for engine in engines}) == 5
+    assert engines[2].device == "cuda:1+cpu" and "6 of 10 layers on cuda:1" in engines[2].description
+    expected = engines[0].translate(b)
+    for engine in engines:
+        np.testing.assert_array_equal(engine.translate(b), expected)
+        engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engines[0].cpu.run(to_float(b), outputs=["encoder_1"])
+    everything = Workshop(g, weights, choose(g, "latency", hardware="cuda")).make(1)
+    assert isinstance(everything, FakeGpu) and everything.index == 1
+    nothing = place(choose(g, "latency"), choose(g, "latency", hardware="cuda"), [])
+    with Workshop(g, weights, nothing).make(0) as engine:
+        assert isinstance(engine, CpuEngine)
+        assert engine.translate(b).shape == b.shape
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A working folder with model.safetensors and the picture in/a.png, 32x32."""
+    monkeypatch.chdir(tmp_path)
+    checkpoints.write(tmp_path / "model.safetensors", VARIANTS["tensorflow"], weights_of("tensorflow"))
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pictures(1, 32, 32)[0]).save(tmp_path / "in" / "a.png")
+    return tmp_path
+
+
+def translate(*options: str) -> int:
+    return main(["translate", "in", "-m", "model.safetensors", *options])
+
+
+def test_the_command_line_places_layers(files, two_gpus, capsys):
+    assert translate("-o", "cpu", "--device", "cpu") == 0
+    expected = np.asarray(Image.open(files / "cpu" / "a.png")).astype(int)
+    assert translate("-o", "split", "--device", "cuda:0", "--gpu-layers", SPLIT, "--plan", "im2col") == 0
+    assert "device: 6 of 10 layers on cuda:0, the others on cpu" in capsys.readouterr().err
+    for folder, options in (
+        ("all", ["--gpu-layers", "all", "--device", "cuda:1"]),
+        ("workers", ["--gpu-layers", "seed-c", "--device", "cuda", "--workers", "4"]),
+        ("split", ["--gpu-layers", SPLIT, "--device", "cuda:0", "--plan", "im2col", "--overwrite"]),
+    ):
+        assert translate("-o", folder, *options) == 0
+        got = np.asarray(Image.open(files / folder / "a.png"))
+        assert got.std() > 10 and np.abs(got - expected).max() <= 1
+    assert two_gpus == [0, 1, 0, 1, 0] or two_gpus == [0, 1, 1, 0, 0]
+    capsys.readouterr()
+    assert translate("-o", "split", "--device", "cuda:0") == 2  # without the placement it is another run
+    assert "plan:" in capsys.readouterr().err
+
+
+def test_the_command_line_measures_a_placement_once(files, two_gpus, capsys):
+    options = "--device", "cuda:0", "--gpu-layers", "auto"
+    assert translate("-o", "out", *options) == 0
+    name = str(Path("out", "pix2pix-plan.json"))
+    assert f"plan: {name}, measured now" in capsys.readouterr().err
+    plan = read(files / name, VARIANTS["tensorflow"])
+    assert plan.hardware == "cuda"
+    assert translate("-o", "out", *options) == 0
+    told = capsys.readouterr()
+    assert f"plan: {name}, as measured before" in told.err and "1 skipped" in told.out
+    assert translate("-o", "one.png", *options) == 2  # a folder is translated, into a folder
+    assert main(["translate", "in/a.png", "-m", "model.safetensors", "-o", "there/one.png", *options]) == 0
+    assert (files / "there" / "pix2pix-plan.json").exists()
+    assert translate("-o", "elsewhere", "--plan", "plans/mine.json", *options) == 0
+    assert (files / "plans" / "mine.json").exists() and not (files / "elsewhere" / "pix2pix-plan.json").exists()
+    assert translate("-o", "again", "--plan", "plans/mine.json", "--device", "cuda:1") == 0
+
+
+def test_placements_that_devices_cannot_take(files, two_gpus, capsys):
+    placed("tensorflow", SPLIT)[1].save("plan.json")
+    for options, message in (
+        (["--device", "cpu", "--plan", "plan.json"], "ask for 'cuda'"),
+        (["--device", "cpu", "--gpu-layers", "seed-b"], "places layers on a GPU"),
+        (["--device", "cpu,cuda:0", "--plan", "plan.json"], "leave cpu out"),
+        (["--device", "cuda", "--gpu-layers", "encoder_9"], "names 'encoder_9'"),
+        (["--device", "cuda", "--gpu-layers", "encoder_2", "--plan", "plan.json"], "leave one of them out"),
+    ):
+        assert translate("-o", "out", *options) == 2
+        assert message in capsys.readouterr().err
+        assert not (files / "out").exists()
+
+
+def test_a_gpu_beside_the_cpu_each_with_all_layers(files, two_gpus):
+    engine = pix2pix.load("model.safetensors", "cpu,cuda:0", plan="im2col", threads=1)
+    with closing(engine):
+        b = pictures(4, 32, 32)
+        with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as cpu:
+            assert np.abs(engine.translate(b) - cpu.translate(b).astype(int)).max() <= 1
+    assert two_gpus == [0]
