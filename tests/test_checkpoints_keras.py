@@ -215,6 +215,14 @@ def test_cut_off_files_are_refused(tmp_path: Path) -> None:
             read(tmp_path / "x")
 
 
+def test_an_archive_whose_weights_are_no_hdf5_file_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(DATA / "keras_3_tutorial.keras") as archive, zipfile.ZipFile(tmp_path / "x", "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name).replace(b"\x89HDF\r\n", b"\x89HDG\r\n"))
+    with pytest.raises(CheckpointError, match="damaged or cut off"):
+        read(tmp_path / "x")
+
+
 # -- weights without a graph ----------------------------------------------------------------------------------
 
 

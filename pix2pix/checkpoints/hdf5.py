@@ -72,7 +72,7 @@ class _Bytes:
         """The little-endian numbers of ``form`` that follow ``signature`` at ``position``."""
         content = self.take(position, len(signature) + struct.calcsize("<" + form))
         if bytes(content[: len(signature)]) != signature:
-            raise _damaged(f"no {signature.decode()} at byte {position}")
+            raise _damaged(f"no {signature!r} at byte {position}")
         return struct.unpack_from("<" + form, content, len(signature))
 
 
