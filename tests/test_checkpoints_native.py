@@ -217,6 +217,13 @@ def test_folders(model) -> None:
         read(path.parent / "empty")
 
 
+def test_a_folder_of_git_lfs_pointers_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "generator.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(CheckpointError, match="of generator.h5 in the folder: this is a Git LFS pointer"):
+        read(tmp_path)
+
+
 def test_missing_and_special_files(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", tmp_path / ("x" * 5000), "a\0b"):
         with pytest.raises(CheckpointError, match="no such file|cannot read"):

@@ -199,14 +199,16 @@ def test_real_facades_model(picture: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("size", [256, 512])
-@pytest.mark.parametrize("statistics", ["image", "running"])
-def test_live_pytorch_at_full_width(size: int, statistics: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("norm", "statistics"), [("batch", "image"), ("batch", "running"), ("instance", "image"), ("none", "image")]
+)
+def test_live_pytorch_at_full_width(size: int, norm: str, statistics: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     spec = importlib.util.spec_from_file_location("make_pytorch", DATA / "make_pytorch.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     torch.manual_seed(5)
-    net = make.UNet(64, 8, "batch")
+    net = make.UNet(64, 8, norm)
     torch.save(net.state_dict(), tmp_path / "net.pth")
     b = make.picture(size, size, 3)
     net.train(statistics == "image")

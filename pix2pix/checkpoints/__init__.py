@@ -24,6 +24,7 @@ __all__ = ["CheckpointError", "read", "write"]
 
 _MAX_ENTRIES = 1000
 _STATISTICS = (".mean", ".variance")
+_LFS_POINTER = "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
 _KNOWN = (
     "a PyTorch state dict (.pth), a Keras model (.keras, .h5), a TensorFlow checkpoint, a TensorFlow.js folder, "
     "a .pict, a course .bin or this project's .safetensors"
@@ -117,7 +118,7 @@ def _model_in(folder: Path) -> Path:
     named = inside(folder, tfjs.MODEL) or tensorflow.latest(folder)
     if named is not None:
         return named
-    found = []
+    found, pointers = [], []
     with os.scandir(folder) as entries:
         for number, entry in enumerate(entries):
             if number == _MAX_ENTRIES:
@@ -126,14 +127,16 @@ def _model_in(folder: Path) -> Path:
                 if file := inside(folder, entry.name):
                     _sniff(file)
                     found.append(entry.name)
-            except CheckpointError:
-                continue
+            except CheckpointError as error:
+                pointers += [entry.name] * (str(error) == _LFS_POINTER)
     if len(found) == 1:
         return folder / found[0]
     if found:
         raise CheckpointError(
             f"the folder holds {len(found)} models, give one of them: {', '.join(sorted(found)[:20])}"
         )
+    if pointers:
+        raise CheckpointError(f"of {pointers[0]} in the folder: {_LFS_POINTER}")
     raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
 
 
@@ -169,7 +172,7 @@ def _explanation(start: bytes, size: int) -> str:
     """What a file that is no readable model is instead, and what to do."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
+        return _LFS_POINTER
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "this is a web page, not a model: the download led to a login, warning or error page; download it again"
     if text.startswith(b"{"):
