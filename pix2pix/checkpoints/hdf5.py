@@ -1,11 +1,11 @@
 """The part of HDF5 that Keras writes: groups, their attributes, and arrays that lie in one piece.
 
-h5py would do, were it not for hostile files: the C library behind it follows links to other files, unpacks bombs, and
-has crashed on damaged files for as long as people have tried. Keras needs little of the format, all of it in the
-oldest form, which h5py writes unless it is told otherwise: superblock 0, object headers of version 1, groups that are
-symbol tables (a B-tree of nodes, names in a local heap), attributes that are strings or lists of them, and contiguous
-arrays. All else is refused by name. Every address is compared with the file's length before it is used, and the
-number of records that are looked at is bounded, so that loops end.
+h5py would do, were it not for hostile files: the C library behind it follows links to other files and unpacks bombs,
+and where it crashes on damage, no Python code can catch that. Keras needs little of the format, all of it in the oldest
+form, which h5py writes unless it is told otherwise: superblock 0, object headers of version 1, groups that are symbol
+tables (a B-tree of nodes, names in a local heap), attributes that are strings or lists of them, and contiguous arrays.
+All else is refused by name. Every address is compared with the file's length before it is used, and the number of
+records that are looked at is bounded, so that loops end.
 
 The format: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
