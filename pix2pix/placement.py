@@ -6,10 +6,8 @@ and ranges of them in walking order.
 ``seed-b`` stands for the course's split, three convolutions and three transposed ones on the GPU. Which ones is not
 recorded; these are those with the most multiplications, where a tie goes to the layer walked first. In the published
 network (ngf=64, 8 levels) that is encoder_2-4 and decoder_4-2: three convolutions have 537 million multiplications each
-and three transposed ones 1074 million, the next largest half of that, and the six together 80 % of all. They take the
-most from the CPU: the layers around the bottleneck would send less over the bus for each multiplication, but
-encoder_4-6 and decoder_6-4 hold only 43 %, and a CPU that keeps the other 57 % cannot become 12.4/5.5 times as fast, as
-the course's did. ``seed-c`` is all but the last layer.
+and three transposed ones 1074 million, the next largest half of that, and the six together 80 % of all. ``seed-c`` is
+all but the last layer. docs/placement.md says what speaks for these six and not for others.
 
 ``auto`` measures each layer on both engines, and what it takes for values to leave them and come back. The cheapest
 placement is then the minimum cut of a small graph, with the CPU as its source and the GPU as its sink: exact, with no
