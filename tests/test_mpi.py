@@ -78,11 +78,38 @@ def test_launchers_are_known_by_the_environment():
     assert launch.launched({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16"}) == (5, 16)
 
 
+def share(rank: int, *node: tuple[set[int], str]) -> launch.Share:
+    """The share of one of a node's ranks, given (processors, GPUs as letters) of each."""
+    everyone = [(frozenset(cpus), tuple(gpus)) for cpus, gpus in node]
+    return launch.Share(*everyone[rank], everyone, rank)
+
+
 def test_ranks_divide_the_processors_that_they_share():
-    one, two, both = frozenset({0}), frozenset({1}), frozenset({0, 1})
-    assert launch.sharing(both, [both, both, both]) == 3
-    assert launch.sharing(one, [one, two]) == 1
-    assert launch.sharing(one, [one, two, both]) == 2
+    both = {0, 1}, ""
+    assert share(2, both, both, both).threads(6) == 2
+    assert share(2, both, both, both).threads(2) == 1
+    bound = ({0}, ""), ({1}, "")
+    assert share(0, *bound).threads(4) == 4
+    assert share(0, *bound, both).threads(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "expected"),
+    [
+        ("cuda", ["abcd"] * 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("auto", ["abcd"] * 2, ["cuda:0,cuda:2", "cuda:1,cuda:3"]),
+        ("cuda:1,3", ["abcd"] * 2, ["cuda:1", "cuda:3"]),
+        ("cuda", ["ab"] * 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", ["a", "b", "c"], ["cuda:0"] * 3),
+        ("cuda", ["ab", "cd"], ["cuda:0,cuda:1"] * 2),
+        ("cpu,cuda", ["ab"] * 2, ["cpu,cuda:0", "cpu,cuda:1"]),
+        ("cpu", ["ab"] * 2, ["cpu", "cpu"]),
+        ("auto", ["", ""], ["auto", "auto"]),
+    ],
+)
+def test_ranks_divide_the_gpus_that_they_share(device, seen, expected):
+    node = [({0}, gpus) for gpus in seen]
+    assert [share(rank, *node).device(device) for rank in range(len(node))] == expected
 
 
 # -- jobs -----------------------------------------------------------------------------------------------------

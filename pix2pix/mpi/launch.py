@@ -1,4 +1,4 @@
-"""How this process was started: alone, or as one of several ranks; and which of a node's cores are its own.
+"""How this process was started: alone, or as one of several ranks; and what of its node is its own.
 
 mpi4py is imported only if the environment says that a launcher started several processes, or if somebody has imported
 it already (``python -m mpi4py -m pix2pix ...``, for launchers that are not known here).
@@ -11,10 +11,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import devices
 from ..cpu import available_cores
+from ..engine import _count_gpus
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -84,22 +87,60 @@ def _finalize(MPI: ModuleType) -> None:
     MPI.Finalize()
 
 
-def own_threads(comm: MPI.Intracomm) -> int:
-    """How many CPU threads this rank may have: ranks of one node divide the cores. All ranks of ``comm`` call it."""
-    from mpi4py import MPI
+@dataclass(frozen=True)
+class Share:
+    """What a rank may use of its node. Made by :meth:`of`."""
 
-    node, mine = comm.Split_type(MPI.COMM_TYPE_SHARED), _allowed_cpus()
-    everyone = node.allgather(mine)
-    node.Free()
-    return max(1, available_cores() // sharing(mine, everyone))
+    cpus: frozenset[int]
+    gpus: tuple[str, ...]  # their unique names, in CUDA's order
+    node: Sequence[tuple[frozenset[int], tuple[str, ...]]]  # the same of all ranks of the node, by local rank
+    rank: int  # among them
+
+    @classmethod
+    def of(cls, comm: MPI.Intracomm, device: str) -> Share:
+        """This rank's share; all ranks of ``comm`` call it. GPUs are looked for if ``device`` may name some."""
+        from mpi4py import MPI
+
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        mine = _allowed_cpus(), () if device == "cpu" else _visible_gpus()
+        share = cls(*mine, node.allgather(mine), node.rank)
+        node.Free()
+        return share
+
+    def threads(self, cores: int) -> int:
+        """How many threads on ``cores``: ranks divide the processors that they may use together.
+
+        Launchers either bind ranks, each to its own processors, or leave all to all.
+        """
+        return max(1, cores // sum(bool(self.cpus & cpus) for cpus, _ in self.node))
+
+    def device(self, device: str) -> str:
+        """What ``device`` is for this rank: ranks that see the same GPUs divide them; each has one at least."""
+        if not self.gpus:
+            return device
+        wanted = devices.parse(device, lambda: len(self.gpus))
+        numbers = [gpu.index for gpu in wanted if gpu.kind == "cuda"]
+        sharers = [rank for rank, (_, gpus) in enumerate(self.node) if set(gpus) & set(self.gpus)]
+        position = sharers.index(self.rank)
+        own = numbers[position :: len(sharers)] or [numbers[position % len(numbers)]] if numbers else []
+        return ",".join(str(d) for d in wanted if d.kind == "cpu" or d.index in own)
 
 
-def sharing(mine: frozenset[int], everyone: Sequence[frozenset[int]]) -> int:
-    """How many of a node's ranks may use some of the processors that this one may use; itself among them.
+def own_options(share: Share, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` of :func:`pix2pix.engine.make_engine`, which are the same for all ranks, as this rank takes them."""
+    threads = options.get("threads") or share.threads(available_cores())
+    return {**options, "device": share.device(options["device"]), "threads": threads}
 
-    Launchers either bind ranks, each to its own processors, or leave all to all.
-    """
-    return sum(bool(mine & other) for other in everyone)
+
+def _visible_gpus() -> tuple[str, ...]:
+    """The unique names of the GPUs that this process can use, without touching them; none if it can use none."""
+    try:
+        _count_gpus()
+    except RuntimeError:  # says why, as it does to whoever asks for a GPU
+        return ()
+    from numba import cuda
+
+    return tuple(getattr(gpu, "uuid", "the simulator's") for gpu in cuda.gpus)
 
 
 def _allowed_cpus() -> frozenset[int]:

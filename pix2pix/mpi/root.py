@@ -15,7 +15,7 @@ from ..jobs import Job
 from ..translate import BATCH_SIZE, Outcome, split, translate_files
 from .engine import RanksEngine
 from .files import FileLeader
-from .launch import own_threads
+from .launch import Share, own_options
 from .wire import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class Ranks:
         names the ranks that could not.
         """
         shapes = {name: array.shape for name, array in weights.items()}
-        self.order(TakeModel(generator, shapes))
+        self.order(TakeModel(generator, shapes, device))
         with self.link.mending():
             broadcast(self.link.comm, shapes, weights)
-            threads = own_threads(self.link.comm)
-        engine = make_engine(generator, weights, device, **{**options, "threads": options.get("threads") or threads})
+            share = Share.of(self.link.comm, device)
+        engine = make_engine(generator, weights, **own_options(share, {**options, "device": device}))
         try:
             self.order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))
             self.facts = {self.link.rank: Facts.of(engine), **self._answers()}

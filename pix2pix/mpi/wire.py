@@ -31,10 +31,11 @@ LOSSES = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}  # 
 
 @dataclass(frozen=True)
 class TakeModel:
-    """An order: take part in the broadcast of the weights, of ``shapes`` (by name)."""
+    """An order: take part in the broadcast of the weights, of ``shapes`` (by name), and find this rank's share."""
 
     generator: Generator
     shapes: Mapping[str, tuple[int, ...]]
+    device: str
 
 
 @dataclass(frozen=True)

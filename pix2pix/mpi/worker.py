@@ -16,7 +16,7 @@ from ..generator import Generator, Weights
 from ..jobs import Job
 from ..pool import REQUESTS_FAULT
 from ..translate import Outcome, translate_stream
-from .launch import own_threads
+from .launch import Share, own_options
 from .wire import (
     POLL_SECONDS,
     ROOT,
@@ -60,7 +60,7 @@ class Worker:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self.link = Link(comm)
         self.model: tuple[Generator, Weights]
-        self.own_threads = 1
+        self.share: Share
         self.engine: Engine
         self.outcomes: list[Outcome] = []  # not told yet
         self.holds: set[str] = set()  # names of jobs given to this rank, without an outcome
@@ -106,13 +106,11 @@ class Worker:
     def _take_model(self, order: TakeModel) -> None:
         with self.link.mending():
             self.model = order.generator, broadcast(self.link.comm, order.shapes, None)
-            self.own_threads = own_threads(self.link.comm)
+            self.share = Share.of(self.link.comm, order.device)
 
     def _build_engine(self, order: BuildEngine) -> None:
-        options = dict(order.options)
-        options["threads"] = options["threads"] or self.own_threads
         try:
-            self.engine = make_engine(*self.model, **options)
+            self.engine = make_engine(*self.model, **own_options(self.share, order.options))
             answer = Facts.of(self.engine)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             answer = Facts(error=reason(error))
