@@ -19,7 +19,19 @@ from pix2pix import cpu, metrics
 from pix2pix.demo.facades import facade
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("pix2pix", "numpy", "pillow", "numba", "numba-cuda", "torch", "onnx", "onnxruntime", "openvino")
+PACKAGES = (
+    "pix2pix",
+    "numpy",
+    "pillow",
+    "mpi4py",
+    "mpich",
+    "numba",
+    "numba-cuda",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 GRAIN = 4.0  # standard deviation of the noise in varied_pictures: that of a camera in moderate light
 TOLERANCE = 1e-4  # max abs after tanh against the float64 oracle; the wrong network is off by far more

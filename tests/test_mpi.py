@@ -49,15 +49,23 @@ def names(count: int) -> list[str]:
 def test_every_task_is_handed_out_once_in_chunks_that_shrink():
     handout = Handout(names(1000), ranks=4, largest=32)
     chunks = []
-    while chunk := handout.take(len(chunks) % 4):
-        chunks.append(chunk)
+    while handout.left:
+        chunks.append(handout.take(len(chunks) % 4))
+        assert all(handout.settle(task, (len(chunks) - 1) % 4) for task in chunks[-1])
     assert [task for chunk in chunks for task in chunk] == names(1000)
     sizes = [len(chunk) for chunk in chunks]
     assert sizes == sorted(sizes, reverse=True) and (sizes[0], sizes[-8:]) == (32, [1] * 8)
-    assert handout.left == 1000
-    for i, chunk in enumerate(chunks):
-        assert all(handout.settle(task, i % 4) for task in chunk)
-    assert handout.left == 0
+
+
+def test_a_rank_that_asks_early_gets_no_more_than_its_part():
+    handout = Handout(names(40), ranks=4, largest=32)
+    greedy = []
+    while chunk := handout.take(0):
+        greedy += chunk
+    assert len(greedy) == 10 and handout.unclaimed == 30 and handout.left == 40
+    for task in greedy:
+        handout.settle(task, 0)
+    assert len(handout.take(0)) == 30 // 8
 
 
 def test_what_a_lost_rank_had_comes_first_again():
@@ -65,7 +73,7 @@ def test_what_a_lost_rank_had_comes_first_again():
     lost, kept = handout.take(1), handout.take(2)
     assert handout.settle(lost[0], 1) and not handout.settle(lost[1], 2)
     assert handout.reconcile(1, {lost[2]}) == 1 and handout.reconcile(1, ()) == 1
-    assert handout.take(2) == [lost[2], lost[1], "6"]
+    assert handout.take(2) == [lost[2], lost[1], "6"] and handout.unclaimed == 3
     assert not handout.settle(lost[1], 1), "it came too late"
     assert handout.reconcile(2, {*kept, *lost, "6"}) == 0
 

@@ -20,7 +20,7 @@ from ..images import remove_abandoned
 from ..jobs import Job
 from ..translate import Outcome, translate_stream
 from .handout import Handout
-from .wire import POLL_SECONDS, ROOT, Ask, DoFiles, RanksLostError, reason
+from .wire import POLL_SECONDS, ROOT, Ask, DoFiles, RanksLostError, packed_job, reason
 
 if TYPE_CHECKING:
     from .root import Ranks
@@ -53,7 +53,8 @@ class FileLeader:
         try:
             yield from self._own(engine, skipped)
             while self.handout.left:
-                yield from self._gathered(SECONDS_TO_LOOK)
+                if not self.able or not self.handout.unclaimed:
+                    yield from self._gathered(SECONDS_TO_LOOK)
                 if self.able:
                     yield from self._own(engine)
                 elif not leader.is_alive():
@@ -129,13 +130,14 @@ class FileLeader:
             self._end(min(self.waiting))
         elif self.waiting and (jobs := self._take(rank := min(self.waiting))):
             self.waiting.discard(rank)
-            self.link.send(jobs, rank)
+            self.link.send([packed_job(job) for job in jobs], rank)
         else:
             return False
         return True
 
     def _answer(self, rank: int, ask: Ask) -> None:
-        for outcome in ask.outcomes:
+        for name, *what in ask.outcomes:
+            outcome = Outcome(self.jobs[name], *what)
             if self._settle(outcome, rank):
                 self.gathered.put(outcome)
         self.handout.reconcile(rank, ask.holds)
@@ -149,7 +151,7 @@ class FileLeader:
         elif ask.idle:
             self.waiting.add(rank)
         else:
-            self.link.send(self._take(rank), rank)
+            self.link.send([packed_job(job) for job in self._take(rank)], rank)
 
     def _end(self, rank: int) -> None:
         self.waiting.discard(rank)

@@ -1,14 +1,15 @@
 """Which tasks are still to be done, which rank has which, and what comes back when a rank is lost.
 
 Guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Computers 36, 1987): a rank that asks gets a share of
-what is left, so chunks are large while there is much to do and small at the end, when they decide who is last. Nothing
-in here knows of MPI: :mod:`bench.scaling` simulates with the same class.
+what is left, so chunks are large while there is much to do and small at the end, when they decide who is last. Ranks
+ask before they have nothing left to do; none gets more that way than its fair part of all that is left. Nothing in here
+knows of MPI: :mod:`bench.scaling` simulates with the same class.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable
 
 
@@ -21,6 +22,7 @@ class Handout:
     def __init__(self, tasks: Iterable[str], ranks: int, largest: int) -> None:
         self._todo = deque(tasks)
         self._owed: dict[str, int] = {}  # task -> the rank that has it
+        self._owes = Counter[int]()  # how many tasks each rank has
         self._ranks, self._largest = ranks, largest
         self._lock = threading.Lock()
 
@@ -30,12 +32,22 @@ class Handout:
         with self._lock:
             return len(self._todo) + len(self._owed)
 
-    def take(self, rank: int) -> list[str]:
-        """The next chunk for ``rank``; empty if nothing is there for now, which is not the end until all is settled."""
+    @property
+    def unclaimed(self) -> int:
+        """How many tasks nobody has."""
         with self._lock:
-            size = max(1, min(self._largest, len(self._todo) // (2 * self._ranks)))
-            chunk = [self._todo.popleft() for _ in range(min(size, len(self._todo)))]
+            return len(self._todo)
+
+    def take(self, rank: int) -> list[str]:
+        """The next chunk for ``rank``. Empty if there is none for it now: it should finish what it has, then ask again
+        until all is settled."""
+        with self._lock:
+            fair = -(-(len(self._todo) + len(self._owed)) // self._ranks)
+            guided = max(1, len(self._todo) // (2 * self._ranks))
+            size = min(self._largest, guided, fair - self._owes[rank], len(self._todo))
+            chunk = [self._todo.popleft() for _ in range(size)]
             self._owed |= dict.fromkeys(chunk, rank)
+            self._owes[rank] += len(chunk)
             return chunk
 
     def settle(self, task: str, rank: int) -> bool:
@@ -44,6 +56,7 @@ class Handout:
             if self._owed.get(task) != rank:
                 return False
             del self._owed[task]
+            self._owes[rank] -= 1
             return True
 
     def reconcile(self, rank: int, holds: Collection[str]) -> int:
@@ -52,5 +65,6 @@ class Handout:
             missing = [task for task, owner in self._owed.items() if owner == rank and task not in holds]
             for task in missing:
                 del self._owed[task]
+            self._owes[rank] -= len(missing)
             self._todo.extendleft(reversed(missing))
             return len(missing)

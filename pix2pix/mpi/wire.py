@@ -84,7 +84,7 @@ class Ask:
     other can either.
     """
 
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[tuple[Any, ...]] = ()
     holds: frozenset[str] = frozenset()
     idle: bool = False
     failed: str = ""
@@ -121,7 +121,24 @@ class Dismissal:
     """An order, which may come instead of any answer: stop."""
 
 
-Jobs = list[Job]  # the answer: empty if there is nothing for now; None instead ends the order
+PackedJob = tuple[str, str, str]
+Jobs = list[PackedJob]  # the answer: empty if there is nothing for now; None instead ends the order
+
+
+def packed_job(job: Job) -> PackedJob:
+    """A job as strings: rank 0's time is what limits the number of ranks, and paths take long to pickle."""
+    return str(job.source), str(job.output), job.name
+
+
+def unpacked_job(packed: PackedJob) -> Job:
+    """The inverse."""
+    source, output, name = packed
+    return Job(Path(source), Path(output), name)
+
+
+def packed_outcome(outcome: Outcome) -> tuple[Any, ...]:
+    """An outcome with the job's name in the place of the job."""
+    return outcome.job.name, outcome.status, outcome.reason, outcome.metrics, outcome.thumbnails
 
 
 class RanksLostError(RuntimeError):

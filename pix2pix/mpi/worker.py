@@ -15,7 +15,7 @@ from ..engine import Engine, make_engine
 from ..generator import Generator, Weights
 from ..jobs import Job
 from ..pool import REQUESTS_FAULT
-from ..translate import Outcome, translate_stream
+from ..translate import translate_stream
 from .launch import Share, own_options
 from .wire import (
     POLL_SECONDS,
@@ -33,7 +33,9 @@ from .wire import (
     RanksLostError,
     TakeModel,
     broadcast,
+    packed_outcome,
     reason,
+    unpacked_job,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Worker:
         self.model: tuple[Generator, Weights]
         self.share: Share
         self.engine: Engine
-        self.outcomes: list[Outcome] = []  # not told yet
+        self.outcomes: list[tuple[Any, ...]] = []  # not told yet
         self.holds: set[str] = set()  # names of jobs given to this rank, without an outcome
 
     def serve(self) -> None:
@@ -133,7 +135,7 @@ class Worker:
                 )
                 with closing(outcomes):
                     for outcome in outcomes:
-                        self.outcomes.append(outcome)
+                        self.outcomes.append(packed_outcome(outcome))
                         self.holds.discard(outcome.job.name)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             self._ask(failed=reason(error), fatal=not isinstance(error, RuntimeError))
@@ -142,19 +144,20 @@ class Worker:
         while jobs := self._ask():
             yield from jobs
 
-    def _ask(self, idle: bool = False, failed: str = "", fatal: bool = False) -> Jobs | None:
+    def _ask(self, idle: bool = False, failed: str = "", fatal: bool = False) -> list[Job] | None:
         """Rank 0's answer to a question, which takes the outcomes along. None if idle and there is nothing left."""
         while True:
             ask = Ask(self.outcomes, frozenset(self.holds), idle, failed, fatal)
             with self._losses():  # with them the question or the answer: the next tells again what is in hand
                 self.link.send(ask, ROOT)
-                jobs = self._receive()
+                packed: Jobs | None = self._receive()
                 break
         self.outcomes = []
-        if jobs is None:
+        if packed is None:
             if idle or failed:
                 return None
             raise _OverError
+        jobs = [unpacked_job(job) for job in packed]
         self.holds |= {job.name for job in jobs}
         return jobs
 

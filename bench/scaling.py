@@ -1,0 +1,110 @@
+"""How far ranks scale: simulated to 256 of them, with costs that are measured between two.
+
+    python -m bench.scaling
+
+Simulated is the hand-out, by the package's own class: ranks that ask rank 0 for jobs, or are sent batches, compute, and
+wait when rank 0 is behind. Every rank is as fast as the others. Reading and writing the files themselves is not in it,
+nor are model, network and a common folder that becomes slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pix2pix import info
+from pix2pix.mpi.files import BATCHES_AT_ONCE
+from pix2pix.mpi.handout import Handout
+from pix2pix.mpi.wire import ROOT
+from pix2pix.translate import BATCH_SIZE
+
+from . import common
+from .mode_d import mpiexec
+
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+IMAGES = (1600, 100_000)
+AHEAD = 3 * BATCH_SIZE  # jobs that a rank still has when it asks for more: being decoded, in the engine, waiting
+IN_FLIGHT = 2  # batches that a rank has been sent
+ASSUMED = {"GPU ranks, 1000 images/s each": 1e-3, "GPU ranks, 4000 images/s each": 2.5e-4}
+
+
+def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
+    """Ranks that take ``image_s`` for an image ask for jobs; rank 0 answers one after the other."""
+    handout = Handout(map(str, range(images)), ranks, BATCHES_AT_ONCE * BATCH_SIZE)
+    trip, served, ends = costs["round_trip_s"] - costs["rank_0_s"], 0.0, [0.0] * ranks
+    answered, asked, has = 0.0, [(0.0, rank) for rank in range(ranks)], [list[str]() for _ in range(ranks)]
+    while asked:
+        now, rank = heapq.heappop(asked)
+        if rank != ROOT:
+            answered = max(answered, now + trip / 2) + costs["rank_0_s"]
+            served += costs["rank_0_s"]
+            now = answered + trip / 2
+        in_hand = max(0, math.ceil((ends[rank] - now) / image_s - 1e-9))
+        while len(has[rank]) > in_hand:
+            handout.settle(has[rank].pop(0), rank)
+        if jobs := handout.take(rank):
+            has[rank] += jobs
+            ends[rank] = max(ends[rank], now) + len(jobs) * image_s
+            heapq.heappush(asked, (max(now, ends[rank] - AHEAD * image_s), rank))
+        elif handout.unclaimed:  # it has its part, and asks again when it has done it
+            heapq.heappush(asked, (ends[rank], rank))
+    return summary(max(ends), served, ranks, images, image_s)
+
+
+def simulate_wire(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
+    """Ranks are sent batches, two at a time; rank 0 takes a result and sends the next one after the other."""
+    batches, end, carried, served = images // BATCH_SIZE, 0.0, 0.0, 0.0
+    busy = [0.0] * ranks  # until when each rank computes
+    done = [(0.0, rank) for _ in range(IN_FLIGHT) for rank in range(ranks)]  # heap: when a rank can have one more
+    for _ in range(batches):
+        now, rank = heapq.heappop(done)
+        if rank != ROOT:
+            carried = now = max(carried, now) + costs["rank_0_s"]
+            served += costs["rank_0_s"]
+        busy[rank] = max(busy[rank], now) + BATCH_SIZE * image_s
+        end = max(end, busy[rank])
+        heapq.heappush(done, (busy[rank], rank))
+    return summary(end, served, ranks, batches * BATCH_SIZE, image_s)
+
+
+def summary(seconds: float, served: float, ranks: int, images: int, image_s: float) -> dict[str, float]:
+    """What the ranks reached of what they could, and how busy rank 0 was with them."""
+    ideal = images * image_s / ranks
+    return {
+        "images_per_s": round(images / seconds, 1),
+        "efficiency": round(ideal / seconds, 4),
+        "rank_0_busy": round(served / seconds, 4),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure the costs, simulate, print a table."""
+    argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").split("\n\n")[0]).parse_args(
+        argv
+    )
+    with tempfile.NamedTemporaryFile() as file:
+        mpiexec(2, "bench.rank_costs", file.name)
+        costs: dict[str, Any] = json.loads(Path(file.name).read_text())
+    measured = json.loads((common.RESULTS / "mode_d.json").read_text())["cpu_ranks"]["1 ranks, 1 thread"]
+    kinds = {"CPU ranks of 1 thread, as measured": 1 / measured["memory"]["images_per_s"], **ASSUMED}
+    record: dict[str, Any] = {"costs": costs, "seconds_per_image": kinds, "efficiency": {}}
+    ways = {"files": (simulate_files, costs["chunk"]), "pictures on the wire": (simulate_wire, costs["batch"])}
+    rows = [["", "", "images", *map(str, RANKS)]]
+    for kind, image_s in kinds.items():
+        for way, (simulate, cost) in ways.items():
+            for images in IMAGES:
+                results = {str(n): simulate(n, images, image_s, cost) for n in RANKS}
+                record["efficiency"].setdefault(kind, {}).setdefault(way, {})[str(images)] = results
+                rows.append([kind, way, f"{images:,}", *(f"{r['efficiency']:.1%}" for r in results.values())])
+    print(info.table(rows, right=range(2, len(rows[0]))))
+    common.save("scaling", record)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
