@@ -51,8 +51,10 @@ class Ranks:
             broadcast(self.link.comm, shapes, weights)
             share = Share.of(self.link.comm, device)
         engine = make_engine(generator, weights, **own_options(share, {**options, "device": device}))
+        if plan := getattr(engine, "plan", None):
+            options |= {"plan": plan, "gpu_layers": None}  # which it holds
         try:
-            self.order(BuildEngine({**options, "device": device, "plan": getattr(engine, "plan", None)}))
+            self.order(BuildEngine({**options, "device": device}))
             self.facts = {self.link.rank: Facts.of(engine), **self._answers()}
         except RuntimeError:
             engine.close()
