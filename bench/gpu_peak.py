@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from pix2pix._cuda import SIMULATED, kernel
 
+from pix2pix._cuda import SIMULATED, kernel
 from pix2pix.engine import BaseEngine
 
 from .gpu_kernels import seconds_of

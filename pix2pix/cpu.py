@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import plan as plans
-from .engine import BaseEngine
+from .engine import BaseEngine, check_layers
 from .generator import INPUT, Generator, Layer, Weights, fold
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
@@ -119,7 +119,7 @@ class CpuEngine(BaseEngine):
         self.plan = plans.choose(generator, tune, plan, precision)
         super().__init__(generator, self.plan.layers_on("cpu"))
         generator.check_weights(weights)
-        _check_layers(generator)
+        check_layers(generator, "the CPU engine", most_inputs=4)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ValueError(f"got {threads!r} threads, expected a whole number from 1 to {MAX_THREADS}")
         if precision not in PRECISIONS:
@@ -311,26 +311,6 @@ class Workspace:
             if layer.name in engine.layers
         )
         return maps + scratch
-
-
-def _check_layers(generator: Generator) -> None:
-    """Raise ValueError for layers that this engine has no kernels for."""
-    last = generator.layers[-1]
-    for layer in generator.layers:
-        known = (
-            (layer.kernel, layer.stride, layer.padding, layer.padding_mode) == (4, 2, 1, "zeros")
-            and layer.join == "concat"
-            and len(layer.inputs) <= 4
-            and (layer.activation == "tanh") == (layer is last)
-            and not (layer is last and (layer.norm or not layer.transposed))
-            and (
-                layer.inputs == (layer.inputs[0],)
-                and not layer.transposed
-                or INPUT not in [s.layer for s in layer.inputs]
-            )
-        )
-        if not known:
-            raise ValueError(f"the CPU engine takes 4x4 stride-2 layers of U-Nets that end in tanh, got {layer}")
 
 
 def build_info() -> dict[str, str]:

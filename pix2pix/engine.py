@@ -288,6 +288,26 @@ class BaseEngine:
         return self.generator.picture_size(name, *value.shape[1:3])
 
 
+def check_layers(generator: Generator, engine: str, most_inputs: int) -> None:
+    """Raise ValueError for layers that engines made for U-Nets of 4x4 stride-2 layers have no kernels for."""
+    last = generator.layers[-1]
+    for layer in generator.layers:
+        known = (
+            (layer.kernel, layer.stride, layer.padding, layer.padding_mode) == (4, 2, 1, "zeros")
+            and layer.join == "concat"
+            and len(layer.inputs) <= most_inputs
+            and (layer.activation == "tanh") == (layer is last)
+            and not (layer is last and (layer.norm or not layer.transposed))
+            and (
+                layer.inputs == (layer.inputs[0],)
+                and not layer.transposed
+                or INPUT not in [s.layer for s in layer.inputs]
+            )
+        )
+        if not known:
+            raise ValueError(f"{engine} takes 4x4 stride-2 layers of U-Nets that end in tanh, got {layer}")
+
+
 def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:
     if not isinstance(out, np.ndarray) or out.dtype != np.uint8:
         raise TypeError(f"got out of {getattr(out, 'dtype', type(out).__name__)}, expected a uint8 array")
@@ -410,10 +430,18 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
     shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
     if precision not in ("float32", "bfloat16"):
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
+    if precision != "float32" and any(device.kind == "cuda" for device in shares):
+        raise RuntimeError(f"precision {precision!r}: the GPU engine computes in float32")
     if gpu_layers is not None and all(device.kind == "cpu" for device in shares):
         raise ValueError(f"gpu_layers {gpu_layers!r} places layers on a GPU, and device {device!r} is the CPU here")
 
 
 def _count_gpus() -> int:
     """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
-    raise RuntimeError("this version of pix2pix has no GPU engine yet: use device 'cpu'")
+    try:
+        from ._gpu_device import count
+    except ImportError as error:
+        raise RuntimeError(
+            f"device cuda: a package is missing ({error}): pip install 'pix2pix[cuda]', or use device 'cpu'"
+        ) from None
+    return count()

@@ -16,17 +16,23 @@ from typing import Any
 from .generator import INPUT, Generator, Layer
 
 # What the engine of each kind of hardware can do. winogradM is Winograd's F(M x M, 2 x 2); in the shared form, all
-# parities of a transposed convolution use one transformed input.
+# parities of a transposed convolution use one transformed input. On a GPU, implicit-128x64-split4 computes tiles of 128
+# rows and 64 columns (of a product of matrices), each in 4 blocks that add up a part of its depth.
 ALGORITHMS = {
     "cpu": (
         "direct",
         *(f"winograd{m}" for m in (2, 3, 4)),
         *(f"winograd-shared{m}" for m in (2, 3, 4)),
     ),
-    "cuda": ("im2col", "implicit"),
+    "cuda": (
+        "im2col",
+        *(f"implicit-{tile}" for tile in ("128x128", "128x64", "32x128")),
+        *(f"implicit-{tile}-split{n}" for tile in ("128x128", "128x64", "32x128") for n in (2, 4, 8, 16, 32)),
+    ),
 }
 PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
 TUNES = ("latency", "throughput")
+MULTIPROCESSORS, IMAGES = 132, 32  # of an H200; of a batch that plans for throughput are made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ def choose(
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
             takes = algorithms(layer, hardware)
-            best = _algorithm(layer, grid, tune, precision) if hardware == "cpu" else takes[-1]
+            best = _on_gpu(layer, grid, tune) if hardware == "cuda" else _on_cpu(layer, grid, tune, precision)
             chosen = str(plan) if plan else best
             layers[layer.name] = chosen if chosen in takes else takes[0]
         return Plan(layers, hardware, precision, tune)
@@ -164,7 +170,7 @@ def algorithms(layer: Layer, hardware: str = "cpu") -> tuple[str, ...]:
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
 
 
-def _algorithm(layer: Layer, grid: int, tune: str, precision: str) -> str:
+def _on_cpu(layer: Layer, grid: int, tune: str, precision: str) -> str:
     """What was fastest for a layer whose base grid is grid x grid; see bench/README.md.
 
     Larger tiles multiply less, but have more weights to read: on small maps, and for one picture at a time, reading
@@ -178,3 +184,20 @@ def _algorithm(layer: Layer, grid: int, tune: str, precision: str) -> str:
     elif grid >= 16 or (grid >= 8 and tune == "throughput"):
         return "winograd4"
     return "winograd2" if grid >= 8 or (grid >= 4 and tune == "throughput") else "direct"
+
+
+def _on_gpu(layer: Layer, grid: int, tune: str) -> str:
+    """What should be fastest on a GPU of an H200's size, for a layer whose base grid is grid x grid.
+
+    Few rows leave most of a large tile empty. Blocks share sums as long as that fills the GPU with no more blocks than
+    it runs at once, and each still adds up 64 products or more.
+    """
+    last = layer.activation == "tanh"
+    rows = grid * grid * (1 if tune == "latency" else IMAGES)
+    columns, depth = (16 * layer.filters, layer.in_channels) if last else (layer.filters, 16 * layer.in_channels)
+    parities = 4 if layer.transposed and not last else 1
+    bm, bn, at_once = (32, 128, 6) if rows <= 64 else (128, 64, 3)
+    blocks, splits = parities * -(-rows // bm) * -(-columns // bn), 1
+    while splits < 32 and 2 * splits * blocks <= at_once * MULTIPROCESSORS and depth // parities >= 128 * splits:
+        splits *= 2
+    return f"implicit-{bm}x{bn}" + (f"-split{splits}" if splits > 1 else "")

@@ -150,9 +150,8 @@ def test_the_gpu_engine_takes_part(monkeypatch):
 
 @needs_simulator
 def test_every_launch_is_timed(monkeypatch):
-    from pix2pix.gpu import GpuEngine
-
     from bench import gpu_peak
+    from pix2pix.gpu import GpuEngine
 
     monkeypatch.setattr(gpu_kernels, "BLOCKS", 1)
     monkeypatch.setattr(gpu_kernels, "GRAPH_SECONDS", 0.0)

@@ -255,9 +255,9 @@ def test_a_plan_is_known_by_what_it_does(monkeypatch, capsys):
     from pix2pix import plan
 
     assert translate("in", "-o", "out", "--plan", "direct") == 0
-    monkeypatch.setattr(plan, "_algorithm", lambda *_: "direct")  # as another version of the package might choose
+    monkeypatch.setattr(plan, "_on_cpu", lambda *_: "direct")  # as another version of the package might choose
     assert translate("in", "-o", "out") == 0
-    monkeypatch.setattr(plan, "_algorithm", lambda *_: "winograd2")
+    monkeypatch.setattr(plan, "_on_cpu", lambda *_: "winograd2")
     assert translate("in", "-o", "out") == 2
     assert "plan: direct there" in capsys.readouterr().err
 
@@ -287,7 +287,7 @@ def test_files_of_the_user_are_not_replaced(capsys):
         (["in", "-o", "model.safetensors"], "is a file: expected a folder"),
         (["in/x0.png", "same/x0.png", "-o", "out"], "would both be written to"),
         (["in", "-o", "out", "--size", "100"], "takes multiples of 32"),
-        (["in", "-o", "out", "--device", "cuda"], "no GPU engine yet"),
+        (["in", "-o", "out", "--device", "cuda:99"], "cuda"),
         (["in", "-o", "out", "--device", "tpu"], "expected auto, cpu, cuda"),
         (["in", "-o", "out", "--precision", "float16"], "in float32 or bfloat16"),
         (["in", "-o", "out", "--gpu-layers", "auto", "--device", "cpu"], "places layers on a GPU"),

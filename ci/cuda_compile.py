@@ -1,0 +1,160 @@
+"""Compile every CUDA kernel as the engine would, but with no GPU, and check what came out.
+
+    python ci/cuda_compile.py [--all]
+
+Prints registers, stack, shared memory and telling instructions of each kernel, and ends with status 1 if one of them
+keeps values in memory that belong in registers (stack, spills), leaves room for fewer blocks than it was written for,
+or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for every architecture.
+Needs numba-cuda and what disassembles: ci/requirements/cuda.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numba import cuda, float32, int64, uint8
+from numba.cuda import types
+from numba.cuda.compiler import compile_cuda, kernel_fixup
+from numba.cuda.cudadrv import nvvm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm  # noqa: E402
+
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
+REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
+FLOATS, BYTES, REAL, WHOLE = float32[::1], uint8[::1], float32, int64
+SPILLS = ("LDL", "STL")
+
+
+class Kernel(NamedTuple):
+    """A specialisation, the types it is launched with, and the least number of some instructions."""
+
+    kernel: Any
+    signature: tuple[Any, ...]
+    opcodes: Mapping[str, int]
+    usual: bool = True  # one of those that `make test` compiles
+
+
+def declared() -> dict[str, Kernel]:
+    """Every specialisation that the engine launches on a GPU."""
+    product = (*[FLOATS] * 4, *[WHOLE] * 6, REAL, REAL, *[WHOLE] * 12)
+    wide = {"LDG.E.128": 1, "STG.E.128": 1}
+    kernels = {
+        f"gemm {name}": Kernel(
+            _cuda_gemm.make_gemm(tile),
+            product,
+            {**wide, "FFMA": tile.tm * tile.tn * tile.unrolled, "LDS.128": tile.unrolled * 4, "STS.128": 1},
+            name == "128x64",
+        )
+        for name, tile in _cuda_gemm.TILES.items()
+    }
+    kernels |= {
+        f"to_picture{' of taps' * taps}{' as bytes' * as_bytes}": Kernel(
+            _cuda_maps.make_to_picture(256, bool(taps), bool(as_bytes)),
+            (FLOATS, FLOATS, BYTES if as_bytes else FLOATS, *[WHOLE] * 5, REAL),
+            {"MUFU": 1},
+            bool(taps and as_bytes),
+        )
+        for taps in (0, 1)
+        for as_bytes in (0, 1)
+    }
+    statistics = {**wide, "LDS.128": 1, "STS.128": 1}
+    return kernels | {
+        "from_picture": Kernel(_cuda_maps.make_from_picture(256), (BYTES, FLOATS, *[WHOLE] * 3), {}),
+        "copy_channels": Kernel(_cuda_maps.make_copy_channels(256), (FLOATS, FLOATS, *[WHOLE] * 8), {}),
+        "add_splits": Kernel(_cuda_maps.make_add_splits(256), (*[FLOATS] * 3, *[WHOLE] * 7), wide),
+        "insert_zeros": Kernel(_cuda_maps.make_insert_zeros(256), (*[FLOATS] * 2, *[WHOLE] * 7, REAL, REAL), wide),
+        "im2col": Kernel(_cuda_maps.make_im2col(256), (*[FLOATS] * 2, *[WHOLE] * 8, REAL, REAL, *[WHOLE] * 4), wide),
+        "chunk_statistics": Kernel(_cuda_norm.make_chunk_statistics(8, 32), (FLOATS, FLOATS, *[WHOLE] * 5), statistics),
+        "normalise": Kernel(_cuda_norm.make_normalise(8, 32), (*[FLOATS] * 4, *[WHOLE] * 5, REAL), statistics),
+    }
+
+
+def tool(name: str) -> str:
+    """The path of a program of the CUDA toolkit, which pip installs where no shell looks."""
+    import nvidia
+
+    for folder in nvidia.__path__:
+        for path in Path(folder).glob(f"**/bin/{name}"):
+            return str(path)
+    return name
+
+
+def cubin(kernel: Any, signature: tuple[Any, ...], architecture: tuple[Any, ...]) -> bytes:
+    """Machine code, made by the same steps as when numba first launches a kernel."""
+    result = compile_cuda(
+        kernel.py_func,
+        types.void,
+        signature,
+        nvvm_options={"fastmath": False, "opt": 3},
+        cc=architecture,
+        lto=True,
+    )
+    library = result.library
+    function = library.get_function(result.fndesc.llvm_func_name)
+    library._entry_name = function.name
+    kernel_fixup(function, False)
+    nvvm.set_launch_bounds(function, kernel.targetoptions["launch_bounds"])
+    return library.get_cubin(cc=architecture).code
+
+
+def examine(code: bytes) -> tuple[dict[str, int], str]:
+    """What `cuobjdump` says of machine code: (resources, instructions)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernel.cubin")
+        file.write_bytes(code)
+
+        def dump(option: str) -> str:
+            return subprocess.run([tool("cuobjdump"), option, file], capture_output=True, text=True, check=True).stdout
+
+        resources = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", dump("-res-usage")))
+        return {name: int(value) for name, value in resources.items()}, dump("-sass")
+
+
+def check(kernel: Kernel, architecture: str) -> tuple[str, list[str]]:
+    """(a line of the table, what is wrong) of a kernel for one architecture."""
+    resources, instructions = examine(cubin(kernel.kernel, kernel.signature, ARCHITECTURES[architecture]))
+    found = {op: len(re.findall(rf"\b{re.escape(op)}\b", instructions)) for op in (*kernel.opcodes, *SPILLS)}
+    threads, blocks = kernel.kernel.targetoptions["launch_bounds"]
+    warps = REGISTERS // (-(-resources["REG"] * 32 // 256) * 256)
+    resident = warps * 32 // threads
+    wrong = [f"{resources[name]} bytes of {name}" for name in ("STACK", "LOCAL") if resources[name]]
+    wrong += [f"{found[op]} {op}" for op in SPILLS if found[op]]
+    wrong += [f"{found[op]} {op}, expected {least}" for op, least in kernel.opcodes.items() if found[op] < least]
+    wrong += [f"{resident} blocks to a multiprocessor, expected {blocks}"] if resident < blocks else []
+    counts = ", ".join(f"{found[op]} {op}" for op in kernel.opcodes)
+    line = f"{resources['REG']:4} {resources['STACK']:5} {resources['SHARED']:6} {resident:6}  {counts}"
+    return line, wrong
+
+
+def main() -> int:
+    """Compile, print the table, and say what is wrong with how many kernels."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every specialisation, for every architecture")
+    everything = parser.parse_args().all
+    failures = 0
+    print(f"{'kernel':32}{'for':8}{'regs stack shared blocks  instructions'}")
+    for architecture in ARCHITECTURES if everything else ("sm_90a",):
+        for name, kernel in declared().items():
+            if everything or kernel.usual:
+                line, wrong = check(kernel, architecture)
+                print(f"{name:32}{architecture:8}{line}", flush=True)
+                for problem in wrong:
+                    print(f"{'':32}WRONG: {problem}")
+                failures += bool(wrong)
+    print(f"{failures} of the kernels are not as they should be" if failures else "all as they should be")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    if not hasattr(cuda, "compile"):
+        sys.exit("numba-cuda is needed, and NUMBA_ENABLE_CUDASIM must not be set")
+    sys.exit(main())

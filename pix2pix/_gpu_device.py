@@ -1,0 +1,136 @@
+"""One GPU as the engine needs it: what is missing, memory, streams, graphs; and the same in numba's simulator.
+
+A :class:`Device` belongs to the thread that makes it: CUDA contexts are per thread. In the simulator there is nothing
+to overlap, so that arrays are ordinary ones, and graphs are plain calls.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from ._cuda import SIMULATED
+
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+SIMULATOR = threading.Lock()  # numba simulates one kernel at a time, in the whole process
+
+try:
+    from cuda.core import Stream as CoreStream
+except ImportError:  # older than 0.5, or not installed
+    CoreStream = None
+
+
+def count() -> int:
+    """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
+    if SIMULATED:
+        return 1
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.nvvm import NVVM
+
+    if not cuda.is_available():
+        reason = _line(getattr(driver, "initialization_error", None) or "there is no device")
+        raise RuntimeError(f"device cuda: no GPU can be used ({reason}): install NVIDIA's driver, or use device 'cpu'")
+    try:
+        NVVM()
+    except Exception as error:
+        raise RuntimeError(
+            f"device cuda: no GPU can be used: the CUDA toolkit's compiler NVVM is missing ({_line(error)}); "
+            "pip install 'pix2pix[cuda]' brings it"
+        ) from None
+    return len(cuda.gpus)
+
+
+def _line(reason: object) -> str:
+    return " ".join(str(reason).split()).rstrip(".:")
+
+
+class Device:
+    """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none of that index."""
+
+    def __init__(self, index: int) -> None:
+        there = count()
+        if not 0 <= index < there:
+            raise RuntimeError(f"device cuda:{index}: this machine has {there} that can be used, numbered from 0")
+        cuda.select_device(index)
+        self.index = index
+        name = "numba's simulator" if SIMULATED else cuda.get_current_device().name
+        self.name = name.decode() if isinstance(name, bytes) else name
+        self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
+
+    def empty(self, size: int, dtype: Any = np.float32) -> Any:
+        """`size` uninitialised elements in the GPU's memory. Raises MemoryError if there isn't enough."""
+        try:
+            return cuda.device_array(size, dtype)
+        except Exception as error:
+            if int(getattr(error, "code", 0)) != OUT_OF_MEMORY:
+                raise
+            needed = size * np.dtype(dtype).itemsize
+            raise MemoryError(f"cuda:{self.index} has no {needed:,} bytes of memory left") from None
+
+    def upload(self, array: np.ndarray) -> Any:
+        """A copy of a host array in the GPU's memory, flat."""
+        result = self.empty(array.size, array.dtype)
+        result.copy_to_device(np.ascontiguousarray(array).reshape(-1))
+        return result
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Uninitialised host memory that the GPU copies from and to by itself."""
+        return cuda.pinned_array(shape, dtype)
+
+    def stream(self) -> Any:
+        """A queue of work."""
+        return cuda.stream()
+
+    def event(self) -> Any:
+        """A mark in a queue, for which other queues and the host can wait."""
+        return cuda.event() if SIMULATED else cuda.event(timing=False)
+
+    def graph(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:
+        """``work``, which launches kernels on ``stream``, in a form that is quick to repeat.
+
+        Where graphs can be had, it is done once here, so that all it needs is compiled and loaded before it is
+        recorded.
+        """
+        if not self.has_graphs:
+            return work
+        work()
+        try:
+            return self._record(work, stream)
+        except Exception as error:
+            self.has_graphs = False
+            warnings.warn(f"kernels are launched one by one: no CUDA graph ({_line(error)})", RuntimeWarning, 2)
+            return work
+
+    def _record(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:
+        stream.synchronize()
+        queue = CoreStream.from_handle(int(stream.handle))
+        builder = queue.create_graph_builder()
+        with cuda.defer_cleanup():  # memory that is freed while a queue is recorded would end the recording
+            builder.begin_building("thread_local")
+            try:
+                work()
+            finally:
+                builder.end_building()
+        graph = builder.complete()
+        return lambda: graph.launch(queue)
+
+    def release(self) -> None:
+        """Free what has been let go of, now."""
+        if not SIMULATED:
+            cuda.current_context().deallocations.clear()
+
+
+@contextmanager
+def simulator() -> Iterator[None]:
+    """Around launches of kernels: has the simulator to itself, where there is one."""
+    if SIMULATED:
+        with SIMULATOR:
+            yield
+    else:
+        yield

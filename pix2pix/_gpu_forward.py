@@ -1,0 +1,278 @@
+"""The walk over a generator's layers on one GPU, for a number of images of one size: memory and launches.
+
+All maps, and the scratch of all layers, are parts of one piece of memory that the engine's sizes share. Every launch
+goes to one stream, in the order of the layers, so that any walk can be recorded as a graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import _cuda_maps, _cuda_norm
+from ._cuda import SIMULATED
+from ._cuda_gemm import SIMULATED_TILE, TILES, make_gemm
+from ._gpu_weights import DeviceWeights, Packed, Slice, padded
+from .generator import INPUT
+
+THREADS, LANES, ROWS, MOST_BLOCKS = (4, 2, 2, 2) if SIMULATED else (256, 8, 32, 4096)
+COLUMNS = 1 << 13 if SIMULATED else 1 << 26  # floats of im2col's matrix that are there at a time
+ALIGNED = 64  # floats
+
+
+@functools.cache
+def gemm(tile: str) -> Any:
+    """The kernel for a tile of that name."""
+    return make_gemm(SIMULATED_TILE if SIMULATED else TILES[tile])
+
+
+@functools.cache
+def kernels() -> SimpleNamespace:
+    """All others, for whatever runs them. Compiled when they are first launched."""
+    return SimpleNamespace(
+        from_picture=_cuda_maps.make_from_picture(THREADS),
+        copy_channels=_cuda_maps.make_copy_channels(THREADS),
+        add_splits=_cuda_maps.make_add_splits(THREADS),
+        insert_zeros=_cuda_maps.make_insert_zeros(THREADS),
+        im2col=_cuda_maps.make_im2col(THREADS),
+        to_picture={
+            (taps, as_bytes): _cuda_maps.make_to_picture(THREADS, taps, as_bytes)
+            for taps in (False, True)
+            for as_bytes in (False, True)
+        },
+        chunk_statistics=_cuda_norm.make_chunk_statistics(LANES, ROWS),
+        normalise=_cuda_norm.make_normalise(LANES, ROWS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A layer's value in the GPU's memory: a slice of a buffer (n, h, w, stride)."""
+
+    array: Any
+    h: int
+    w: int
+    at: Slice
+
+
+class Forward:
+    """The maps of n images of h x w, and the launches that fill them."""
+
+    def __init__(self, weights: DeviceWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
+        self.weights, self.n, self.h, self.w, self.stream = weights, n, h, w, stream
+        self.generator = weights.generator
+        self.constants: dict[str, Any] = {}  # values of layers that are the same for all images: (h * w * channels)
+        sizes = _sizes(weights, n, h, w)
+        places = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+        arrays = {name: memory[places[name] : places[name] + size] for name, size in sizes.items()}
+        self.transfer, self.scratch, self.statistics = (arrays.pop(name) for name in _SHARED)
+        shapes = self.generator.shapes(h, w)
+        self.maps = {
+            name: Map(arrays[at.buffer], *shapes[name][:2], at)
+            for name, at in weights.slices.items()
+            if at.buffer in arrays
+        }
+
+    @staticmethod
+    def floats(weights: DeviceWeights, n: int, h: int, w: int) -> int:
+        """Memory that is needed for n images of h x w, in float32."""
+        return sum(_sizes(weights, n, h, w).values())
+
+    # -- what the engine asks for -----------------------------------------------------------------------------
+
+    def compute(self, given: Iterable[str], wanted: Iterable[str], picture: Any) -> None:
+        """Launch all that computes the layers ``wanted`` from the maps of ``given``.
+
+        ``picture`` is where the last layer goes: (n, h, w, channels), uint8 or float32.
+        """
+        given = {*given}
+        wanted = tuple(name for name in wanted if name not in given)
+        layers = self.generator.needed(wanted, {*given, *self.constants})
+        read = {source.layer for layer in layers for source in layer.inputs}
+        for name, value in self.constants.items():
+            if name in read and name not in given:
+                self.set_map(name, value, 1)
+        for layer in layers:
+            self._compute(self.weights.layers[layer.name], picture)
+
+    def set_pictures(self, b: Any) -> None:
+        """The input from 8-bit pictures (n * h * w * channels) in the GPU's memory."""
+        to = self.maps[INPUT]
+        pixels = self.n * to.h * to.w
+        self._launch(kernels().from_picture, pixels, b, to.array, pixels, to.at.channels, to.at.stride)
+
+    def set_map(self, name: str, value: Any, images: int) -> None:
+        """A layer's value from an array (images * h * w * channels) in the GPU's memory; one image stands for all."""
+        to = self.maps[name]
+        rows, period = self.n * to.h * to.w, images * to.h * to.w
+        shape = (rows, period, to.at.channels, to.at.channels, 0, to.at.width, to.at.stride, to.at.first)
+        self._launch(kernels().copy_channels, rows * to.at.width, value, to.array, *shape)
+
+    def get_map(self, name: str, out: Any, images: int) -> None:
+        """A layer's value for the first images, to an array (images * h * w * channels) in the GPU's memory."""
+        of = self.maps[name]
+        rows, channels = images * of.h * of.w, of.at.channels
+        shape = (rows, rows, channels, of.at.stride, of.at.first, channels, channels, 0)
+        self._launch(kernels().copy_channels, rows * channels, of.array, out, *shape)
+
+    # -- one layer --------------------------------------------------------------------------------------------
+
+    def _compute(self, packed: Packed, picture: Any) -> None:
+        layer = packed.layer
+        last = layer.activation == "tanh"
+        if packed.algorithm == "implicit":
+            self._implicit(packed, self.scratch if last else self.maps[layer.name].array)
+        else:
+            self._im2col(packed, self.scratch if last else self.maps[layer.name].array)
+        if last:
+            self._finish(packed, picture)
+        elif layer.norm:
+            self._normalise(packed)
+
+    def _implicit(self, packed: Packed, out: Any) -> None:
+        """A layer without a matrix of patches: the map itself is what :func:`make_gemm` reads."""
+        layer, (source, *reading) = packed.layer, self._reading(packed)
+        rows, h, w = self.n * source.h * source.w, source.h, source.w
+        if layer.activation == "tanh":
+            how, parities, stride, first = (1, 1, 0, 1), 1, packed.columns, 0
+        elif layer.transposed:
+            how, parities, stride, first = (2, 1, 0, -1), 4, self._at(layer.name).stride, self._at(layer.name).first
+        else:
+            how, parities, stride, first = (4, 2, -1, 1), 1, self._at(layer.name).stride, self._at(layer.name).first
+            rows, h, w = rows // 4, h // 2, w // 2
+        shape = (*how, rows, h, w, packed.columns, parities, packed.splits)
+        target = out if packed.splits == 1 else self._partial(packed)
+        self._multiply(packed, source.array, target, source.h, source.w, *reading, *shape, stride, first)
+        if packed.splits > 1:
+            count = parities * rows * packed.columns // 4
+            shape_out = (rows, w, packed.columns, parities, packed.splits, stride, first)
+            self._launch(kernels().add_splits, count, target, packed.bias, out, *shape_out)
+
+    def _partial(self, packed: Packed) -> Any:
+        """Where splits keep their sums: behind what the last layer has in the scratch."""
+        return self.scratch[_product_floats(self.weights, packed, self.n, self.h, self.w) :]
+
+    def _im2col(self, packed: Packed, out: Any) -> None:
+        """A layer by way of the matrix of patches, some rows at a time; transposed ones with zeros inserted first."""
+        layer, (source, *reading) = packed.layer, self._reading(packed)
+        array, h, w, how = source.array, source.h, source.w, (2, -1, source.h // 2, source.w // 2)
+        at = 0
+        if layer.activation == "tanh":
+            stride, first = packed.columns, 0
+            at = _product_floats(self.weights, packed, self.n, self.h, self.w)
+        else:
+            stride, first = self._at(layer.name).stride, self._at(layer.name).first
+        stride_in, first_in, channels, *activation = reading
+        if layer.transposed:
+            array = self.scratch[at:]
+            count = self.n * (2 * h + 3) * (2 * w + 3) * channels
+            shape = (self.n, h, w, *reading)
+            self._launch(kernels().insert_zeros, count // 4, source.array, array, *shape)
+            how, h, w = (1, 0, 2 * h, 2 * w), 2 * h + 3, 2 * w + 3
+            stride_in, first_in, activation = channels, 0, [channels, np.float32(1), np.float32(1)]
+            at += count
+        matrix, depth = self.scratch[at:], 16 * channels
+        rows = self.n * how[2] * how[3]
+        step = max(1, COLUMNS // depth)
+        for begin in range(0, rows, step):
+            part = min(step, rows - begin)
+            shape = (begin, part, h, w, stride_in, first_in, channels, *activation, *how)
+            self._launch(kernels().im2col, part * depth // 4, array, matrix, *shape)
+            reading = [depth, 0, depth, depth, np.float32(1), np.float32(1)]
+            shape = (1, 1, 0, 1, part, 1, part, packed.columns, 1, 1)
+            self._multiply(packed, matrix, out, 1, part, *reading, *shape, stride, first + begin * stride)
+
+    def _normalise(self, packed: Packed) -> None:
+        """Normalise a layer's map by each image's own statistics, in place."""
+        to, norm = self.maps[packed.layer.name], packed.layer.norm
+        assert norm is not None
+        pixels = to.h * to.w
+        chunk = _cuda_norm.chunk_size(pixels)
+        shape = (pixels, chunk, to.at.stride, to.at.first, to.at.width)
+        grid = (-(-to.at.width // (4 * LANES)), -(-pixels // chunk), self.n)
+        launch = (grid, LANES * ROWS, self.stream)
+        kernels().chunk_statistics[launch](to.array, self.statistics, *shape)
+        kernels().normalise[launch](to.array, self.statistics, packed.gamma, packed.beta, *shape, np.float32(norm.eps))
+
+    def _finish(self, packed: Packed, picture: Any) -> None:
+        """tanh, and what makes pictures of it."""
+        taps, as_bytes = packed.algorithm == "implicit", picture.dtype == np.uint8
+        pixels, scale = self.n * self.h * self.w, np.float32(self.generator.output_scale)
+        shape = (self.n, self.h, self.w, packed.columns, packed.layer.filters, scale)
+        self._launch(kernels().to_picture[taps, as_bytes], pixels, self.scratch, packed.picture_bias, picture, *shape)
+
+    # -- launching --------------------------------------------------------------------------------------------
+
+    def _at(self, name: str) -> Slice:
+        return self.weights.slices[name]
+
+    def _reading(self, packed: Packed) -> tuple[Any, ...]:
+        """What a layer reads: (map, stride, first channel, channels, channels of the first source, both slopes)."""
+        sources = packed.layer.inputs
+        first = self.maps[sources[0].layer]
+        channels = sum(self._at(source.layer).width for source in sources)
+        slopes = np.float32(sources[0].slope), np.float32(sources[-1].slope)
+        return first, first.at.stride, first.at.first, channels, first.at.width, *slopes
+
+    def _multiply(self, packed: Packed, a: Any, out: Any, *shape: Any) -> None:
+        """Launch the matrix product; ``shape`` are its arguments from h on."""
+        rows, columns, parities, splits = shape[12], *shape[15:18]
+        tile = SIMULATED_TILE if SIMULATED else TILES[packed.tile]
+        grid = (-(-rows // tile.bm), -(-columns // tile.bn), parities * splits)
+        gemm(packed.tile)[grid, tile.threads, self.stream](a, packed.weights, packed.bias, out, *shape)
+
+    def _launch(self, kernel: Any, count: int, *arguments: Any) -> None:
+        """Launch a kernel that goes over ``count`` things in steps of the grid."""
+        blocks = min(-(-count // THREADS), MOST_BLOCKS)
+        kernel[blocks, THREADS, self.stream](*arguments)
+
+
+_SHARED = ("transfer", "scratch", "statistics")
+
+
+def _sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, int]:
+    """Floats of every buffer, and of what all layers share, each rounded up so that the next is aligned."""
+    shapes = weights.generator.shapes(h, w)
+    used = {source.layer for packed in weights.layers.values() for source in packed.layer.inputs}
+    used |= {name for name in weights.layers if weights.layers[name].layer.activation != "tanh"}
+    sizes = dict.fromkeys(_SHARED, 0)
+    for name in used:
+        at, (map_h, map_w, channels) = weights.slices[name], shapes[name]
+        sizes[at.buffer] = n * map_h * map_w * at.stride
+        sizes["transfer"] = max(sizes["transfer"], n * map_h * map_w * channels)
+    for packed in weights.layers.values():
+        map_h, map_w, channels = shapes[packed.layer.name]
+        chunks = -(-map_h * map_w // _cuda_norm.chunk_size(map_h * map_w))
+        sizes["statistics"] = max(sizes["statistics"], 2 * n * chunks * padded(channels))
+        sizes["scratch"] = max(sizes["scratch"], _scratch_floats(weights, packed, n, h, w))
+        if packed.layer.activation == "tanh":
+            sizes["transfer"] = max(sizes["transfer"], n * map_h * map_w * channels)
+    return {name: -(-size // ALIGNED) * ALIGNED for name, size in sizes.items()}
+
+
+def _product_floats(weights: DeviceWeights, packed: Packed, n: int, h: int, w: int) -> int:
+    """Floats of the product that the last layer makes its picture of; others have none."""
+    if packed.layer.activation != "tanh":
+        return 0
+    pixels = h * w // 4 if packed.algorithm == "implicit" else h * w
+    return n * pixels * packed.columns
+
+
+def _scratch_floats(weights: DeviceWeights, packed: Packed, n: int, h: int, w: int) -> int:
+    shapes, layer = weights.generator.shapes(h, w), packed.layer
+    source_h, source_w, _ = shapes[layer.inputs[0].layer]
+    product = _product_floats(weights, packed, n, h, w)
+    if packed.algorithm == "implicit":
+        pixels = source_h * source_w if layer.transposed else source_h * source_w // 4
+        parities = 4 if layer.transposed and not product else 1
+        partial = packed.splits * parities * n * pixels * packed.columns if packed.splits > 1 else 0
+        return product + partial
+    channels = sum(weights.slices[source.layer].width for source in layer.inputs)
+    inserted = n * (2 * source_h + 3) * (2 * source_w + 3) * channels if layer.transposed else 0
+    rows = n * source_h * source_w * (4 if layer.transposed else 1)
+    return product + inserted + min(rows * 16 * channels, max(COLUMNS, 16 * channels))

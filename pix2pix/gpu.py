@@ -1,0 +1,410 @@
+"""The GPU engine: walks the generator's layers with kernels written in Numba, on one GPU.
+
+All of an engine's work is done by one thread of its own, which has the GPU selected: callers in many threads neither
+need a CUDA context nor get in each other's way, and Ctrl-C interrupts a wait at once. Pictures travel as bytes through
+pinned memory on streams of their own, so that a batch is computed while its neighbours are copied; the launches of a
+batch are recorded as a CUDA graph when a size is first seen, and replayed from then on.
+
+Results don't depend on how images are batched: each output is summed in an order that the plan alone says.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Generator as Stream
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from . import plan as plans
+from ._gpu_device import Device, count, simulator
+from ._gpu_forward import Forward
+from ._gpu_weights import DeviceWeights
+from .engine import BaseEngine, Session, check_layers
+from .generator import INPUT, Generator, Weights
+
+__all__ = ["GpuEngine", "count"]
+
+PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothing
+SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
+PRECISIONS = ("float32",)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Slot:
+    """Memory through which one batch at a time travels, on its way in and out."""
+
+    staged: np.ndarray  # pinned: (n, h, w, channels)
+    result: np.ndarray
+    b: Any  # the same in the GPU's memory, flat
+    out: Any
+    copied: Any  # events: the batch is there, the results are computed, the results are back
+    computed: Any
+    fetched: Any
+    translate: Callable[[], None]  # all launches between b and out
+
+
+@dataclass(slots=True)
+class Size:
+    """What is kept for n images of h x w."""
+
+    forward: Forward
+    free: list[Slot] = field(default_factory=list)
+    graphs: dict[Any, Callable[[], None]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A batch, or part of one, on its way: where it travels, and where its results go."""
+
+    size: Size
+    slot: Slot
+    out: np.ndarray
+
+
+class GpuEngine(BaseEngine):
+    """Runs a generator on one GPU, in float32. See :class:`pix2pix.Engine` for the methods.
+
+    ``index`` is the GPU's number. Under a plan that places layers elsewhere too, the engine holds and runs those on
+    the GPU alone: it then can ``run`` from given layers to others, but not ``translate``. :meth:`share` makes more
+    engines with the same weights.
+
+    Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that are not
+    those of a U-Net; RuntimeError where there is no such GPU, or it lacks something, which is named.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        weights: Weights | DeviceWeights,
+        *,
+        precision: str = "float32",
+        tune: str = "throughput",
+        plan: plans.Plan | str | os.PathLike[str] | None = None,
+        index: int = 0,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise RuntimeError(f"precision {precision!r}: the GPU engine computes in {' or '.join(PRECISIONS)}")
+        self.plan = plans.choose(generator, tune, plan, precision, "cuda")
+        super().__init__(generator, self.plan.layers_on("cuda"))
+        if not isinstance(weights, DeviceWeights):
+            generator.check_weights(weights)
+        check_layers(generator, "the GPU engine", most_inputs=2)
+        self.precision, self.index = precision, index
+        self._leader = ThreadPoolExecutor(1, thread_name_prefix=f"pix2pix-cuda-{index}")
+        try:
+            self._do(self._open, weights)
+        except BaseException:
+            self._leader.shutdown()
+            raise
+
+    def share(self) -> GpuEngine:
+        """Another engine on the same GPU: with memory and streams of its own, but the same weights."""
+        with self._usable():
+            return GpuEngine(self.generator, self._weights, precision=self.precision, plan=self.plan, index=self.index)
+
+    @property
+    def device(self) -> str:
+        """What :func:`pix2pix.load` calls this device."""
+        return f"cuda:{self.index}"
+
+    @property
+    def description(self) -> str:
+        """The GPU, and how kernels are launched."""
+        return f"{self.device} ({self._device.name}), {'CUDA graphs' if self._device.has_graphs else 'plain launches'}"
+
+    def _open(self, weights: Weights | DeviceWeights) -> None:
+        self._device = Device(self.index)
+        if not isinstance(weights, DeviceWeights):
+            weights = DeviceWeights(self.generator, weights, self.plan, self._device)
+        self._weights = weights
+        self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
+        self._memory = self._device.empty(1)
+        self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
+        self._pixels_at_once = PIXELS_AT_ONCE
+
+    # -- what BaseEngine asks for -----------------------------------------------------------------------------
+
+    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        h, w = self.picture_size(given)
+        n = next(iter(given.values())).shape[0]
+        shapes = self.generator.shapes(h, w)
+        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+
+        def run_images(images: slice) -> None:
+            part = {name: value[images] for name, value in given.items()}
+            size = self._size(images.stop - images.start, h, w)
+            self._compute(size, part, part, {name: value[images] for name, value in results.items()})
+
+        self._do(self._in_parts, (n, h, w), run_images)
+        return results
+
+    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
+        try:
+            self._do(lambda: self._finish(self._begin(b, out, stop)))
+        except BaseException:
+            stop.set()
+            raise
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
+        """Translate an iterable of uint8 batches, in order; while one is computed, its neighbours are copied.
+
+        Each batch is copied when it comes, so that one array may be filled again and again. Closing the stream, or an
+        interrupt, gives up what is not being computed yet.
+        """
+        stop = threading.Event()
+
+        def begin(batch: np.ndarray) -> tuple[deque[Ticket], np.ndarray]:
+            b, out = self._checked_pictures(batch, None)
+            pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+            with simulator():
+                return self._begin(pictures, results, stop) if b.size else deque(), out
+
+        pending: deque[Future[tuple[deque[Ticket], np.ndarray]]] = deque()
+        try:
+            for batch in batches:
+                with self._usable():
+                    pending.append(self._leader.submit(begin, batch))
+                wait(pending)
+                if len(pending) > 1:
+                    yield self._finished(pending.popleft())
+            while pending:
+                yield self._finished(pending.popleft())
+        finally:
+            stop.set()
+            for future in pending:  # what is being computed comes to its end before its memory is given up
+                with suppress(Exception):
+                    self._finished(future)
+
+    def _finished(self, future: Future[tuple[deque[Ticket], np.ndarray]]) -> np.ndarray:
+        tickets, out = future.result()
+        with self._usable():
+            self._do(self._finish, tickets)
+        return out
+
+    def empty(self, n: int, h: int, w: int) -> np.ndarray:
+        """An uninitialised uint8 (n,h,w,Cin) array in pinned memory."""
+        self.generator.check_size(h, w)
+        with self._usable():
+            return self._do(self._device.pinned, (n, h, w, self.generator.in_channels), np.uint8)
+
+    def session(self) -> Session:
+        """Several runs over the same pictures, between which values stay in the GPU's memory."""
+        return GpuSession(self)
+
+    def _close(self) -> None:
+        self._do(self._release)
+        self._leader.shutdown()
+
+    # -- in the engine's own thread ---------------------------------------------------------------------------
+
+    def _do(self, work: Callable[..., T], *arguments: Any) -> T:
+        """``work`` in the engine's own thread. An interrupt leaves it to come to its end there."""
+
+        def do() -> T:
+            with simulator():
+                return work(*arguments)
+
+        return self._leader.submit(do).result()
+
+    def _release(self) -> None:
+        self._stream.synchronize()
+        self._outward.synchronize()
+        self._sizes.clear()
+        del self._weights, self._memory
+        self._device.release()
+
+    def _in_parts(self, size: tuple[int, int, int], work: Callable[[slice], None]) -> None:
+        """``work`` for all images, as many at a time as fit; fewer from now on if the GPU's memory ends."""
+        n, h, w = size
+        first = 0
+        while first < n:
+            step = min(n - first, max(1, self._pixels_at_once // (h * w)))
+            try:
+                work(slice(first, first + step))
+            except MemoryError as error:
+                if step == 1:
+                    raise
+                self._sizes.clear()
+                self._pixels_at_once = step // 2 * h * w
+                warnings.warn(f"{error}: going on with {step // 2} images at a time", RuntimeWarning, 2)
+                continue
+            first += step
+
+    def _begin(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> deque[Ticket]:
+        """Send a batch on its way; returns what isn't back yet, at most two parts of it."""
+        tickets: deque[Ticket] = deque()
+
+        def begin(images: slice) -> None:
+            if not stop.is_set():
+                tickets.append(self._send(b[images], out[images]))
+                if len(tickets) > 2:
+                    self._fetch(tickets.popleft())
+
+        self._in_parts(b.shape[:3], begin)
+        return tickets
+
+    def _send(self, b: np.ndarray, out: np.ndarray) -> Ticket:
+        """Copy pictures to the GPU and start translating them."""
+        size = self._size(*b.shape[:3])
+        slot = size.free.pop() if size.free else self._slot(size)
+        np.copyto(slot.staged, b)
+        slot.b.copy_to_device(slot.staged.reshape(-1), stream=self._inward)
+        slot.copied.record(self._inward)
+        slot.copied.wait(self._stream)
+        slot.translate()
+        slot.computed.record(self._stream)
+        slot.computed.wait(self._outward)
+        slot.out.copy_to_host(slot.result.reshape(-1), stream=self._outward)
+        slot.fetched.record(self._outward)
+        return Ticket(size, slot, out)
+
+    def _finish(self, tickets: deque[Ticket]) -> None:
+        while tickets:
+            self._fetch(tickets.popleft())
+
+    def _fetch(self, ticket: Ticket) -> None:
+        """Wait for results, and put them where they belong."""
+        ticket.slot.fetched.synchronize()
+        np.copyto(ticket.out, ticket.slot.result)
+        ticket.size.free.append(ticket.slot)
+
+    def _compute(
+        self,
+        size: Size,
+        given: Mapping[str, np.ndarray],
+        known: Collection[str],
+        results: Mapping[str, np.ndarray],
+        keep: Collection[str] = (),
+    ) -> None:
+        """Fill ``results``, and the maps ``keep``, from those of ``known``, of which ``given`` are still to be set."""
+        forward, last = size.forward, self.generator.layers[-1].name
+        wanted = frozenset(name for name in (*results, *keep) if name not in known)
+        needed = {source.layer for layer in self.generator.needed(tuple(wanted), known) for source in layer.inputs}
+        for name, value in given.items():
+            if name in needed or name in keep:
+                part = forward.transfer[: value.size]
+                part.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self._stream)
+                forward.set_map(name, part, forward.n)
+        picture = forward.transfer[: forward.n * forward.h * forward.w * self.generator.out_channels]
+        key = frozenset(known), wanted
+        if key not in size.graphs:
+            size.graphs[key] = self._device.graph(lambda: forward.compute(*key, picture), self._stream)
+        size.graphs[key]()
+        for name in sorted(results, key=lambda name: name != last):  # the picture first: it lies where others go
+            if name in given:
+                results[name][...] = given[name]
+                continue
+            part = forward.transfer[: results[name].size]
+            if name != last:
+                forward.get_map(name, part, forward.n)
+            part.copy_to_host(results[name].reshape(-1), stream=self._stream)
+        self._stream.synchronize()
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def _size(self, n: int, h: int, w: int) -> Size:
+        """What is kept for n images of h x w, in the memory that all sizes share. Raises MemoryError."""
+        key = (n, h, w)
+        if key in self._sizes:
+            self._sizes.move_to_end(key)
+            return self._sizes[key]
+        needed = Forward.floats(self._weights, n, h, w)
+        if needed > self._memory.size:
+            self._stream.synchronize()
+            self._sizes.clear()
+            self._memory = self._device.empty(1)
+            self._device.release()
+            self._memory = self._device.empty(needed)
+        size = Size(Forward(self._weights, n, h, w, self._memory, self._stream))
+        self._add_constants(size.forward)
+        self._sizes[key] = size
+        while len(self._sizes) > SIZES_KEPT:
+            self._sizes.popitem(last=False)
+        return size
+
+    def _add_constants(self, forward: Forward) -> None:
+        """The values of those layers of this engine that are the same for every picture of the size.
+
+        What they read is either constant too, or makes no difference: zeros do.
+        """
+        shapes = self.generator.shapes(forward.h, forward.w)
+        constants = self._weights.generator.constant_layers(forward.h, forward.w)
+        read = {source.layer for name in constants for source in self.generator[name].inputs}
+        zeros = read.difference(constants)
+        known = {*zeros}
+        for name in constants:
+            if name in self.layers and known.issuperset(source.layer for source in self.generator[name].inputs):
+                known.add(name)
+        found = known - zeros
+        if not found:
+            return
+        for name in zeros:
+            forward.set_map(name, self._device.upload(np.zeros(shapes[name], np.float32)), 1)
+        forward.compute(zeros, found, None)
+        values = {name: self._device.empty(int(np.prod(shapes[name]))) for name in found}
+        for name, value in values.items():
+            forward.get_map(name, value, 1)
+        self._stream.synchronize()
+        forward.constants = values
+
+    def _slot(self, size: Size) -> Slot:
+        """Memory for one more batch on its way."""
+        forward, last = size.forward, self.generator.layers[-1].name
+        n, h, w = forward.n, forward.h, forward.w
+        staged = self._device.pinned((n, h, w, self.generator.in_channels), np.uint8)
+        result = self._device.pinned((n, h, w, self.generator.out_channels), np.uint8)
+        b, out = self._device.empty(staged.size, np.uint8), self._device.empty(result.size, np.uint8)
+
+        def work() -> None:
+            forward.set_pictures(b)
+            forward.compute({INPUT}, (last,), out)
+
+        copied, computed, fetched = (self._device.event() for _ in range(3))
+        return Slot(staged, result, b, out, copied, computed, fetched, self._device.graph(work, self._stream))
+
+
+class GpuSession(Session):
+    """A session that keeps values in the GPU's memory, and the engine to itself from its beginning to its end.
+
+    ``run`` raises MemoryError for more images than the GPU has memory for.
+    """
+
+    def __init__(self, engine: GpuEngine) -> None:
+        self._gpu = engine
+        self._known: frozenset[str] = frozenset()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> GpuSession:
+        self._stack.enter_context(self._gpu._usable())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`pix2pix.engine.Session.run`."""
+        return self._gpu._do(self._run, inputs, outputs, keep)
+
+    def _run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str]
+    ) -> dict[str, np.ndarray]:
+        if inputs:
+            h, w = self._gpu.picture_size(inputs)
+            self._size = self._gpu._size(next(iter(inputs.values())).shape[0], h, w)
+        forward = self._size.forward
+        shapes = self._gpu.generator.shapes(forward.h, forward.w)
+        results = {name: np.empty((forward.n, *shapes[name]), np.float32) for name in outputs}
+        self._gpu._compute(self._size, inputs, self._known.union(inputs), results, keep)
+        self._known = frozenset(keep)
+        return results

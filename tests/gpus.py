@@ -1,0 +1,24 @@
+"""Whether tests can have a GPU, or numba's simulator of one, for which NUMBA_ENABLE_CUDASIM=1 is set from the start."""
+
+from __future__ import annotations
+
+import os
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+
+
+def missing() -> str:
+    """Why there is no GPU that can be used; nothing where there is one."""
+    try:
+        if SIMULATED:
+            from . import simulator  # noqa: F401  (which makes it quick)
+        from pix2pix._gpu_device import count
+
+        count()
+    except (ImportError, RuntimeError) as error:
+        return f"{error} (or set NUMBA_ENABLE_CUDASIM=1 to test in numba's simulator)"
+    return ""
+
+
+MISSING = missing()
+EDGE, NUMBER = (32, 5) if SIMULATED else (64, 11)  # of pictures, where tests may choose: the simulator is slow
