@@ -163,10 +163,9 @@ class GpuEngine(BaseEngine):
         stop = threading.Event()
 
         def begin(batch: np.ndarray) -> tuple[deque[Ticket], np.ndarray]:
-            b, out = self._checked_pictures(batch, None)
-            pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+            pictures, results, out = self._checked_batch(batch, None)
             with simulator():
-                return self._begin(pictures, results, stop) if b.size else deque(), out
+                return self._begin(pictures, results, stop) if out.size else deque(), out
 
         pending: deque[Future[tuple[deque[Ticket], np.ndarray]]] = deque()
         try:
