@@ -60,6 +60,7 @@ def place(case: Case, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for file, data in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(data)
     for link, target in links.items():
         (folder / link).unlink(missing_ok=True)

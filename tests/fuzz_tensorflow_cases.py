@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import numpy as np
 from fuzz_checkpoint_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
 
+from pix2pix.checkpoints import CheckpointError
 from pix2pix.checkpoints.bundle import read_bundle
 from pix2pix.checkpoints.crc32c import crc32c
+from pix2pix.checkpoints.objects import GRAPH
 from pix2pix.checkpoints.sstable import MAGIC, read_table
+from pix2pix.checkpoints.wire import varint as read_varint
 
 INDEX, SHARD = "model-200.index", "model-200.data-00000-of-00001"
 
@@ -136,4 +140,112 @@ def pict_cases(folder: Path) -> Callable[[random.Random], Case]:
     return make
 
 
-TENSORFLOW = {"bundle": bundle_cases, "pict": pict_cases}
+def unpacked(folder: Path, case: str) -> dict[str, bytes]:
+    """The files of a folder that Keras wrote, by their paths in it."""
+    shutil.unpack_archive(DATA / "tf2_keras3.tar.xz", folder / "keras3", filter="data")
+    place = folder / "keras3" / case
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def hostile_message(data: bytes, rng: random.Random) -> bytes:
+    """A protocol buffer with fields changed, doubled, dropped or added somewhere in it, whose lengths stay true."""
+    fields, position = [], 0
+    while position < len(data):
+        tag, start = read_varint(data, position, "")
+        value, position = read_varint(data, start, "") if tag & 7 in (0, 2) else (0, start + {1: 8, 5: 4}[tag & 7])
+        if tag & 7 == 2:
+            start, position = position, position + value
+        fields.append((tag, data[start:position]))
+    at = rng.randrange(len(fields))
+    tag, content = fields[at]
+    kind = rng.randrange(8)
+    if kind < 4 and tag & 7 == 2 and len(content) > 1:
+        try:
+            fields[at] = tag, hostile_message(content, rng)
+        except (CheckpointError, KeyError):  # a string and no message
+            fields[at] = tag, damaged(content, rng)
+    elif kind == 4:
+        fields[at] = tag, damaged(content, rng) if tag & 7 == 2 else varint(rng.choice(NUMBERS))
+    elif kind == 5:
+        fields[at:at] = [rng.choice(fields)] * rng.choice((1, 1, 100))
+    elif kind == 6:
+        del fields[at]
+    else:
+        fields[at] = rng.choice(fields)
+    return b"".join(varint(tag) + (varint(len(value)) if tag & 7 == 2 else b"") + value for tag, value in fields)
+
+
+def node(name: bytes, kind: bytes, *fields: bytes) -> bytes:
+    """An operation of a graph."""
+    return field(1, name) + field(2, kind) + b"".join(fields)
+
+
+def endless_graphs() -> list[bytes]:
+    """SavedModels of nearly as many bytes as are read, all in the parts that take longest."""
+    name, picture = field(1, b"serving_default"), field(1, field(1, b"x") + field(2, b""))
+    result = field(2, field(1, b"y") + field(2, field(1, b"result:0")))
+    function = field(5, field(1, b"f") + field(2, field(10, field(1, b"missing"))))
+    called = field(1, node(b"result", b"PartitionedCall", function))
+    empty, own = field(1, field(1, b"g")), field(5, b"\x0a\x00\x12\x00")
+    deep = [node(b"%d" % n, b"Relu", field(3, b"%d" % (n + 1))) for n in range(10_000)]
+    graphs = [
+        called + field(2, field(1, empty) * 200_000),
+        called + field(2, field(1, empty + b"\x32\x00" * 400) * 1_800),
+        called + field(2, field(1, empty + b"\x30\x01" * 9_000) * 80),
+        called + field(1, field(1, b"n") + field(5, b"") * 20) * 19_000,
+        called + field(1, own * 10_000) * 25,
+        field(1, node(b"result", b"Tanh", field(3, b"0"))) + b"".join(field(1, each) for each in deep),
+    ]
+    signature = field(5, name + field(2, picture + result))
+    return [field(1, 1) + field(2, field(2, graph) + signature) for graph in graphs]
+
+
+def saved_model_cases(folder: Path) -> Callable[[random.Random], Case]:
+    """SavedModel folders whose graph of operations is hostile."""
+    files = unpacked(folder, "saved_with_dropout")
+    (folder / "outside").write_bytes(files["saved_model.pb"])
+    endless = endless_graphs()
+
+    def make(rng: random.Random) -> Case:
+        changed, kind = dict(files), rng.random()
+        if kind < 0.7:
+            changed["saved_model.pb"] = hostile_message(files["saved_model.pb"], rng)
+        elif kind < 0.9:
+            changed["saved_model.pb"] = damaged(files["saved_model.pb"], rng)
+        elif kind < 0.92:
+            changed["saved_model.pb"] = rng.choice(endless)
+        else:
+            link = rng.choice(("saved_model.pb", "variables/variables.index"))
+            return changed, "", {link: "../outside" if link == "saved_model.pb" else "../../outside"}
+        return changed, "", {}
+
+    return make
+
+
+def objects_cases(folder: Path) -> Callable[[random.Random], Case]:
+    """Checkpoints whose graph of objects is hostile, with true checksums."""
+    files = unpacked(folder, "training")
+    index, shard = "ckpt-2.index", "ckpt-2.data-00000-of-00001"
+    table = {key: bytes(value) for key, value in read_table(files[index]).items()}
+    graph = read_bundle(folder / "keras3" / "training" / index)[GRAPH].read_string()
+
+    def make(rng: random.Random) -> Case:
+        changed = hostile_message(graph, rng)
+        for _ in range(rng.choice((0, 0, 1, 4))):
+            changed = hostile_message(changed, rng)
+        length = masked(struct.pack("<I", len(changed)))
+        data = varint(len(changed)) + length + changed
+        checksum = masked(struct.pack("<I", len(changed)) + length + changed)
+        place = field(1, 7) + field(2, b"") + field(4, len(files[shard])) + field(5, len(data)) + b"\x35" + checksum
+        entries = sorted((table | {GRAPH.encode(): place}).items())
+        return files | {index: table_of(entries), shard: files[shard] + data}, "", {}
+
+    return make
+
+
+TENSORFLOW = {
+    "bundle": bundle_cases,
+    "objects": objects_cases,
+    "saved_model": saved_model_cases,
+    "pict": pict_cases,
+}

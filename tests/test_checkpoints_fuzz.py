@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FORMATS = ("pytorch", "keras", "tfjs", "safetensors", "course", "bundle", "pict")
+FORMATS = ("pytorch", "keras", "tfjs", "safetensors", "course", "bundle", "objects", "saved_model", "pict")
 
 
 def fuzz(kind: str, cases: int, seed: int, folder: Path) -> str:

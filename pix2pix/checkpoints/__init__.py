@@ -25,6 +25,7 @@ __all__ = ["CheckpointError", "read", "write"]
 _MAX_ENTRIES = 1000
 _STATISTICS = (".mean", ".variance")
 _LFS_POINTER = "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
+_Kind = Literal["pytorch", "keras", "tfjs", "pict", "course", "safetensors", "tensorflow", "saved_model"]
 _KNOWN = (
     "a PyTorch state dict (.pth), a Keras model (.keras, .h5), a TensorFlow checkpoint, a TensorFlow.js folder, "
     "a .pict, a course .bin or this project's .safetensors"
@@ -88,7 +89,7 @@ def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarr
 
 def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Choose the reader by content."""
-    from . import course, keras, native, pict, pytorch, tensorflow, tfjs
+    from . import course, keras, native, pict, pytorch, saved_model, tensorflow, tfjs
 
     path = tensorflow.index_of(path) or path
     try:
@@ -106,6 +107,8 @@ def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]
         return native.read(path, key)
     if kind == "tensorflow":
         return tensorflow.read(path, key)
+    if kind == "saved_model":
+        return saved_model.read(path, key)
     if key is not None:
         raise CheckpointError(f"got key {shown(key)}, but this format holds one generator: leave the key out")
     return {"keras": keras, "tfjs": tfjs, "pict": pict, "course": course}[kind].read(path)
@@ -113,9 +116,9 @@ def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]
 
 def _model_in(folder: Path) -> Path:
     """The one model among the files of a folder: the one that it names, or the only one."""
-    from . import tensorflow, tfjs
+    from . import saved_model, tensorflow, tfjs
 
-    named = inside(folder, tfjs.MODEL) or tensorflow.latest(folder)
+    named = inside(folder, tfjs.MODEL) or inside(folder, saved_model.MODEL) or tensorflow.latest(folder)
     if named is not None:
         return named
     found, pointers = [], []
@@ -140,9 +143,9 @@ def _model_in(folder: Path) -> Path:
     raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
 
 
-def _sniff(path: Path) -> Literal["pytorch", "keras", "tfjs", "pict", "course", "safetensors", "tensorflow"]:
+def _sniff(path: Path) -> _Kind:
     """What a file is by its first and last bytes and its length. Raises CheckpointError for what cannot be read."""
-    from . import bundle, course, hdf5, keras, native, pict, sstable, tfjs, torchfile
+    from . import bundle, course, hdf5, keras, native, pict, saved_model, sstable, tfjs, torchfile
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -161,6 +164,8 @@ def _sniff(path: Path) -> Literal["pytorch", "keras", "tfjs", "pict", "course", 
         return "tfjs"
     if end == sstable.MAGIC or path.name.endswith(bundle.SUFFIX):  # the name still tells when the end is cut off
         return "tensorflow"
+    if saved_model.looks_like(start):
+        return "saved_model"
     if pict.looks_like(start):
         return "pict"
     if course.ngf_of(size) is not None:

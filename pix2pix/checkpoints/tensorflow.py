@@ -1,18 +1,20 @@
 """TensorFlow's checkpoints as people have them: a folder, a prefix, or one of the files of that prefix.
 
 A folder of training has a text file ``checkpoint`` that names the latest of its checkpoints, as they were called on
-the machine that wrote them; each is a tensor bundle, see :mod:`.bundle`.
+the machine that wrote them; each is a tensor bundle, see :mod:`.bundle`. TensorFlow 2 stores a graph of Python objects
+with the tensors, TensorFlow 1 gives them the names of its variables.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 
 from ..generator import Generator
-from . import tf1
+from . import objects, tf1
 from .bundle import SUFFIX, read_bundle
 from .common import inside, read_bounded
 
@@ -44,6 +46,11 @@ def latest(folder: Path) -> Path | None:
 
 def read(index: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Read the generator of the checkpoint with this index. Raises CheckpointError."""
+    tensors = read_bundle(index)
+    if objects.GRAPH in tensors:
+        generator, weights = objects.read(tensors, key, "TensorFlow 2 checkpoint")
+        # the tutorials, which write such checkpoints, call their generators with training=True
+        return dataclasses.replace(generator, statistics="image"), weights
     direction = tf1.check_options(index.parent)
     origin = f"TensorFlow 1 checkpoint{', ' * bool(direction)}{direction}"
-    return tf1.from_tensors(read_bundle(index), key, origin)
+    return tf1.from_tensors(tensors, key, origin)

@@ -11,6 +11,7 @@ from .common import CheckpointError
 
 _MAX_VARINT = 10  # bytes of 7 bits that hold 64
 _SIZES = {1: 8, 5: 4}  # of fields of fixed length, by their wire type
+_MAX_FIELDS = 20_000  # of one message
 _BYTES = 2  # the wire type of strings, bytes and messages
 
 
@@ -24,7 +25,9 @@ class Message:
         self.what = what
         self._numbers: dict[int, int] = {}
         self._parts: dict[int, list[memoryview]] = {}
-        for number, value in _fields(memoryview(data), what):
+        for count, (number, value) in enumerate(_fields(memoryview(data), what)):
+            if count == _MAX_FIELDS:
+                raise CheckpointError(f"{what} has more than {_MAX_FIELDS} parts: the file is damaged")
             if isinstance(value, int):
                 self._numbers[number] = value
             else:

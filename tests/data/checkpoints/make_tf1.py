@@ -6,7 +6,7 @@
 The generator is a restatement of the one of affinelayer/pix2pix-tensorflow with the same names of variables, of before
 and since December 2017. Training takes one step, so that the file has the discriminator's variables and Adam's.
 tf1.npz holds the input of 512x512 pixels, in blocks of 8x8, and the float32 NHWC outputs with dropout off: every 3rd
-row and column, of those of 256 pixels every 9th, of 512 every 17th. The smaller inputs are those of pytorch.npz.
+row and column, of those of 256 pixels every 9th, of 512 every 31st. The smaller inputs are those of pytorch.npz.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Case:
 
 CASES = (
     Case("tf1_trained", 1, 5, trained=True, steps=(100, 200), direction="BtoA"),
-    Case("tf1_old", 2, 5, old=True),
+    Case("tf1_old", 1, 6, old=True),
     Case("tf1_updated", 1, 5, channels=(1, 2), updated=True),
     Case("tf1_levels", 1, 8),
 )
@@ -127,7 +127,7 @@ def outputs_of(session: tf1.Session, x: tf.Tensor, y: tf.Tensor, name: str, inpu
     results = {}
     for picture in inputs:
         h, w, _ = picture.shape
-        step = 3 if h <= 64 else 9 if h < 512 else 17
+        step = 3 if h <= 64 else 9 if h < 512 else 31
         result = session.run(y, {x: picture[None].astype(np.float32) / 255 * 2 - 1})[0]
         results[f"{name.format(f'{h}x{w}')}"] = result[::step, ::step]
     return results
