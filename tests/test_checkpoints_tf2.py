@@ -69,6 +69,7 @@ def test_what_a_saved_model_says_is_taken_from_it(keras: str, unpacked: Path) ->
     assert all(layer.bias for layer in generator.layers) and not generator.assumed
     generator, _ = read(unpacked / keras / "saved_with_dropout")
     assert (generator.eps, generator.slope, generator.statistics, generator.channels) == (1e-3, 0.3, "image", (1, 2))
+    assert generator.assumed == ("size",)
     skip, up = generator["decoder_3"].inputs
     assert (skip.layer, skip.slope, up.layer, up.slope) == ("encoder_3", 1.0, "decoder_4", 0.0)
 
@@ -77,7 +78,7 @@ def test_what_a_saved_model_says_is_taken_from_it(keras: str, unpacked: Path) ->
 def test_what_a_checkpoint_does_not_say_is_the_tutorials(keras: str, unpacked: Path) -> None:
     generator, weights = read(unpacked / keras / "training")
     assert (generator.eps, generator.slope, generator.statistics, generator.size) == (1e-3, 0.3, "image", 32)
-    assert set(generator.assumed) == {"eps", "slope", "statistics"}
+    assert set(generator.assumed) == {"eps", "slope", "statistics", "size"}
     assert sum(name.endswith(".mean") for name in weights) == 8
     assert read(unpacked / keras / "training" / "ckpt-2")[0] == generator
 

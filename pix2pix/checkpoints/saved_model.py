@@ -87,12 +87,14 @@ def _as_traced(generator: Generator, traced: list[Convolution], size: int) -> Ge
     of_picture = {each.of_picture for each in traced if each.eps is not None}
     if len(of_picture) > 1:
         raise CheckpointError("some norms of the model use the picture's statistics, others stored ones: unsupported")
+    known = size > 0 and size % generator.multiple == 0
     try:
         return Generator(
             tuple(layers),
             "running" if of_picture == {False} else "image",
-            size if size and size % generator.multiple == 0 else generator.size,
+            size if known else generator.size,
             origin=generator.origin,
+            assumed=() if known else ("size",),
         )
     except ValueError as error:
         raise CheckpointError(f"the graph is no U-Net that can be run: {error}") from None

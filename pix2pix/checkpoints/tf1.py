@@ -152,7 +152,7 @@ def _infer(own: Mapping[str, StoredTensor], names: _Names, origin: str, output_s
         bias="all" if any(name.endswith("/bias") for name in own) else "none",
         output_scale=output_scale,
         origin=origin,
-        assumed=("eps", "slope"),
+        assumed=("eps", "slope", "size"),
     )
 
 
