@@ -201,7 +201,7 @@ class PoolEngine(BaseEngine):
             with self._scheduler.more_to_come():
                 first = 0
                 for batch in batches:
-                    flying.append(self._start(np.array(batch), first))
+                    flying.append(self._start(batch, first))
                     first += flying[-1][0].images
                     while flying and self._must_land(flying):
                         yield self._landed(flying)
@@ -214,9 +214,9 @@ class PoolEngine(BaseEngine):
                 request.finished.wait()
 
     def _start(self, batch: np.ndarray, first: int) -> tuple[Request, np.ndarray]:
-        """A batch's request, put, and the array that it fills; a mistake fails the request, in its turn."""
+        """A copied batch's request, put, and the array that it fills; a mistake fails the request, in its turn."""
         try:
-            pictures, results, out = self._checked_batch(batch, None)
+            pictures, results, out = self._checked_batch(np.array(batch), None)
             request = self._translation(pictures, results, first=first)
             with self._usable():
                 self._scheduler.put(request)

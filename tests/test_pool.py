@@ -22,6 +22,7 @@ from pix2pix.cpu import CpuEngine
 from pix2pix.devices import Device, share_workers
 from pix2pix.generator import random_weights
 from pix2pix.pool import QUEUED, Crew, PoolEngine
+from pix2pix.reference import ReferenceEngine
 from tests.fakes import SMALL, FakeDevice, SlowReference
 from tests.models import VARIANTS, pictures, weights_of
 
@@ -341,6 +342,19 @@ def test_pools_of_any_number_of_workers_make_the_same_bytes():
     for workers in (1, 2, 5):
         with PoolEngine(g, [Crew("cpu", lambda: CpuEngine(g, w, threads=1), workers, 2 * 64 * 64)]) as pool:
             np.testing.assert_array_equal(pool.translate(b), expected)
+
+
+def test_a_mixed_pool_is_within_the_tolerances_of_its_devices():
+    g, w, b = VARIANTS["pytorch"], weights_of("pytorch"), pictures(40, 64, 64)
+    fake = FakeDevice()
+    crews = [
+        Crew("cpu", lambda: CpuEngine(g, w, threads=1), pixels=64 * 64),
+        Crew("fake", lambda: SlowReference(fake, g, w), workers=2, pixels=4 * 64 * 64),
+    ]
+    with PoolEngine(g, crews) as pool, ReferenceEngine(g, w) as oracle:
+        for result in (pool.translate(b), np.concatenate(list(pool.stream(np.split(b, 20))))):
+            assert np.abs(result.astype(int) - oracle.translate(b)).max() <= 1
+    assert 0 < sum(fake.batches) < 2 * len(b), "both have worked"
 
 
 def test_the_pool_lets_go_of_the_weights():
