@@ -102,7 +102,9 @@ def _add_translate(commands: Commands) -> None:
     engine.add_argument(
         "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
     )
-    engine.add_argument("--batch-size", type=_count, metavar="N", help="images per batch [8]; never changes a pixel")
+    engine.add_argument(
+        "--batch-size", type=_count, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
+    )
     engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
     engine.add_argument("--tune", default="throughput", choices=TUNES, help="[throughput]")
     engine.add_argument(

@@ -26,7 +26,6 @@ from .generator import INPUT, Generator, Layer, Weights, fold
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"
-PIXELS_AT_ONCE = 8 * 256 * 256  # of a batch: what more images would cost in memory they don't gain in speed
 SIZES_KEPT = 4
 PRECISIONS = ("float32", "bfloat16")
 MAX_THREADS = 1024
@@ -190,9 +189,9 @@ class CpuEngine(BaseEngine):
             raise
 
     def _run_chunks(self, given: Maps, results: Maps, size: tuple[int, ...], stop: threading.Event) -> None:
-        """Fill ``results`` from ``given``, both of (n, h, w), as many images at a time as fit PIXELS_AT_ONCE."""
+        """Fill ``results`` from ``given``, both of (n, h, w), as many images at a time as fit ``pixels_at_once``."""
         n, h, w = size
-        step = max(1, PIXELS_AT_ONCE // (h * w))
+        step = max(1, self.pixels_at_once // (h * w))
         for first in range(0, n, step):
             images = slice(first, min(first + step, n))
             self._forward(

@@ -82,6 +82,7 @@ class HybridEngine(BaseEngine):
         close_cpu: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(cpu.generator)
+        self.pixels_at_once = PIXELS_AT_ONCE
         if cpu.generator != gpu.generator:
             raise ValueError("the two engines of a hybrid one must be for the same generator")
         plan.check(self.generator)

@@ -30,7 +30,7 @@ from .scheduler import Request, Scheduler, Worker
 # does that, others do many. Only QUEUED of them wait or are computed: enough that when the last one has been read, fast
 # devices are busy for as long as slow ones with what they hold.
 AHEAD, QUEUED = 8, 4
-PIXELS_AT_ONCE = 8 * 256 * 256
+LEAST_PIXELS = 8 * 256 * 256  # of a part, where workers share a device: smaller ones cost speed
 REQUESTS_FAULT = (ValueError, TypeError, MemoryError)  # any other error of an engine is its device's
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Crew:
     """The workers of one device. ``make`` makes a worker's engine, in that worker's thread and never for two at a
-    time; it may return one engine to all. ``pixels`` are how much the device takes best at once."""
+    time; it may return one engine to all. ``pixels`` are how much of a batch a worker takes, by default its share of
+    what its engine does best at once."""
 
     name: str
     make: Callable[[], BaseEngine]
     workers: int = 1
-    pixels: int = PIXELS_AT_ONCE
+    pixels: int | None = None
 
 
 class PoolEngine(BaseEngine):
@@ -65,12 +66,14 @@ class PoolEngine(BaseEngine):
         self.device = ", ".join(f"{crew.name} ({crew.workers} worker{'s'[crew.workers == 1 :]})" for crew in crews)
         self.workers = sum(crew.workers for crew in crews)
         self.ahead = AHEAD * self.workers
+        locks = [threading.Lock() for _ in crews]
         posts = deque(
-            (Worker(crew.name, crew.pixels), crew.make, lock)
-            for crew in crews
-            for lock in [threading.Lock()] * crew.workers
+            (crew, lock, Worker(crew.name, crew.pixels or 0))
+            for crew, lock in zip(crews, locks, strict=True)
+            for _ in range(crew.workers)
         )
-        self._scheduler = Scheduler([worker for worker, _, _ in posts], self._wake, QUEUED * self.workers)
+        workers = [worker for _, _, worker in posts]
+        self._scheduler = Scheduler(workers, self._wake, QUEUED * self.workers)
         self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="pix2pix-pool")
         self._bound = threading.local()  # in a worker's thread: its worker and its engine
         engines: list[BaseEngine] = []
@@ -79,18 +82,20 @@ class PoolEngine(BaseEngine):
         except BaseException:
             self._close()
             raise
+        self.pixels_at_once = max(worker.pixels for worker in workers)
         self.plan: Plan | None = _common(engines, "plan")
         self.threads: int | None = _common(engines, "threads")
         self.isa: str = _common(engines, "isa") or ""
 
     # -- in the workers' threads ------------------------------------------------------------------------------
 
-    def _bind(self, worker: Worker, make: Callable[[], BaseEngine], crews_lock: threading.Lock) -> BaseEngine:
+    def _bind(self, crew: Crew, crews_lock: threading.Lock, worker: Worker) -> BaseEngine:
         """Make this thread that worker; returns its engine."""
         self._bound.worker, self._bound.engine = worker, None
         with crews_lock:
-            self._bound.engine = make()
-        return self._bound.engine
+            engine = self._bound.engine = crew.make()
+        worker.pixels = crew.pixels or max(LEAST_PIXELS, engine.pixels_at_once // crew.workers)
+        return engine
 
     def _work(self) -> None:
         """Do parts until none is left for this worker."""

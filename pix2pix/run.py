@@ -22,7 +22,7 @@ from .images import READABLE, WRITERS, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
 from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
-from .translate import BATCH_SIZE, Outcome, raw_frames, translate_files, translate_raw
+from .translate import Outcome, best_batch_size, raw_frames, translate_files, translate_raw
 
 if TYPE_CHECKING:
     from .mpi import Ranks
@@ -70,7 +70,6 @@ class _Command:
 
     def __init__(self, args: argparse.Namespace, out: TextIO, err: TextIO, ranks: Ranks | None) -> None:
         self.args, self.out, self.err, self.ranks = args, out, err, ranks
-        self.batch_size = args.batch_size or BATCH_SIZE
 
     def run(self) -> int:
         self.prepare()
@@ -78,6 +77,7 @@ class _Command:
         measured = self._measured_plan()
         engine, self.identity = self._load()
         with closing(engine):
+            self.batch_size = self.args.batch_size or best_batch_size(engine)
             device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
             told = self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]
             told += [f"model: {remark}" for remark in engine.generator.remarks] + measured

@@ -88,6 +88,11 @@ def split(jobs: Sequence[Job], finished: Collection[Path]) -> tuple[list[Job], l
     return [j for j in jobs if j.output not in finished], [j for j in jobs if j.output in finished]
 
 
+def best_batch_size(engine: Engine) -> int:
+    """How many pictures of 256 x 256 an engine does best at once."""
+    return max(1, getattr(engine, "pixels_at_once", BATCH_SIZE * 256 * 256) // (256 * 256))
+
+
 def io_threads() -> int:
     """How many threads decode and encode: the cores that this process may use, within 2 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from pix2pix.devices import Device, share_workers
 from pix2pix.generator import random_weights
 from pix2pix.pool import QUEUED, Crew, PoolEngine
 from pix2pix.reference import ReferenceEngine
-from tests.fakes import SMALL, FakeDevice, SlowReference
+from tests.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
 from tests.models import VARIANTS, pictures, weights_of
 
 
@@ -66,6 +66,21 @@ def test_requests_are_cut_to_the_size_of_the_device():
         list(pool.stream([np.zeros((200, 4, 4, 3), np.uint8)]))
     assert max(small.batches) == 2 and max(large.batches) == 16
     assert sum(small.batches) + sum(large.batches) == 400
+
+
+def test_workers_share_what_their_device_does_at_once():
+    sizes = {}
+    for workers in (1, 4, 16):
+        fake = FakeDevice()
+
+        def make(fake: FakeDevice = fake) -> FakeEngine:
+            engine = FakeEngine(fake)
+            engine.pixels_at_once = 64 * 256 * 256
+            return engine
+
+        with PoolEngine(SMALL, [Crew("fake", make, workers)]) as pool:
+            sizes[workers] = pool.pixels_at_once / (256 * 256)
+    assert sizes == {1: 64, 4: 16, 16: 8}
 
 
 def test_few_images_are_spread_over_all_devices():
