@@ -6,8 +6,8 @@ to overlap, so that arrays are ordinary ones, and graphs are plain calls.
 
 from __future__ import annotations
 
+import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +24,8 @@ try:
     from cuda.core import Stream as CoreStream
 except ImportError:  # older than 0.5, or not installed
     CoreStream = None
+
+log = logging.getLogger(__name__)
 
 
 def count() -> int:
@@ -104,7 +106,7 @@ class Device:
             return self._record(work, stream)
         except Exception as error:
             self.has_graphs = False
-            warnings.warn(f"kernels are launched one by one: no CUDA graph ({_line(error)})", RuntimeWarning, 2)
+            log.warning("kernels are launched one by one: no CUDA graph (%s)", _line(error))
             return work
 
     def _record(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:

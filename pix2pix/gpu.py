@@ -10,9 +10,9 @@ Results don't depend on how images are batched: each output is summed in an orde
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Generator as Stream
@@ -36,6 +36,8 @@ PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothin
 SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
 PRECISIONS = ("float32",)
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ class GpuEngine(BaseEngine):
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
-        self._pixels_at_once = PIXELS_AT_ONCE
+        self.pixels_at_once = PIXELS_AT_ONCE
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
@@ -226,15 +228,15 @@ class GpuEngine(BaseEngine):
         n, h, w = size
         first = 0
         while first < n:
-            step = min(n - first, max(1, self._pixels_at_once // (h * w)))
+            step = min(n - first, max(1, self.pixels_at_once // (h * w)))
             try:
                 work(slice(first, first + step))
             except MemoryError as error:
                 if step == 1:
                     raise
                 self._sizes.clear()
-                self._pixels_at_once = step // 2 * h * w
-                warnings.warn(f"{error}: going on with {step // 2} images at a time", RuntimeWarning, 2)
+                self.pixels_at_once = step // 2 * h * w
+                log.warning("%s: going on with %d images at a time", error, step // 2)
                 continue
             first += step
 

@@ -18,13 +18,20 @@ from PIL import Image
 
 import pix2pix
 from pix2pix import cli, devices, run
-from pix2pix.cpu import CpuEngine
+from pix2pix.cpu import CpuEngine, available_cores
 from pix2pix.devices import Device, share_workers
+from pix2pix.engine import _count_gpus, make_engine
 from pix2pix.generator import random_weights
 from pix2pix.pool import QUEUED, Crew, PoolEngine
 from pix2pix.reference import ReferenceEngine
 from tests.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
+from tests.gpus import EDGE, MISSING, NUMBER
 from tests.models import VARIANTS, pictures, weights_of
+
+
+def count_gpus() -> int:
+    """How many GPUs tests can have; 0 without any."""
+    return 0 if MISSING else len(devices.parse("cuda", _count_gpus))
 
 
 def pool_on(*fakes: FakeDevice, workers: int = 2, images: int = 2) -> PoolEngine:
@@ -295,7 +302,7 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
     code = f"""
         import os, signal, threading, time
         import numpy as np
-        from pix2pix.cpu import CpuEngine
+        from pix2pix.cpu import CpuEngine, available_cores
         from pix2pix.generator import random_weights, unet
         from pix2pix.pool import Crew, PoolEngine
 
@@ -385,6 +392,40 @@ def test_the_pool_lets_go_of_the_weights():
         del w
         gc.collect()
         assert alive() is None
+
+
+# -- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_workers_of_a_gpu_make_the_bytes_that_one_engine_makes():
+    g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
+    with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0", workers=3) as pool:
+        assert pool.device == "cuda:0 (3 workers)" and pool.plan == one.plan
+        expected = one.translate(b)
+        np.testing.assert_array_equal(pool.translate(b), expected)
+        np.testing.assert_array_equal(np.concatenate(list(pool.stream(np.split(b, NUMBER)))), expected)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_the_cpu_helps_a_gpu():
+    g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
+    with make_engine(g, w, "cpu,cuda:0", workers=3) as pool, ReferenceEngine(g, w) as oracle:
+        assert pool.device == "cpu (1 worker), cuda:0 (2 workers)" and pool.plan is None
+        assert pool.threads == max(1, available_cores() - 1)
+        result = np.concatenate(list(pool.stream(np.split(b, NUMBER))))
+        assert np.abs(result.astype(int) - oracle.translate(b)).max() <= 1
+
+
+@pytest.mark.skipif(count_gpus() < 2, reason="needs two GPUs")
+def test_gpus_of_one_kind_make_the_same_bytes():
+    g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(40, 64, 64)
+    with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0,1") as pool:
+        assert pool.workers == 8
+        np.testing.assert_array_equal(pool.translate(b), one.translate(b))
+
+
+# -- how many ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
