@@ -14,8 +14,8 @@ import pytest
 from pix2pix.cpu import CpuEngine, extension, instruction_sets
 from pix2pix.engine import BaseEngine, Engine
 from pix2pix.generator import random_weights, unet
-from pix2pix.hybrid import HybridEngine
-from pix2pix.placement import parse_placement
+from pix2pix.hybrid import HybridEngine, Workshop
+from pix2pix.placement import decide, parse_placement
 from pix2pix.plan import choose, place
 from pix2pix.pool import Crew, PoolEngine
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
@@ -52,6 +52,13 @@ def on_cpu_and_reference(placement: str):
     return build
 
 
+def on_cpu_and_gpu(placement: str, algorithm: str | None):
+    def build(g, w):
+        return Workshop(g, w, decide(g, placement, algorithm, "float32", "throughput"), threads=2).make(0)
+
+    return build
+
+
 def pool_of_cpu_engines(g, w):
     return PoolEngine(g, [Crew(f"cpu-{i}", lambda: CpuEngine(g, w, threads=1), pixels=2 * 64 * 64) for i in range(2)])
 
@@ -76,14 +83,21 @@ ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"
 ENGINES["pool-of-2x2-fake"] = pool_on_fake_devices, "float32"
 if not MISSING:
     ENGINES |= {f"cuda-{plan or 'default'}": on_gpu(plan) for plan in (None, "im2col")}
+    for PLACEMENT, ALGORITHM in (("encoder_2-4,decoder_4-2", "im2col"), ("encoder_1,encoder_5,decoder_3-1", None)):
+        ENGINES[f"hybrid-cpu-cuda-{PLACEMENT}"] = on_cpu_and_gpu(PLACEMENT, ALGORITHM), "float32"
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}
 NUMBERS_AND_SIZES = [(n, h, w) for n in (1, 2, 5) for h, w in ((32, 32), (32, 64), (96, 32), (160, 224), (32, 1056))]
 if SIMULATED:
-    SIZES[5] = (32, 64)
+    SIZES[5] = (64, 64)
     NUMBERS_AND_SIZES = [(1, 96, 32), (2, 32, 32), (3, 32, 64)]
 
 
-@pytest.fixture(params=ENGINES)
+def is_slow(name: str) -> bool:
+    """Whether the whole suite takes a kind of engine many minutes; tests/test_hybrid.py has some of it."""
+    return SIMULATED and name.startswith("hybrid-cpu-cuda")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.full if is_slow(name) else ()) for name in ENGINES])
 def kind(request):
     """The name of each kind of engine."""
     return request.param
@@ -120,7 +134,7 @@ def oracle(variant: str, x: np.ndarray, outputs=None):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_layer_of_every_variant_agrees_with_the_oracle(make, precision, variant):
     g = VARIANTS[variant]
-    n = 3 if g.depth == 5 or not SIMULATED else 1
+    n = 3 if not SIMULATED else 2 if g.depth == 5 else 1
     x = to_float(pictures(n, *SIZES[g.depth], g.in_channels))
     assert x.std((1, 2, 3)).min() > 0.1
     names = [layer.name for layer in g.layers]

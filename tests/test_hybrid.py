@@ -18,11 +18,13 @@ import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
 from pix2pix.cpu import CpuEngine
-from pix2pix.generator import INPUT, unet
+from pix2pix.engine import make_engine
+from pix2pix.generator import INPUT, random_weights, unet
 from pix2pix.hybrid import HybridEngine, SharedCpu, Workshop, segments
 from pix2pix.placement import Costs, cheapest, decide, find, measure, parse_placement
 from pix2pix.plan import Plan, choose, place, read
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+from tests.gpus import MISSING
 from tests.models import VARIANTS, check_output, pictures, weights_of
 
 PUBLISHED = unet()
@@ -546,3 +548,46 @@ def test_a_gpu_beside_the_cpu_each_with_all_layers(files, two_gpus):
         with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as cpu:
             assert np.abs(engine.translate(b) - cpu.translate(b).astype(int)).max() <= 1
     assert two_gpus == [0]
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@pytest.mark.parametrize(
+    "placement, algorithm", [(SPLIT, "im2col"), (SPLIT, None), ("encoder_1,encoder_5,decoder_1", None)]
+)
+@pytest.mark.parametrize("variant, n", [("tensorflow", 3), ("running", 1)])
+def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
+    g, weights = VARIANTS[variant], weights_of(variant)
+    plan = decide(g, placement, algorithm, "float32", "throughput")
+    b = pictures(n, 32, 32)
+    x = to_float(b)
+    with Workshop(g, weights, plan, threads=2).make(0) as engine:
+        y = engine.run(x)
+        check_output(y, ReferenceEngine(g, weights).run(x), "float32")
+        np.testing.assert_array_equal(engine.translate(b), to_uint8(y, g.output_scale))
+        np.testing.assert_array_equal(engine.translate(b[-1:])[0], engine.translate(b)[-1])
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_a_gpu_is_given_only_what_crosses(monkeypatch):
+    from pix2pix._gpu_forward import Forward
+
+    given, taken = [], []
+    set_map, get_map = Forward.set_map, Forward.get_map
+    monkeypatch.setattr(Forward, "set_map", lambda self, name, *a: given.append(name) or set_map(self, name, *a))
+    monkeypatch.setattr(Forward, "get_map", lambda self, name, *a: taken.append(name) or get_map(self, name, *a))
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    plan = decide(g, SPLIT, None, "float32", "throughput")
+    with Workshop(g, weights, plan, threads=1).make(0) as engine:
+        engine.translate(pictures(1, 32, 32))
+    assert given == ["encoder_1", "decoder_5"] and taken == ["encoder_4", "decoder_2"]
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_measuring_a_gpu(tmp_path):
+    g = unet(ngf=3, depth=3)
+    weights = random_weights(g)
+    engine = make_engine(g, weights, "cuda:0", gpu_layers="auto", plan=tmp_path / "plan.json", tune="latency")
+    with closing(engine):
+        assert engine.plan == read(tmp_path / "plan.json", g)
+        x = to_float(pictures(1, 8, 8))
+        check_output(engine.run(x), ReferenceEngine(g, weights).run(x), "float32")
