@@ -8,6 +8,7 @@ else, so that who has no GPU needs no numba.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator 
 def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any]:
     """Decorator: a kernel for blocks of `threads`, of which `blocks` must fit a multiprocessor together.
 
-    Compiled when first launched, and kept on disk beside the source (or in NUMBA_CACHE_DIR).
+    Compiled when first launched, and kept on disk beside the source (or in NUMBA_CACHE_DIR): numba notices changes of
+    the kernel's own file and of its compile-time constants, which therefore are numbers only, but not changes here.
     """
 
     def compile_lazily(function: Callable[..., None]) -> Any:
@@ -52,21 +54,21 @@ if SIMULATED:
         """a // b of int32 that are not negative."""
         return a // b
 
-    def make_multiply(tm: int, tn: int, depth: int, a_pitch: int, b_pitch: int, a_runs: int, b_runs: int) -> Any:
+    @functools.cache
+    def _places(count, runs, depth, pitch):
+        return np.arange(depth)[:, None] * pitch + np.arange(count) // 4 * runs + np.arange(count) % 4
+
+    def multiply(acc, a, a_at, b, b_at, tm, tn, depth, a_pitch, b_pitch, a_runs, b_runs):
         """See below. As one product of matrices: one multiplication at a time would take the simulator minutes."""
-        a_columns = np.arange(tm) // 4 * a_runs + np.arange(tm) % 4
-        b_columns = np.arange(tn) // 4 * b_runs + np.arange(tn) % 4
-        k = np.arange(depth)[:, None]
-
-        def multiply(acc, a, a_at, b, b_at):
-            acc += (a[a_at + k * a_pitch + a_columns].T @ b[b_at + k * b_pitch + b_columns]).ravel()
-
-        return multiply
+        left = a[a_at + _places(tm, a_runs, depth, a_pitch)]
+        acc += (left.T @ b[b_at + _places(tn, b_runs, depth, b_pitch)]).ravel()
 
 else:
     from llvmlite import ir
-    from numba.cuda import types
+    from numba.cuda import dispatcher, types
     from numba.cuda.extending import intrinsic
+
+    dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small layers have small grids, as they should
 
     VECTOR = ir.VectorType(ir.FloatType(), 4)
     TUPLE = types.UniTuple(types.float32, 4)
@@ -114,36 +116,41 @@ else:
 
         return types.int32(types.int32, types.int32), generate
 
-    def make_multiply(tm: int, tn: int, depth: int, a_pitch: int, b_pitch: int, a_runs: int, b_runs: int) -> Any:
-        """multiply(acc, a, a_at, b, b_at): acc[i * tn + j] += sum over k < depth of a[k, i] * b[k, j], i < tm, j < tn.
+    @intrinsic
+    def multiply(typing, acc, a, a_at, b, b_at, tm, tn, depth, a_pitch, b_pitch, a_runs, b_runs):
+        """acc[i * tn + j] += sum over k < depth of a[k, i] * b[k, j], for i < tm, j < tn.
 
         acc is a local array, a and b are tiles in shared memory: row k begins at a_at + k * a_pitch, and holds the
-        elements of i in runs of 4 that begin every a_runs; likewise b. Written out in full, so that acc stays in
-        registers, and loads are ahead of their use, whatever the compiler thinks of unrolling.
+        elements of i in runs of 4 that begin every a_runs; likewise b. All sizes are compile-time constants, and the
+        sum is written out in full, so that acc stays in registers and elements are loaded ahead of their use, whatever
+        the compiler thinks of unrolling.
         """
+        literals = (tm, tn, depth, a_pitch, b_pitch, a_runs, b_runs)
+        if not all(isinstance(size, types.IntegerLiteral) for size in literals):
+            return None  # numba asks again, with constants as what they are
+        sizes = tuple(size.literal_value for size in literals)
 
-        @intrinsic
-        def multiply(typing, acc, a, a_at, b, b_at):
-            def generate(context, builder, signature, arguments):
-                def elements(which, offset, count, runs):
-                    array, at = arguments[which : which + 2]
-                    found = []
-                    for run in range(count // 4):
-                        index = builder.add(at, ir.Constant(at.type, offset + run * runs))
-                        found += _load4(context, builder, signature.args[which], array, index)
-                    return found
+        def generate(context, builder, signature, arguments):
+            rows, columns, steps, *layout = sizes
 
-                data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-                places = [builder.gep(data, [ir.Constant(ir.IntType(64), i)]) for i in range(tm * tn)]
-                sums = [builder.load(place) for place in places]
-                for k in range(depth):
-                    left, right = elements(1, k * a_pitch, tm, a_runs), elements(3, k * b_pitch, tn, b_runs)
-                    for i in range(tm * tn):
-                        sums[i] = builder.fma(left[i // tn], right[i % tn], sums[i])
-                for total, place in zip(sums, places, strict=True):
-                    builder.store(total, place)
-                return context.get_dummy_value()
+            def elements(which, offset, count, runs):
+                array, at = arguments[which : which + 2]
+                found = []
+                for run in range(count // 4):
+                    index = builder.add(at, ir.Constant(at.type, offset + run * runs))
+                    found += _load4(context, builder, signature.args[which], array, index)
+                return found
 
-            return types.void(acc, a, types.int64, b, types.int64), generate
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            places = [builder.gep(data, [ir.Constant(ir.IntType(64), i)]) for i in range(rows * columns)]
+            sums = [builder.load(place) for place in places]
+            for k in range(steps):
+                left = elements(1, k * layout[0], rows, layout[2])
+                right = elements(3, k * layout[1], columns, layout[3])
+                for i in range(rows * columns):
+                    sums[i] = builder.fma(left[i // columns], right[i % columns], sums[i])
+            for total, place in zip(sums, places, strict=True):
+                builder.store(total, place)
+            return context.get_dummy_value()
 
-        return multiply
+        return types.void(acc, a, types.int64, b, types.int64, *literals), generate

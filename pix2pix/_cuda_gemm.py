@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, int32, kernel, load4, make_multiply, quotient, store4
+from ._cuda import ALIGNMENT, int32, kernel, load4, multiply, quotient, store4
 
 OUTSIDE = -(1 << 24)  # the row of a pixel that is not there: no tap reaches the map from it
 
@@ -67,8 +67,7 @@ def make_gemm(tile: Tile) -> Any:
     SHARED_A, SHARED_B, FETCHED_A, FETCHED_B, ACCUMULATORS = 2 * A_SIZE, 2 * B_SIZE, 4 * A_LOADS, 4 * B_LOADS, TM * TN
     TN4, NONE = TN // 4, OUTSIDE
     ZERO = float32(0)
-    UNROLLED = tile.unrolled
-    multiply = make_multiply(TM, TN, UNROLLED, SA, BN, 4 * LY, 4 * LX)
+    UNROLLED, A_NEXT, B_NEXT = tile.unrolled, 4 * LY, 4 * LX  # from one run of a thread to the next
 
     @kernel(tile.threads, tile.blocks)
     def gemm(
@@ -175,7 +174,7 @@ def make_gemm(tile: Tile) -> Any:
             if at > begin:
                 a_at, b_at = int32((at - 1 & 1) * A_SIZE + top), int32((at - 1 & 1) * B_SIZE + left)
                 for _ in range(BK // UNROLLED):
-                    multiply(acc, a_tiles, a_at, b_tiles, b_at)
+                    multiply(acc, a_tiles, a_at, b_tiles, b_at, TM, TN, UNROLLED, SA, BN, A_NEXT, B_NEXT)
                     a_at, b_at = int32(a_at + UNROLLED * SA), int32(b_at + UNROLLED * BN)
             if at < end:
                 for load in range(A_LOADS):

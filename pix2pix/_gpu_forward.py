@@ -7,6 +7,7 @@ goes to one stream, in the order of the layers, so that any walk can be recorded
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from .generator import INPUT
 THREADS, LANES, ROWS, MOST_BLOCKS = (4, 2, 2, 2) if SIMULATED else (256, 8, 32, 4096)
 COLUMNS = 1 << 13 if SIMULATED else 1 << 26  # floats of im2col's matrix that are there at a time
 ALIGNED = 64  # floats
+MOST_IMAGES = 65535  # of a grid
 
 
 @functools.cache
@@ -68,8 +70,8 @@ class Forward:
         self.generator = weights.generator
         self.constants: dict[str, Any] = {}  # values of layers that are the same for all images: (h * w * channels)
         sizes = _sizes(weights, n, h, w)
-        places = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        arrays = {name: memory[places[name] : places[name] + size] for name, size in sizes.items()}
+        ends = itertools.accumulate(sizes.values())
+        arrays = {name: memory[end - sizes[name] : end] for name, end in zip(sizes, ends, strict=True)}
         self.transfer, self.scratch, self.statistics = (arrays.pop(name) for name in _SHARED)
         shapes = self.generator.shapes(h, w)
         self.maps = {
@@ -252,7 +254,7 @@ def _sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, int]:
         sizes["scratch"] = max(sizes["scratch"], _scratch_floats(weights, packed, n, h, w))
         if packed.layer.activation == "tanh":
             sizes["transfer"] = max(sizes["transfer"], n * map_h * map_w * channels)
-    return {name: -(-size // ALIGNED) * ALIGNED for name, size in sizes.items()}
+    return {name: -(-max(size, 1) // ALIGNED) * ALIGNED for name, size in sizes.items()}
 
 
 def _product_floats(weights: DeviceWeights, packed: Packed, n: int, h: int, w: int) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 
 from . import plan as plans
 from ._gpu_device import Device, count, simulator
-from ._gpu_forward import Forward
+from ._gpu_forward import MOST_IMAGES, Forward
 from ._gpu_weights import DeviceWeights
 from .engine import BaseEngine, Session, check_layers
 from .generator import INPUT, Generator, Weights
@@ -217,9 +217,7 @@ class GpuEngine(BaseEngine):
         return self._leader.submit(do).result()
 
     def _release(self) -> None:
-        self._stream.synchronize()
-        self._outward.synchronize()
-        self._sizes.clear()
+        self._forget()
         del self._weights, self._memory
         self._device.release()
 
@@ -228,13 +226,13 @@ class GpuEngine(BaseEngine):
         n, h, w = size
         first = 0
         while first < n:
-            step = min(n - first, max(1, self.pixels_at_once // (h * w)))
+            step = min(n - first, max(1, self.pixels_at_once // (h * w)), MOST_IMAGES)
             try:
                 work(slice(first, first + step))
             except MemoryError as error:
                 if step == 1:
                     raise
-                self._sizes.clear()
+                self._forget()
                 self.pixels_at_once = step // 2 * h * w
                 log.warning("%s: going on with %d images at a time", error, step // 2)
                 continue
@@ -318,12 +316,11 @@ class GpuEngine(BaseEngine):
         if key in self._sizes:
             self._sizes.move_to_end(key)
             return self._sizes[key]
+        if n > MOST_IMAGES:
+            raise MemoryError(f"got {n} images to keep in the GPU's memory, it takes {MOST_IMAGES} at a time")
         needed = Forward.floats(self._weights, n, h, w)
         if needed > self._memory.size:
-            self._stream.synchronize()
-            self._sizes.clear()
-            self._memory = self._device.empty(1)
-            self._device.release()
+            self._forget()
             self._memory = self._device.empty(needed)
         size = Size(Forward(self._weights, n, h, w, self._memory, self._stream))
         self._add_constants(size.forward)
@@ -331,6 +328,14 @@ class GpuEngine(BaseEngine):
         while len(self._sizes) > SIZES_KEPT:
             self._sizes.popitem(last=False)
         return size
+
+    def _forget(self) -> None:
+        """Let go of all sizes and their memory."""
+        self._stream.synchronize()
+        self._outward.synchronize()
+        self._sizes.clear()
+        self._memory = self._device.empty(1)
+        self._device.release()
 
     def _add_constants(self, forward: Forward) -> None:
         """The values of those layers of this engine that are the same for every picture of the size.
