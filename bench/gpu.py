@@ -1,6 +1,6 @@
 """The whole network on one GPU, beside PyTorch on the same GPU; from host to host; and kernel by kernel.
 
-    python -m bench.gpu [--batches 1,8,32,64,128] [--compiled 1,8,64] [--kernels 1,64] [--blocks 5] [--device cuda:0]
+    python -m bench.gpu [--batches 1,8,32,64,128] [--compiled 1,64] [--kernels 1,64] [--blocks 5] [--device cuda:0]
 
 For each number of pictures, this project's engine and PyTorch (eager and compiled, channels last, float32 with and
 without TF32) run in turns, in blocks of calls over a batch that lies in the GPU's memory. Every output is compared with
@@ -190,10 +190,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--batches", type=numbers, default="1,8,32,64,128", help="pictures per call (%(default)s)")
-    parser.add_argument("--compiled", type=numbers, default="1,8,64", help="those with torch.compile too (%(default)s)")
+    parser.add_argument("--compiled", type=numbers, default="1,64", help="those with torch.compile too (%(default)s)")
     parser.add_argument("--kernels", type=numbers, default="1,64", help="those to time by kernel (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help="blocks of calls per contender (%(default)s)")
-    parser.add_argument("--images", type=int, default=3200, help="of the raw file (%(default)s)")
+    parser.add_argument("--images", type=int, default=1600, help="of the raw file (%(default)s)")
     parser.add_argument("--plan", help="plan of this project's engine (its default)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
     return parser.parse_args(argv)
