@@ -1,0 +1,77 @@
+"""Who has no GPU, or no numba: what is said then, and that it costs nothing. And what GPUs' kernels need of caches."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+needs_numba = pytest.mark.skipif(not importlib.util.find_spec("numba_cuda"), reason="needs numba-cuda")
+
+
+def run_code(code: str, **environment: str) -> str:
+    """What a fresh process prints that runs `code`; without the simulator, unless `environment` says so."""
+    clean = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean | environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_importing_the_package_and_running_on_the_cpu_imports_no_numba():
+    code = """
+        import sys, numpy, pix2pix, pix2pix.cli
+        from pix2pix.generator import random_weights, unet
+        from pix2pix.engine import make_engine
+        generator = unet(ngf=4, depth=2)
+        engine = make_engine(generator, random_weights(generator), device="cpu", threads=1)
+        engine.translate(numpy.zeros((1, 4, 4, 3), numpy.uint8))
+        print([name for name in sys.modules if name.split(".")[0] in ("numba", "llvmlite", "cuda")])
+    """
+    assert run_code(code).strip() == "[]"
+
+
+def test_without_numba_the_error_names_the_package():
+    code = """
+        import sys
+        sys.modules["numba"] = None
+        import pix2pix.engine
+        try:
+            pix2pix.engine.check_device("cuda", "float32", None, None)
+        except RuntimeError as error:
+            print(error)
+        pix2pix.engine.check_device("auto", "float32", None, None)
+    """
+    assert "pip install 'pix2pix[cuda]'" in run_code(code)
+
+
+@needs_numba
+def test_without_a_driver_the_error_names_it():
+    code = """
+        import pix2pix.engine
+        try:
+            print(pix2pix.engine._count_gpus(), "usable")
+        except RuntimeError as error:
+            print(error)
+    """
+    hidden = run_code(code, CUDA_VISIBLE_DEVICES="-1")
+    assert "driver" in hidden and "usable" not in hidden
+
+
+@needs_numba
+def test_kernels_are_found_in_the_cache_by_the_next_process():
+    code = """
+        import hashlib
+        from numba.cuda.core.caching import dumps
+        from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm
+        for kernel in (_cuda_gemm.make_gemm(_cuda_gemm.TILES["128x64"]), _cuda_maps.make_to_picture(256, True, True),
+                       _cuda_norm.make_normalise(8, 32)):
+            constants = tuple(cell.cell_contents for cell in kernel.py_func.__closure__)
+            print(kernel.py_func.__name__, hashlib.sha256(dumps(constants)).hexdigest())
+    """
+    first, second = run_code(code), run_code(code)
+    assert first == second and first.count("\n") == 3
