@@ -36,7 +36,7 @@ test() {
     local log
     log=$(mktemp)
     "$python" -m pytest -q -rs -p no:cacheprovider -m "not full" tests/test_cuda.py tests/test_engines.py \
-        -k "test_cuda or cuda" | tee "$log"
+        tests/test_hybrid.py -k "test_cuda or cuda or a_gpu" | tee "$log"
     if grep '^SKIPPED' "$log" | grep -v 'several devices'; then
         echo "on a GPU, only tests of several devices may be skipped" >&2
         exit 1

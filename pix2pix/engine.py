@@ -6,7 +6,9 @@ can get wrong is checked here, once, and told in the same words whatever the har
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
@@ -20,6 +22,8 @@ import numpy as np
 from . import devices
 from .generator import INPUT, Generator, Layer, Statistics, Weights
 from .plan import ALGORITHMS, PRECISIONS, Plan
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -85,10 +89,11 @@ class BaseEngine:
     """Checks, ranks, locking and streaming; subclasses implement ``_run`` and ``_translate``.
 
     ``layers`` names those that this engine has weights for, and runs; by default all. ``pixels_at_once`` is as much of
-    a batch as it does best at once: more costs memory and gains no speed.
+    a batch as it does best at once: more costs memory and gains no speed. ``most_images`` it cannot exceed.
     """
 
     pixels_at_once = 8 * 256 * 256
+    most_images = sys.maxsize
 
     def __init__(self, generator: Generator, layers: Collection[str] | None = None) -> None:
         self.generator = generator
@@ -109,6 +114,26 @@ class BaseEngine:
 
     def _close(self) -> None:
         """Free what the subclass holds; called once."""
+
+    def _forget(self) -> None:
+        """Free what the subclass keeps for the sizes that it has seen."""
+
+    def _in_parts(self, size: tuple[int, ...], work: Callable[[slice], None]) -> None:
+        """``work`` for all images of (n, h, w), as many at a time as fit; fewer from now on if a GPU's memory ends."""
+        n, h, w = size
+        first = 0
+        while first < n:
+            step = min(n - first, max(1, self.pixels_at_once // (h * w)), self.most_images)
+            try:
+                work(slice(first, first + step))
+            except MemoryError as error:
+                if step == 1:
+                    raise
+                self._forget()
+                self.pixels_at_once = step // 2 * h * w
+                log.warning("%s: going on with %d images at a time", error, step // 2)
+                continue
+            first += step
 
     # -- the protocol -----------------------------------------------------------------------------------------
 

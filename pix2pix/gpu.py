@@ -10,7 +10,6 @@ Results don't depend on how images are batched: each output is summed in an orde
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import OrderedDict, deque
@@ -36,8 +35,6 @@ PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothin
 SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
 PRECISIONS = ("float32",)
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -131,7 +128,7 @@ class GpuEngine(BaseEngine):
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
-        self.pixels_at_once = PIXELS_AT_ONCE
+        self.pixels_at_once, self.most_images = PIXELS_AT_ONCE, MOST_IMAGES
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
@@ -220,23 +217,6 @@ class GpuEngine(BaseEngine):
         self._forget()
         del self._weights, self._memory
         self._device.release()
-
-    def _in_parts(self, size: tuple[int, int, int], work: Callable[[slice], None]) -> None:
-        """``work`` for all images, as many at a time as fit; fewer from now on if the GPU's memory ends."""
-        n, h, w = size
-        first = 0
-        while first < n:
-            step = min(n - first, max(1, self.pixels_at_once // (h * w)), MOST_IMAGES)
-            try:
-                work(slice(first, first + step))
-            except MemoryError as error:
-                if step == 1:
-                    raise
-                self._forget()
-                self.pixels_at_once = step // 2 * h * w
-                log.warning("%s: going on with %d images at a time", error, step // 2)
-                continue
-            first += step
 
     def _begin(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> deque[Ticket]:
         """Send a batch on its way; returns what isn't back yet, at most two parts of it."""
@@ -330,7 +310,6 @@ class GpuEngine(BaseEngine):
         return size
 
     def _forget(self) -> None:
-        """Let go of all sizes and their memory."""
         self._stream.synchronize()
         self._outward.synchronize()
         self._sizes.clear()

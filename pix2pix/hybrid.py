@@ -107,19 +107,24 @@ class HybridEngine(BaseEngine):
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
-        for images in _chunks(n, h, w):
+
+        def run_images(images: slice) -> None:
             part = {name: value[images] for name, value in given.items()}
             for name, value in self._walk(part, outputs, threading.Event()).items():
                 results[name][images] = value
+
+        self._in_parts((n, h, w), run_images)
         return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         last = self.generator.layers[-1].name
-        for images in _chunks(*b.shape[:3]):
+
+        def translate_images(images: slice) -> None:
             values = self._walk({INPUT: to_float(b[images])}, (last,), stop)
-            if stop.is_set():
-                return
-            out[images] = to_uint8(values[last], self.generator.output_scale)
+            if not stop.is_set():
+                out[images] = to_uint8(values[last], self.generator.output_scale)
+
+        self._in_parts(b.shape[:3], translate_images)
 
     def _close(self) -> None:
         self.gpu.close()
@@ -227,9 +232,3 @@ class Workshop:
 
 def _device(engine: BaseEngine) -> str:
     return getattr(engine, "device", "cpu")
-
-
-def _chunks(n: int, h: int, w: int) -> list[slice]:
-    """``n`` images of h x w in parts of at most PIXELS_AT_ONCE, or one image."""
-    step = max(1, PIXELS_AT_ONCE // (h * w))
-    return [slice(first, min(first + step, n)) for first in range(0, n, step)]

@@ -193,7 +193,7 @@ def test_hybrid_engines_share_one_cpu_engine():
             engine.run(to_float(batches[0]), outputs=["encoder_1"])
 
 
-def test_a_large_batch_crosses_in_parts(monkeypatch):
+def test_a_large_batch_crosses_in_parts():
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     layers, plan = placed("tensorflow", SPLIT)
     b = pictures(5, 32, 32)
@@ -207,12 +207,36 @@ def test_a_large_batch_crosses_in_parts(monkeypatch):
     with HybridEngine(CpuEngine(g, weights, plan=plan), Watched(g, weights), plan) as engine:
         whole = engine.translate(b)
         assert set(seen) == {5}
-        monkeypatch.setattr("pix2pix.hybrid.PIXELS_AT_ONCE", 2 * 32 * 32)
+        engine.pixels_at_once = 2 * 32 * 32
         seen.clear()
         np.testing.assert_array_equal(engine.translate(b), whole)
         assert set(seen) == {1, 2}
         x = to_float(b)
         check_output(engine.run(x), ReferenceEngine(g, weights).run(x), "float32")
+
+
+def test_a_gpu_without_memory_gets_fewer_images_at_a_time(caplog):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    _, plan = placed("tensorflow", SPLIT)
+    b = pictures(7, 32, 32)
+    most = 3
+
+    class Small(ReferenceEngine):
+        def _run(self, given, outputs):
+            if next(iter(given.values())).shape[0] > most:
+                raise MemoryError("the GPU has no memory left")
+            return super()._run(given, outputs)
+
+    with HybridEngine(CpuEngine(g, weights, plan=plan), Small(g, weights), plan) as engine:
+        result = engine.translate(b)
+        assert "no memory left: going on with 3 images at a time" in caplog.text
+        most = 7
+        np.testing.assert_array_equal(engine.translate(b), result)
+        engine.pixels_at_once = 7 * 32 * 32
+        np.testing.assert_array_equal(engine.translate(b), result)
+        most = 0
+        with pytest.raises(MemoryError):
+            engine.translate(b)
 
 
 def test_a_constant_layer_without_the_layer_that_it_reads():
