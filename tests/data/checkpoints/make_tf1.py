@@ -6,7 +6,8 @@
 The generator is a restatement of the one of affinelayer/pix2pix-tensorflow with the same names of variables, of before
 and since December 2017. Training takes one step, so that the file has the discriminator's variables and Adam's.
 tf1.npz holds the input of 512x512 pixels, in blocks of 8x8, and the float32 NHWC outputs with dropout off: every 3rd
-row and column, of those of 256 pixels every 9th, of 512 every 31st. The smaller inputs are those of pytorch.npz.
+row and column, of those of 256 pixels every 9th, of 512 every 31st; and the first of them as the bytes that the
+program writes. The smaller inputs are those of pytorch.npz.
 """
 
 from __future__ import annotations
@@ -169,6 +170,9 @@ def make_all(cases: tuple[Case, ...]) -> None:
     results = {"input/512x512": large}
     for case in cases:
         results |= make(case, large)
+    y = results[f"{cases[0].name}/{2 ** cases[0].depth}x{2 ** cases[0].depth}/image"]
+    with tf.Graph().as_default(), tf1.Session() as session:
+        results["bytes"] = session.run(tf.image.convert_image_dtype((y + 1) / 2, tf.uint8, saturate=True))
     np.savez_compressed("tf1.npz", **results)
 
 
