@@ -20,7 +20,10 @@ import pix2pix
 from pix2pix.checkpoints import CheckpointError, read
 from pix2pix.checkpoints.bundle import read_bundle
 from pix2pix.checkpoints.crc32c import crc32c
+from pix2pix.checkpoints.sstable import read_table
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+
+from .bundles import field, table_of
 
 DATA = Path(__file__).parent / "data" / "checkpoints"
 TOLERANCE = 2e-5  # TensorFlow computes in float32, the oracle in float64; found: up to 1.4e-5
@@ -153,6 +156,30 @@ def test_every_damaged_byte_of_what_is_read_is_noticed(folder: Path) -> None:
         path.write_bytes(whole)
 
 
+def reindexed(folder: Path, entries: list[tuple[bytes, bytes]]) -> Path:
+    """The folder with these entries in its index."""
+    (folder / "model-200.index").write_bytes(table_of(entries))
+    return folder
+
+
+def test_indices_with_true_checksums_that_lie(folder: Path) -> None:
+    table = read_table((folder / "model-200.index").read_bytes())
+    entries = [(key, bytes(value)) for key, value in table.items()]
+    assert same_model(reindexed(folder, entries), DATA / "tf1_trained")
+    with pytest.raises(CheckpointError, match="a name twice or out of order"):
+        read(reindexed(folder, [*entries, entries[-1]]))
+    with pytest.raises(CheckpointError, match="a name twice or out of order"):
+        read(reindexed(folder, [*entries[1:], entries[0]]))
+    with pytest.raises(CheckpointError, match="lies inside another tensor"):
+        read(reindexed(folder, sorted([*entries, (b"another", entries[1][1])])))
+    with pytest.raises(CheckpointError, match="is cut off"):
+        read(reindexed(folder, [*entries, (b"z", entries[1][1] + field(4, 1 << 40))]))
+    with pytest.raises(CheckpointError, match="stored in slices"):
+        read(reindexed(folder, [*entries, (b"z", entries[1][1] + field(7, b""))]))
+    with pytest.raises(CheckpointError, match="big-endian"):
+        read(reindexed(folder, [(b"", field(1, 1) + field(2, 1)), *entries[1:]]))
+
+
 def test_a_discriminator_alone_is_explained() -> None:
     from pix2pix.checkpoints import tf1
 
@@ -231,7 +258,9 @@ def test_pict_files(tmp_path: Path, case: str) -> None:
     assert weights.keys() == names.keys()
     stored = {array.tobytes() for array in parts.values()}
     assert {array.tobytes() for array in weights.values()} == stored and len(stored) > 20
-    for broken in (data[:-1], data + b"\0", data[:4] + b"[]" + data[6:]):
+    codes = sum(array.size for array in parts.values())
+    one_more = data[: -codes - 4] + struct.pack(">I", codes + 1) + data[-codes:] + b"\0"
+    for broken in (data[:-1], data + b"\0", data[:4] + b"[]" + data[6:], one_more):
         (tmp_path / "model.pict").write_bytes(broken)
         with pytest.raises(CheckpointError):
             read(tmp_path / "model.pict")

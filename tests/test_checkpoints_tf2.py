@@ -137,6 +137,12 @@ def test_each_norm_has_its_own_epsilon(saved: Path) -> None:
     assert eps_of == {0.3, 1e-5}
 
 
+def test_the_signature_tells_the_size(saved: Path) -> None:
+    of_32, of_64 = (b"\x12\x02\x08" + bytes([side]) for side in (32, 64))
+    assert read(replaced(saved, of_32, of_64))[0].size == 64
+    assert read(replaced(saved, of_64, b"\x12\x02\x08\x30"))[0].assumed == ("size",)  # 48 is no multiple of 32
+
+
 def test_folders_that_are_not_whole(saved: Path) -> None:
     (saved / "variables" / "variables.index").unlink()
     with pytest.raises(CheckpointError, match="variables.index, which belongs to saved_model.pb, is missing"):
