@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,50 @@ class Map:
     h: int
     w: int
     at: Slice
+
+
+class Source(NamedTuple):
+    """What a layer reads, in the order of kernels' parameters; ``joined`` channels are read with the first slope."""
+
+    array: Any
+    h: int
+    w: int
+    stride: int
+    first: int
+    channels: int
+    joined: int
+    slope_1: np.float32
+    slope_2: np.float32
+
+
+class Window(NamedTuple):
+    """Which pixels make up a row of the product's left side; see :func:`make_gemm`."""
+
+    side: int
+    zoom: int
+    origin: int
+    step: int
+
+
+class Grid(NamedTuple):
+    """The product's rows: the pixels of h x w of each image."""
+
+    rows: int
+    h: int
+    w: int
+
+
+class Target(NamedTuple):
+    """Where a product goes."""
+
+    array: Any
+    stride: int
+    first: int
+
+
+def plain_source(array: Any, h: int, w: int, channels: int) -> Source:
+    """A map that is nothing else, read as it is."""
+    return Source(array, h, w, channels, 0, channels, channels, np.float32(1), np.float32(1))
 
 
 class Forward:
@@ -125,69 +169,60 @@ class Forward:
     # -- one layer --------------------------------------------------------------------------------------------
 
     def _compute(self, packed: Packed, picture: Any) -> None:
-        layer = packed.layer
+        layer, at = packed.layer, self.weights.slices[packed.layer.name]
         last = layer.activation == "tanh"
-        if packed.algorithm == "implicit":
-            self._implicit(packed, self.scratch if last else self.maps[layer.name].array)
+        if last:
+            target = Target(self.scratch, packed.columns, 0)
         else:
-            self._im2col(packed, self.scratch if last else self.maps[layer.name].array)
+            target = Target(self.maps[layer.name].array, at.stride, at.first)
+        if packed.algorithm == "implicit":
+            self._implicit(packed, target)
+        else:
+            self._im2col(packed, target)
         if last:
             self._finish(packed, picture)
         elif layer.norm:
             self._normalise(packed)
 
-    def _implicit(self, packed: Packed, out: Any) -> None:
+    def _implicit(self, packed: Packed, target: Target) -> None:
         """A layer without a matrix of patches: the map itself is what :func:`make_gemm` reads."""
-        layer, (source, *reading) = packed.layer, self._reading(packed)
-        rows, h, w = self.n * source.h * source.w, source.h, source.w
+        layer, source, parities = packed.layer, self._source(packed), 1
+        h, w = source.h, source.w
         if layer.activation == "tanh":
-            how, parities, stride, first = (1, 1, 0, 1), 1, packed.columns, 0
+            window = Window(side=1, zoom=1, origin=0, step=1)
         elif layer.transposed:
-            how, parities, stride, first = (2, 1, 0, -1), 4, self._at(layer.name).stride, self._at(layer.name).first
+            window, parities = Window(side=2, zoom=1, origin=0, step=-1), 4
         else:
-            how, parities, stride, first = (4, 2, -1, 1), 1, self._at(layer.name).stride, self._at(layer.name).first
-            rows, h, w = rows // 4, h // 2, w // 2
-        shape = (*how, rows, h, w, packed.columns, parities, packed.splits)
-        target = out if packed.splits == 1 else self._partial(packed)
-        self._multiply(packed, source.array, target, source.h, source.w, *reading, *shape, stride, first)
-        if packed.splits > 1:
-            count = parities * rows * packed.columns // 4
-            shape_out = (rows, w, packed.columns, parities, packed.splits, stride, first)
-            self._launch(kernels().add_splits, count, target, packed.bias, out, *shape_out)
+            window, h, w = Window(side=4, zoom=2, origin=-1, step=1), h // 2, w // 2
+        grid = Grid(self.n * h * w, h, w)
+        if packed.splits == 1:
+            self._multiply(packed, source, window, grid, parities, 1, target)
+            return
+        partial = Target(self._free_scratch(packed), 0, 0)
+        self._multiply(packed, source, window, grid, parities, packed.splits, partial)
+        count = parities * grid.rows * packed.columns // 4
+        shape = (grid.rows, w, packed.columns, parities, packed.splits, target.stride, target.first)
+        self._launch(kernels().add_splits, count, partial.array, packed.bias, target.array, *shape)
 
-    def _partial(self, packed: Packed) -> Any:
-        """Where splits keep their sums: behind what the last layer has in the scratch."""
-        return self.scratch[_product_floats(self.weights, packed, self.n, self.h, self.w) :]
-
-    def _im2col(self, packed: Packed, out: Any) -> None:
+    def _im2col(self, packed: Packed, target: Target) -> None:
         """A layer by way of the matrix of patches, some rows at a time; transposed ones with zeros inserted first."""
-        layer, (source, *reading) = packed.layer, self._reading(packed)
-        array, h, w, how = source.array, source.h, source.w, (2, -1, source.h // 2, source.w // 2)
-        at = 0
-        if layer.activation == "tanh":
-            stride, first = packed.columns, 0
-            at = _product_floats(self.weights, packed, self.n, self.h, self.w)
-        else:
-            stride, first = self._at(layer.name).stride, self._at(layer.name).first
-        stride_in, first_in, channels, *activation = reading
-        if layer.transposed:
-            array = self.scratch[at:]
-            count = self.n * (2 * h + 3) * (2 * w + 3) * channels
-            shape = (self.n, h, w, *reading)
-            self._launch(kernels().insert_zeros, count // 4, source.array, array, *shape)
-            how, h, w = (1, 0, 2 * h, 2 * w), 2 * h + 3, 2 * w + 3
-            stride_in, first_in, activation = channels, 0, [channels, np.float32(1), np.float32(1)]
-            at += count
-        matrix, depth = self.scratch[at:], 16 * channels
-        rows = self.n * how[2] * how[3]
+        source, scratch = self._source(packed), self._free_scratch(packed)
+        zoom, origin, h, w = 2, -1, source.h // 2, source.w // 2
+        if packed.layer.transposed:
+            zoom, origin, h, w = 1, 0, 2 * source.h, 2 * source.w
+            inserted = plain_source(scratch, h + 3, w + 3, source.channels)
+            count = self.n * inserted.h * inserted.w * source.channels
+            self._launch(kernels().insert_zeros, count // 4, source.array, scratch, self.n, *source[1:])
+            source, scratch = inserted, scratch[count:]
+        depth = 16 * source.channels
         step = max(1, COLUMNS // depth)
-        for begin in range(0, rows, step):
-            part = min(step, rows - begin)
-            shape = (begin, part, h, w, stride_in, first_in, channels, *activation, *how)
-            self._launch(kernels().im2col, part * depth // 4, array, matrix, *shape)
-            reading = [depth, 0, depth, depth, np.float32(1), np.float32(1)]
-            shape = (1, 1, 0, 1, part, 1, part, packed.columns, 1, 1)
-            self._multiply(packed, matrix, out, 1, part, *reading, *shape, stride, first + begin * stride)
+        for begin in range(0, self.n * h * w, step):
+            rows = min(step, self.n * h * w - begin)
+            shape = (begin, rows, *source[1:], zoom, origin, h, w)
+            self._launch(kernels().im2col, rows * depth // 4, source.array, scratch, *shape)
+            matrix, window = plain_source(scratch, 1, rows, depth), Window(side=1, zoom=1, origin=0, step=1)
+            part = target._replace(first=target.first + begin * target.stride)
+            self._multiply(packed, matrix, window, Grid(rows, 1, rows), 1, 1, part)
 
     def _normalise(self, packed: Packed) -> None:
         """Normalise a layer's map by each image's own statistics, in place."""
@@ -210,23 +245,38 @@ class Forward:
 
     # -- launching --------------------------------------------------------------------------------------------
 
-    def _at(self, name: str) -> Slice:
-        return self.weights.slices[name]
+    def _source(self, packed: Packed) -> Source:
+        """What a layer reads: one map, or two side by side."""
+        inputs = packed.layer.inputs
+        first = self.maps[inputs[0].layer]
+        channels = sum(self.weights.slices[source.layer].width for source in inputs)
+        slopes = np.float32(inputs[0].slope), np.float32(inputs[-1].slope)
+        return Source(first.array, first.h, first.w, first.at.stride, first.at.first, channels, first.at.width, *slopes)
 
-    def _reading(self, packed: Packed) -> tuple[Any, ...]:
-        """What a layer reads: (map, stride, first channel, channels, channels of the first source, both slopes)."""
-        sources = packed.layer.inputs
-        first = self.maps[sources[0].layer]
-        channels = sum(self._at(source.layer).width for source in sources)
-        slopes = np.float32(sources[0].slope), np.float32(sources[-1].slope)
-        return first, first.at.stride, first.at.first, channels, first.at.width, *slopes
+    def _free_scratch(self, packed: Packed) -> Any:
+        """The scratch but for what the last layer makes its picture of."""
+        return self.scratch[_product_floats(self.weights, packed, self.n, self.h, self.w) :]
 
-    def _multiply(self, packed: Packed, a: Any, out: Any, *shape: Any) -> None:
-        """Launch the matrix product; ``shape`` are its arguments from h on."""
-        rows, columns, parities, splits = shape[12], *shape[15:18]
+    def _multiply(
+        self, packed: Packed, source: Source, window: Window, grid: Grid, parities: int, splits: int, target: Target
+    ) -> None:
+        """Launch the matrix product."""
         tile = SIMULATED_TILE if SIMULATED else TILES[packed.tile]
-        grid = (-(-rows // tile.bm), -(-columns // tile.bn), parities * splits)
-        gemm(packed.tile)[grid, tile.threads, self.stream](a, packed.weights, packed.bias, out, *shape)
+        blocks = (-(-grid.rows // tile.bm), -(-packed.columns // tile.bn), parities * splits)
+        gemm(packed.tile)[blocks, tile.threads, self.stream](
+            source.array,
+            packed.weights,
+            packed.bias,
+            target.array,
+            *source[1:],
+            *window,
+            *grid,
+            packed.columns,
+            parities,
+            splits,
+            target.stride,
+            target.first,
+        )
 
     def _launch(self, kernel: Any, count: int, *arguments: Any) -> None:
         """Launch a kernel that goes over ``count`` things in steps of the grid."""

@@ -291,6 +291,15 @@ def test_a_session_keeps_values_in_the_gpus_memory(engine):
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_a_session_keeps_what_it_was_given_and_has_not_read_yet(engine):
+    known = engine.run(to_float(pictures(1, 32, 32)), outputs=["encoder_1", "encoder_2", "decoder_2"])
+    given = {"encoder_1": known["encoder_1"] * 2, "decoder_2": known["decoder_2"]}
+    with engine.session() as session:
+        session.run({"encoder_1": given["encoder_1"], "encoder_2": known["encoder_2"]}, ["encoder_3"], ["encoder_1"])
+        y = session.run({"decoder_2": given["decoder_2"]}, ["decoder_1"])["decoder_1"]
+    np.testing.assert_array_equal(y, engine.run(inputs=given))
+
+
 def test_a_stream_may_be_left_and_other_calls_come_between(engine):
     batches = [pictures(n, 32, 32, seed=n) for n in (1, 2, 1)]
     expected = [engine.translate(b) for b in batches]
