@@ -38,7 +38,7 @@ test() {
     "$python" -m pytest -q -rs -p no:cacheprovider -m "not full" tests/test_cuda.py tests/test_engines.py \
         tests/test_hybrid.py -k "test_cuda or cuda or a_gpu" | tee "$log"
     if grep '^SKIPPED' "$log" | grep -v 'several devices'; then
-        echo "on a GPU, only tests of several devices may be skipped" >&2
+        echo "on a GPU, only tests of several GPUs may be skipped" >&2
         exit 1
     fi
     if command -v compute-sanitizer >/dev/null; then

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import pytest
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
@@ -21,4 +24,9 @@ def missing() -> str:
 
 
 MISSING = missing()
-EDGE, NUMBER = (32, 5) if SIMULATED else (64, 11)  # of pictures, where tests may choose: the simulator is slow
+EDGE, NUMBER = (32, 3) if SIMULATED else (64, 11)  # of pictures, where tests may choose: the simulator is slow
+
+
+def needs_gpu(test: Any) -> Any:
+    """Decorator: a test of the marker `gpu`, skipped where there is no GPU and no simulator."""
+    return pytest.mark.gpu(pytest.mark.skipif(bool(MISSING), reason=MISSING)(test))

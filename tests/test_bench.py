@@ -27,7 +27,7 @@ def simulated() -> bool:
     return SIMULATED
 
 
-needs_simulator = pytest.mark.skipif("not simulated()", reason="needs numba, and NUMBA_ENABLE_CUDASIM=1")
+needs_simulator = pytest.mark.gpu if simulated() else pytest.mark.skip(reason="needs numba, and NUMBA_ENABLE_CUDASIM=1")
 
 
 @pytest.fixture

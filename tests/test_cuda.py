@@ -27,6 +27,7 @@ from pix2pix._gpu_forward import LANES, ROWS, THREADS, gemm, kernels
 from pix2pix._gpu_weights import _all_taps, _flipped, _parities, _plain
 from pix2pix.gpu import GpuEngine
 
+pytestmark = pytest.mark.gpu
 ONE = np.float32(1)
 
 
@@ -234,6 +235,13 @@ def test_a_plan_may_name_any_algorithm_for_any_layer():
         plan = Plan({layer.name: next(names) for layer in g.layers}, "cuda")
         with GpuEngine(g, weights_of("tensorflow"), plan=plan) as engine:
             check_output(engine.run(x), expected, "float32")
+
+
+def test_the_courses_plan_computes_the_whole_network():
+    x = to_float(pictures(3, 32, 32))
+    expected = ReferenceEngine(VARIANTS["no-norm"], weights_of("no-norm")).run(x)
+    with GpuEngine(VARIANTS["no-norm"], weights_of("no-norm"), plan="im2col") as engine:
+        check_output(engine.run(x), expected, "float32")
 
 
 def test_engines_share_weights_and_outlive_each_other():

@@ -22,7 +22,7 @@ from pix2pix.hybrid import HybridEngine, SharedCpu, Workshop, segments
 from pix2pix.placement import decide, parse_placement
 from pix2pix.plan import choose, place, read
 from pix2pix.reference import ReferenceEngine, to_float, to_uint8
-from tests.gpus import MISSING
+from tests.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
 from tests.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
 
@@ -327,7 +327,7 @@ def test_a_gpu_beside_the_cpu_each_with_all_layers(files, two_gpus):
     assert two_gpus == [0]
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@needs_gpu
 @pytest.mark.parametrize(
     "placement, algorithm", [(SPLIT, "im2col"), (SPLIT, None), ("encoder_1,encoder_5,decoder_1", None)]
 )
@@ -344,7 +344,7 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
         np.testing.assert_array_equal(engine.translate(b[-1:])[0], engine.translate(b)[-1])
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@needs_gpu
 def test_a_gpu_is_given_only_what_crosses(monkeypatch):
     from pix2pix._gpu_forward import Forward
 
@@ -359,7 +359,7 @@ def test_a_gpu_is_given_only_what_crosses(monkeypatch):
     assert given == ["encoder_1", "decoder_5"] and taken == ["encoder_4", "decoder_2"]
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@needs_gpu
 def test_measuring_a_gpu(tmp_path):
     g = unet(ngf=3, depth=3)
     weights = random_weights(g)

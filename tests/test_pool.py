@@ -25,7 +25,7 @@ from pix2pix.generator import random_weights
 from pix2pix.pool import QUEUED, Crew, PoolEngine
 from pix2pix.reference import ReferenceEngine
 from tests.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
-from tests.gpus import EDGE, MISSING, NUMBER
+from tests.gpus import EDGE, MISSING, NUMBER, needs_gpu
 from tests.models import VARIANTS, pictures, weights_of
 
 
@@ -397,7 +397,7 @@ def test_the_pool_lets_go_of_the_weights():
 # -- on a GPU ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@needs_gpu
 def test_workers_of_a_gpu_make_the_bytes_that_one_engine_makes():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
     with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0", workers=3) as pool:
@@ -407,7 +407,7 @@ def test_workers_of_a_gpu_make_the_bytes_that_one_engine_makes():
         np.testing.assert_array_equal(np.concatenate(list(pool.stream(np.split(b, NUMBER)))), expected)
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@needs_gpu
 def test_the_cpu_helps_a_gpu():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
     with make_engine(g, w, "cpu,cuda:0", workers=3) as pool, ReferenceEngine(g, w) as oracle:
