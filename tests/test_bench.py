@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_tables, mode_b, mode_c, pool, tune
+from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_tables, mode_b, mode_c, pool, report, scaling, tune
 from pix2pix.checkpoints import course
 from pix2pix.generator import random_weights, unet
 from pix2pix.plan import ALGORITHMS, choose
@@ -179,3 +179,21 @@ def test_candidates_are_timed_by_layer(monkeypatch):
     for layer in TINY.layers:
         if layer.name not in TINY.constant_layers(16, 16):
             assert set(times[layer.name]) == set(candidates) and min(times[layer.name].values()) > 0
+
+
+@pytest.mark.parametrize("simulate", [scaling.simulate_files, scaling.simulate_wire])
+def test_simulated_ranks_scale_until_rank_0_is_busy(simulate):
+    costs = {"rank_0_s": 1e-3, "round_trip_s": 2e-3}
+    results = {n: simulate(n, 10_000, 1e-2, costs) for n in (1, 2, 8, 1024)}
+    assert results[1] == {"images_per_s": 100, "efficiency": 1, "rank_0_busy": 0}
+    assert all(0.97 < results[n]["efficiency"] <= 1 for n in (2, 8))
+    free = simulate(1024, 10_000, 1e-2, {"rank_0_s": 0.0, "round_trip_s": 0.0})
+    assert results[1024]["efficiency"] < free["efficiency"] <= 1 and results[1024]["rank_0_busy"] > 0.5
+
+
+def test_the_report_has_all_modes():
+    table = report.table()
+    for mode in ("A | CPU", "B | CPU and one GPU", "C | four GPUs", "D | four nodes of four GPUs", "D | CPU"):
+        assert f"| {mode} |" in table
+    for rate in ("5.5", "37.5", "72.0", "159.4", "258.5"):
+        assert f"| {rate} |" in table

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -342,3 +342,69 @@ def test_survivors_finish_where_the_mpi_lets_them(folder, slow, attempt):
     assert files(output) == files(folder / "slow")
     summary = json.loads((folder / "ulfm.json").read_text())
     assert len(summary["lost"]) == 1 and sum(r["pictures"] for r in summary["ranks"]) == PICTURES
+
+
+# -- several hosts --------------------------------------------------------------------------------------------
+
+ENTER = """#!/bin/bash
+# What ssh would do: run a command on a host, which is a network namespace here, with a name of its own.
+while [[ $1 == -* ]]; do shift; done
+host=$1; shift
+exec ip netns exec "pix2pix-${host##*.}" unshare --uts bash -c "hostname host-${host##*.}; $*"
+"""
+HOSTS = ("10.77.0.1", "10.77.0.2")
+
+
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def hosts() -> Iterator[None]:
+    """Two hosts with an address each, and a wire between them."""
+    if os.geteuid() or not shutil.which("ip") or not shutil.which("unshare"):
+        pytest.skip("needs root, ip and unshare to make network namespaces")
+    names = [f"pix2pix-{host.split('.')[-1]}" for host in HOSTS]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        for name, host in zip(names, HOSTS, strict=True):
+            ip("-n", name, "address", "add", f"{host}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "addrgenmode", "none")  # no IPv6, which takes a second to settle
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        deadline = time.monotonic() + 10
+        while not all("state UP" in ip("-n", name, "link", "show", "eth0") for name in names):
+            assert time.monotonic() < deadline, "the wire between the namespaces doesn't come up"
+            time.sleep(0.1)
+        yield
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@needs_mpi
+@pytest.mark.full
+@pytest.mark.parametrize("io", ["ranks", "root"])
+def test_two_hosts_with_addresses_of_their_own(folder, hosts, io):
+    enter = folder / "enter"
+    enter.write_text(ENTER)
+    enter.chmod(0o755)
+    launch = ["ip", "netns", "exec", "pix2pix-1", MPIEXEC, "-launcher", "ssh", "-launcher-exec", str(enter)]
+    program = [
+        *launch,
+        "-hosts",
+        ",".join(HOSTS),
+        "-n",
+        "2",
+        *argv("-o", f"hosts-{io}", "--io", io, "--json", "h.json"),
+    ]
+    over_the_wire = {"MPIR_CVAR_CH4_NETMOD": "ofi"}  # UCX sees that the namespaces share a memory, and uses that
+    done = subprocess.run(program, **settings(folder, **over_the_wire), timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert files(folder / f"hosts-{io}") == files(folder / "expected")
+    ranks = json.loads((folder / "h.json").read_text())["ranks"]
+    assert ranks[1]["host"] == "host-2" != ranks[0]["host"] and ranks[1]["pictures"] > 0
+    sent = int(ip("-n", "pix2pix-1", "-s", "link", "show", "eth0").split("TX:")[1].splitlines()[1].split()[0])
+    assert sent > sum(array.nbytes for array in checkpoints.read(folder / "model.safetensors")[1].values())
