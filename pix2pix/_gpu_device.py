@@ -7,6 +7,7 @@ to overlap, so that arrays are ordinary ones, and graphs are plain calls.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,27 +64,35 @@ class Device:
         self.index = index
         name = "numba's simulator" if SIMULATED else cuda.get_current_device().name
         self.name = name.decode() if isinstance(name, bytes) else name
+        # Not the default queue: it waits for all others, and so may not be used while one of them is recorded.
+        self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
 
     def empty(self, size: int, dtype: Any = np.float32) -> Any:
         """`size` uninitialised elements in the GPU's memory. Raises MemoryError if there isn't enough."""
-        try:
+        with self._memory_errors(size * np.dtype(dtype).itemsize, f"cuda:{self.index}"):
             return cuda.device_array(size, dtype)
-        except Exception as error:
-            if int(getattr(error, "code", 0)) != OUT_OF_MEMORY:
-                raise
-            needed = size * np.dtype(dtype).itemsize
-            raise MemoryError(f"cuda:{self.index} has no {needed:,} bytes of memory left") from None
 
     def upload(self, array: np.ndarray) -> Any:
         """A copy of a host array in the GPU's memory, flat."""
         result = self.empty(array.size, array.dtype)
-        result.copy_to_device(np.ascontiguousarray(array).reshape(-1))
+        result.copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=self._uploads)
+        self._uploads.synchronize()
         return result
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Uninitialised host memory that the GPU copies from and to by itself."""
-        return cuda.pinned_array(shape, dtype)
+        """Uninitialised host memory that the GPU copies from and to by itself. Raises MemoryError."""
+        with self._memory_errors(math.prod(shape) * np.dtype(dtype).itemsize, "the host"):
+            return cuda.pinned_array(shape, dtype)
+
+    @contextmanager
+    def _memory_errors(self, size: int, whose: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if getattr(error, "code", None) != OUT_OF_MEMORY:
+                raise
+            raise MemoryError(f"{whose} has no {size:,} bytes of memory left") from None
 
     def stream(self) -> Any:
         """A queue of work."""

@@ -228,7 +228,11 @@ class GpuEngine(BaseEngine):
                 if len(tickets) > 2:
                     self._fetch(tickets.popleft())
 
-        self._in_parts(b.shape[:3], begin)
+        try:
+            self._in_parts(b.shape[:3], begin)
+        except BaseException:
+            self._finish(tickets)  # the GPU is still writing there
+            raise
         return tickets
 
     def _send(self, b: np.ndarray, out: np.ndarray) -> Ticket:
