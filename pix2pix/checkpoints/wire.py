@@ -63,6 +63,8 @@ class Message:
 
 def varint(data: bytes | memoryview, position: int, what: str) -> tuple[int, int]:
     """(the number of variable length at ``position``, the position after it). Raises CheckpointError."""
+    if position < len(data) and data[position] < 0x80:  # as most are
+        return data[position], position + 1
     value = 0
     for shift, byte in enumerate(data[position : position + _MAX_VARINT]):
         value |= (byte & 0x7F) << 7 * shift
