@@ -3,8 +3,8 @@
     python ci/cuda_compile.py [--all]
 
 Prints registers, stack, shared memory and telling instructions of each kernel, and ends with status 1 if one of them
-keeps values in memory that belong in registers (stack, spills), leaves room for fewer blocks than it was written for,
-or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for every architecture.
+keeps values in memory that belong in registers (stack, spills), computes in float64, leaves room for fewer blocks than
+it was written for, or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for every architecture.
 Needs numba-cuda and what disassembles: ci/requirements/cuda.txt.
 """
 
@@ -31,7 +31,7 @@ from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm  # noqa: E402
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
 FLOATS, BYTES, REAL, WHOLE = float32[::1], uint8[::1], float32, int64
-SPILLS = ("LDL", "STL")
+FORBIDDEN = ("LDL", "STL", "DADD", "DMUL", "DFMA")  # spills, and arithmetic in float64
 
 
 class Kernel(NamedTuple):
@@ -122,12 +122,12 @@ def examine(code: bytes) -> tuple[dict[str, int], str]:
 def check(kernel: Kernel, architecture: str) -> tuple[str, list[str]]:
     """(a line of the table, what is wrong) of a kernel for one architecture."""
     resources, instructions = examine(cubin(kernel.kernel, kernel.signature, ARCHITECTURES[architecture]))
-    found = {op: len(re.findall(rf"\b{re.escape(op)}\b", instructions)) for op in (*kernel.opcodes, *SPILLS)}
+    found = {op: len(re.findall(rf"\b{re.escape(op)}\b", instructions)) for op in (*kernel.opcodes, *FORBIDDEN)}
     threads, blocks = kernel.kernel.targetoptions["launch_bounds"]
     warps = REGISTERS // (-(-resources["REG"] * 32 // 256) * 256)
     resident = warps * 32 // threads
     wrong = [f"{resources[name]} bytes of {name}" for name in ("STACK", "LOCAL") if resources[name]]
-    wrong += [f"{found[op]} {op}" for op in SPILLS if found[op]]
+    wrong += [f"{found[op]} {op}" for op in FORBIDDEN if found[op]]
     wrong += [f"{found[op]} {op}, expected {least}" for op, least in kernel.opcodes.items() if found[op] < least]
     wrong += [f"{resident} blocks to a multiprocessor, expected {blocks}"] if resident < blocks else []
     counts = ", ".join(f"{found[op]} {op}" for op in kernel.opcodes)
