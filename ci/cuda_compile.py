@@ -4,7 +4,8 @@
 
 Prints registers, stack, shared memory and telling instructions of each kernel, and ends with status 1 if one of them
 keeps values in memory that belong in registers (stack, spills), computes in float64, leaves room for fewer blocks than
-it was written for, or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for every architecture.
+it was written for, or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for
+every architecture.
 Needs numba-cuda and what disassembles: ci/requirements/cuda.txt.
 """
 
