@@ -139,9 +139,9 @@ class Forward:
         given = {*given}
         wanted = tuple(name for name in wanted if name not in given)
         layers = self.generator.needed(wanted, {*given, *self.constants})
-        read = {source.layer for layer in layers for source in layer.inputs}
+        used = {*wanted, *(source.layer for layer in layers for source in layer.inputs)}
         for name, value in self.constants.items():
-            if name in read and name not in given:
+            if name in used and name not in given:
                 self.set_map(name, value, 1)
         for layer in layers:
             self._compute(self.weights.layers[layer.name], picture)

@@ -14,7 +14,7 @@ from pix2pix import checkpoints
 from pix2pix.plan import ALGORITHMS, Plan, choose
 from pix2pix.reference import ReferenceEngine, conv2d, conv2d_transpose, to_float, to_uint8
 from tests.gpus import EDGE, MISSING, SIMULATED
-from tests.models import TOLERANCE, VARIANTS, check_output, pictures, weights_of
+from tests.models import TOLERANCE, VARIANTS, check_layer, check_output, pictures, weights_of
 
 if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
@@ -306,6 +306,19 @@ def test_a_session_keeps_what_it_was_given_and_has_not_read_yet(engine):
         session.run({"encoder_1": given["encoder_1"], "encoder_2": known["encoder_2"]}, ["encoder_3"], ["encoder_1"])
         y = session.run({"decoder_2": given["decoder_2"]}, ["decoder_1"])["decoder_1"]
     np.testing.assert_array_equal(y, engine.run(inputs=given))
+
+
+def test_constant_layers_are_there_whatever_the_memory_held(engine):
+    """Their values are kept apart: other sizes compute in the same memory."""
+    x = to_float(pictures(2, 32, 32))
+    names = engine.generator.constant_layers(32, 32)
+    assert names == ("encoder_5", "decoder_5")
+    expected = ReferenceEngine(VARIANTS["tensorflow"], weights_of("tensorflow")).run(x, outputs=names)
+    for inputs in ({"input": x}, engine.run(x, outputs=["encoder_4"])):
+        engine._do(engine._memory.copy_to_device, np.full(engine._memory.size, 7, np.float32))
+        values = engine.run(inputs=inputs, outputs=names)
+        for name in names:
+            check_layer(values[name], expected[name], "float32", name)
 
 
 def test_a_stream_may_be_left_and_other_calls_come_between(engine):
