@@ -18,7 +18,7 @@ import numpy as np
 
 from pix2pix.engine import check_device, make_engine
 from pix2pix.generator import Generator, Weights
-from pix2pix.plan import ALGORITHMS, Plan, choose
+from pix2pix.plan import Plan, algorithms, choose
 
 from . import common, gpu_kernels
 from .contenders import model
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for tune in arguments.tune.split(","):
         b = common.pictures(IMAGES[tune])
-        times = time_candidates(generator, weights, b, arguments.device, ALGORITHMS["cuda"])
+        times = time_candidates(generator, weights, b, arguments.device, algorithms(generator.layers[0], "cuda"))
         plan = fastest(generator, times, tune)
         path = arguments.output / f"plan-cuda-{tune}.json"
         plan.save(path)

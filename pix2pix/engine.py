@@ -456,10 +456,8 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
     if precision not in PRECISIONS:
         raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
-    if precision not in ("float32", "bfloat16"):
+    if precision not in ("float32", "bfloat16") and any(device.kind == "cpu" for device in shares):
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
-    if precision != "float32" and any(device.kind == "cuda" for device in shares):
-        raise RuntimeError(f"precision {precision!r}: the GPU engine computes in float32")
     if gpu_layers is not None and all(device.kind == "cpu" for device in shares):
         raise ValueError(f"gpu_layers {gpu_layers!r} places layers on a GPU, and device {device!r} is the CPU here")
 

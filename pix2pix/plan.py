@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .generator import INPUT, Generator, Layer
 
+SPLITS = (1, 2, 4, 8, 16, 32)
+
+
+def _tiled(kind: str, tiles: Iterable[str]) -> tuple[str, ...]:
+    """Names of a tiled algorithm: kind-128x64-split4 computes tiles of 128 rows and 64 columns (of a product of
+    matrices), each in 4 blocks that add up a part of its depth."""
+    return tuple(f"{kind}-{tile}" + (f"-split{n}" if n > 1 else "") for n in SPLITS for tile in tiles)
+
+
 # What the engine of each kind of hardware can do. winogradM is Winograd's F(M x M, 2 x 2); in the shared form, all
-# parities of a transposed convolution use one transformed input. On a GPU, implicit-128x64-split4 computes tiles of 128
-# rows and 64 columns (of a product of matrices), each in 4 blocks that add up a part of its depth.
+# parities of a transposed convolution use one transformed input. On a GPU, what computes in float32, and what tensor
+# cores compute in the other precisions.
 ALGORITHMS = {
     "cpu": (
         "direct",
@@ -26,8 +35,8 @@ ALGORITHMS = {
     ),
     "cuda": (
         "im2col",
-        *(f"implicit-{tile}" for tile in ("128x128", "128x64", "32x128")),
-        *(f"implicit-{tile}-split{n}" for tile in ("128x128", "128x64", "32x128") for n in (2, 4, 8, 16, 32)),
+        *_tiled("implicit", ("128x128", "128x64", "32x128")),
+        *_tiled("tensor", ("128x128", "128x64", "64x64")),
     ),
 }
 PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
@@ -85,7 +94,7 @@ class Plan:
             missing, surplus = sorted(needed - have), sorted(have - needed)
             raise ValueError(f"the plan is for another generator: missing {missing}, surplus {surplus}")
         for layer in generator.layers:
-            known = algorithms(layer, self.hardware_of(layer.name))
+            known = algorithms(layer, self.hardware_of(layer.name), self.precision)
             if self.layers[layer.name] not in known:
                 found, takes = self.layers[layer.name], ", ".join(known)
                 raise ValueError(f"the plan has {found!r} for {layer.name}, which takes {takes}")
@@ -111,8 +120,8 @@ def choose(
     """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
-    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator,
-    or that has nothing to do for the hardware.
+    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator
+    or the precision, or that has nothing to do for the hardware.
     """
     if plan is None or plan in ALGORITHMS[hardware]:
         shapes = generator.shapes(generator.size, generator.size)
@@ -120,10 +129,12 @@ def choose(
         for layer in generator.layers:
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
-            takes = algorithms(layer, hardware)
-            best = _on_gpu(layer, grid, tune) if hardware == "cuda" else _on_cpu(layer, grid, tune, precision)
+            takes = algorithms(layer, hardware, precision)
+            best = (_on_gpu if hardware == "cuda" else _on_cpu)(layer, grid, tune, precision)
             chosen = str(plan) if plan else best
             layers[layer.name] = chosen if chosen in takes else takes[0]
+        if plan and plan not in layers.values():
+            raise ValueError(f"no layer can be computed by {plan!r} in precision {precision!r}")
         return Plan(layers, hardware, precision, tune)
     plan = read(plan, generator, precision)
     if not plan.layers_on(hardware):
@@ -158,13 +169,14 @@ def place(cpu: Plan, cuda: Plan, on_gpu: Collection[str]) -> Plan:
     return Plan(layers, cuda.hardware, cuda.precision, cuda.tune, placement)
 
 
-def algorithms(layer: Layer, hardware: str = "cpu") -> tuple[str, ...]:
-    """What the engine of that hardware can do for a layer, the simplest first.
+def algorithms(layer: Layer, hardware: str = "cpu", precision: str = "float32") -> tuple[str, ...]:
+    """What the engine of that hardware can do for a layer in a precision, the simplest first.
 
     On a CPU there is no choice where pictures are read or written: they have too few channels.
     """
-    if hardware != "cpu":
-        return ALGORITHMS[hardware]
+    if hardware == "cuda":
+        on_tensor_cores = precision != "float32"
+        return tuple(name for name in ALGORITHMS["cuda"] if name.startswith("tensor-") == on_tensor_cores)
     if layer.inputs[0].layer == INPUT or layer.activation == "tanh":
         return ("direct",)
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
@@ -186,18 +198,23 @@ def _on_cpu(layer: Layer, grid: int, tune: str, precision: str) -> str:
     return "winograd2" if grid >= 8 or (grid >= 4 and tune == "throughput") else "direct"
 
 
-def _on_gpu(layer: Layer, grid: int, tune: str) -> str:
+def _on_gpu(layer: Layer, grid: int, tune: str, precision: str) -> str:
     """What should be fastest on a GPU of an H200's size, for a layer whose base grid is grid x grid.
 
     Few rows leave most of a large tile empty. Blocks share sums as long as that fills the GPU with no more blocks than
-    it runs at once, and each still adds up 64 products or more.
+    it runs at once, and each still adds up 64 products or more; tensor cores want more of them.
     """
     last = layer.activation == "tanh"
     rows = grid * grid * (1 if tune == "latency" else IMAGES)
     columns, depth = (16 * layer.filters, layer.in_channels) if last else (layer.filters, 16 * layer.in_channels)
     parities = 4 if layer.transposed and not last else 1
-    bm, bn, at_once = (32, 128, 6) if rows <= 64 else (128, 64, 3)
+    if precision == "float32":
+        kind, least = "implicit", 64
+        bm, bn, at_once = (32, 128, 6) if rows <= 64 else (128, 64, 3)
+    else:
+        kind, least = "tensor", 256
+        bm, bn, at_once = (64, 64, 4) if rows <= 64 else (128, 64, 3) if columns <= 64 else (128, 128, 2)
     blocks, splits = parities * -(-rows // bm) * -(-columns // bn), 1
-    while splits < 32 and 2 * splits * blocks <= at_once * MULTIPROCESSORS and depth // parities >= 128 * splits:
+    while splits < 32 and 2 * splits * blocks <= at_once * MULTIPROCESSORS and depth // parities >= 2 * least * splits:
         splits *= 2
-    return f"implicit-{bm}x{bn}" + (f"-split{splits}" if splits > 1 else "")
+    return f"{kind}-{bm}x{bn}" + (f"-split{splits}" if splits > 1 else "")
