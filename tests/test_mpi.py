@@ -24,6 +24,7 @@ from pix2pix import checkpoints
 from pix2pix.generator import random_weights, unet
 from pix2pix.mpi import launch
 from pix2pix.mpi.handout import Handout
+from tests.gpus import needs_gpu
 
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -262,6 +263,22 @@ def test_processes_that_cannot_share_do_not_all_work(folder):
         variables = {"PMI_RANK": rank, "PMI_SIZE": "4", "PYTHONPATH": f"{folder / 'hidden'}{os.pathsep}{ROOT}"}
         done = subprocess.run(argv("-o", "never"), **settings(folder, **variables), timeout=100)
         assert done.returncode == 2 and said in done.stderr and bool(done.stderr) == bool(said)
+
+
+@needs_mpi
+@needs_gpu
+def test_ranks_on_gpus_write_the_same_bytes(tmp_path):
+    generator = unet(ngf=2, depth=4)
+    checkpoints.write(tmp_path / "model.safetensors", generator, random_weights(generator))
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"x{i}.png")
+    options = ["--device", "cuda", "--size", "16"]
+    for ranks in (0, 2):
+        done = command(tmp_path, "-o", str(ranks), *options, ranks=ranks)
+        assert done.returncode == 0 and done.stderr.startswith("device: cuda:0"), done.stderr
+    assert files(tmp_path / "0") == files(tmp_path / "2") and len(files(tmp_path / "0")) == 5
 
 
 # -- ranks that die -------------------------------------------------------------------------------------------
