@@ -1,6 +1,6 @@
 """Mode D, several nodes: the seed's measurement over ranks of MPI.
 
-    python -m bench.mode_d [--images 1600] [--nodes 4] [--device cuda] [--cpu-images 240]
+    python -m bench.mode_d [--images 1600] [--nodes 4] [--device cuda] [--cpu-images 96]
 
 With GPUs, one rank per node on all its GPUs, in the course's way and in this package's own; run it where mpiexec starts
 processes on as many nodes, e.g. inside a job of Slurm. Without, it says that nothing was measured. Then what sharing
@@ -47,7 +47,9 @@ def mpiexec(ranks: int, *program: str | Path) -> float:
 def measure(folder: Path, b: np.ndarray, ranks: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """All rates of so many ranks; ``folder`` has network.bin, and in.rgb with the pictures ``b``."""
     mpiexec(ranks, "bench.ranks", folder, json.dumps(options))
-    seconds = json.loads((folder / "ranks.json").read_text())
+    rounds = json.loads((folder / "ranks.json").read_text())
+    seconds = {name: float(np.median([turn[name] for turn in rounds])) for name in rounds[0]}
+    costs = float(np.median([1 - turn["apart_s"] / turn["together_s"] for turn in rounds]))
     out = np.fromfile(folder / "ranks.rgb", np.uint8).reshape(b.shape)
     verify(folder / "network.bin", b, out)
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -66,7 +68,7 @@ def measure(folder: Path, b: np.ndarray, ranks: int, options: Mapping[str, Any])
             "gflops": round(len(b) * unet(ngf=64, depth=8).flops() / together / 1e9, 1),
         },
         "apart": {"images_per_s": round(len(b) / seconds["apart_s"], 3), "seconds": round(seconds["apart_s"], 3)},
-        "sharing_costs": round(1 - seconds["apart_s"] / together, 4),
+        "sharing_costs": round(costs, 4),
         "command_line": {"images_per_s": round(len(b) / elapsed, 3), "seconds": round(elapsed, 3)},
     }
 
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1600, help="over GPUs (%(default)s)")
     parser.add_argument("--nodes", type=int, default=4, help="(%(default)s)")
     parser.add_argument("--device", default="cuda", help="of each node (%(default)s)")
-    parser.add_argument("--cpu-images", type=int, default=240, help="over ranks of one CPU thread (%(default)s)")
+    parser.add_argument("--cpu-images", type=int, default=96, help="over ranks of one CPU thread (%(default)s)")
     arguments = parser.parse_args(argv)
     record: dict[str, Any] = {"images": arguments.images, "nodes": arguments.nodes, "device": arguments.device}
     record |= {"course_images_per_s": COURSE, "not_measured": None, "settings": {}}
