@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         record["not_measured"] = f"no CUDA device ({error})"
         print(f"mode_d: not measured: {record['not_measured']}")
     else:
+        record["gpu"] = common.gpu()
         settings = {
             title: (arguments.nodes, {"device": arguments.device, **setting}) for title, setting in SETTINGS.items()
         }

@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             record["not_measured"] = f"no such device ({error})"
             print(f"pool on {arguments.device}: not measured: {record['not_measured']}")
         else:
+            record |= {"gpu": common.gpu()} if arguments.device.startswith("cuda") else {}
             record |= measure_device(arguments)
     common.save(f"pool-{arguments.device.partition(':')[0]}", record)
     return 0

@@ -27,13 +27,14 @@ def rows(mode: str) -> Iterator[tuple[str, ...]]:
         return
     record = json.loads(path.read_text(encoding="utf-8"))
     machine = f"{record['hardware']['processor']}, {record['commit']}"
+    gpu = record.get("gpu", {}).get("name", "")
     course = record["course_images_per_s"]
     course = course if isinstance(course, dict) else {COURSE_A: course}
     for who, rate in course.items():
         yield mode, MODES[mode], who, f"{rate:.1f}", "", "its own machine"
     settings = {f"{record['threads']} threads": record} if mode == "A" else record["settings"]
     for title, entry in settings.items():
-        yield mode, MODES[mode], title, *rates(entry), machine
+        yield mode, MODES[mode], title, *rates(entry), ", ".join(filter(None, (gpu, machine)))
     if record.get("not_measured"):
         yield mode, MODES[mode], "", f"not measured: {record['not_measured']}", "", ""
     for title, entry in record.get("cpu_ranks", {}).items():

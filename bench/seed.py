@@ -89,6 +89,7 @@ def run(
         record["not_measured"] = f"no {hardware} ({error})"
         print(f"{name}: not measured: {record['not_measured']}")
     else:
+        record["gpu"] = common.gpu()
         with tempfile.TemporaryDirectory() as folder:
             write_network(Path(folder, "network.bin"))
             b = common.varied_pictures(arguments.images)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Usage: ci/gpu.sh build|test|bench|tune   On a machine with an NVIDIA GPU, with the Python that is there ($PYTHON, or
-# python3) and what it has installed; nothing is downloaded. Each stage takes less than 8 minutes.
+# Usage: ci/gpu.sh build|test|bench [NAME...]|tune   On a machine with an NVIDIA GPU, with the Python that is there
+# ($PYTHON, or python3) and what it has installed; nothing is downloaded. Each stage is meant to take less than 8 minutes;
+# of bench, each benchmark is: name them one by one where time is short.
 #
 #   build   builds in place, and says what it found
 #   test    the tests of all engines and of the GPU's kernels, on the GPU; compute-sanitizer, where that is
-#   bench   the benchmarks; results go to bench/results
+#   bench   the benchmarks: gpu, mode_b, pool and mode_c, or those that are named; results go to bench/results
 #   tune    times the tiles and splits that each layer may have, and writes the best as plans
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -52,8 +53,13 @@ test() {
 }
 
 bench() {
-    "$python" -m bench.gpu
-    "$python" -m bench.mode_b
+    local name options
+    [ $# -gt 0 ] || set -- gpu mode_b pool mode_c
+    for name; do
+        options=()
+        [ "$name" != pool ] || options=(--device cuda:0 --images 4096 --batch 64)
+        "$python" -m "bench.$name" "${options[@]}"
+    done
 }
 
 tune() {
@@ -61,9 +67,9 @@ tune() {
 }
 
 case "${1:-}" in
-    build | test | bench | tune) "$1" ;;
+    build | test | bench | tune) "$@" ;;
     *)
-        sed -n '2,9s/^# \?//p' "$0"
+        sed -n '2,10s/^# \?//p' "$0"
         exit 2
         ;;
 esac
