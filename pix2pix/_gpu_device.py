@@ -53,17 +53,23 @@ def _line(reason: object) -> str:
     return " ".join(str(reason).split()).rstrip(".:")
 
 
+def name_of(index: int) -> str:
+    """What CUDA calls the GPU of that index. Raises RuntimeError if there is none."""
+    there = count()
+    if not 0 <= index < there:
+        raise RuntimeError(f"device cuda:{index}: this machine has {there} that can be used, numbered from 0")
+    if SIMULATED:
+        return "numba's simulator"
+    found = cuda.gpus[index].name
+    return found.decode() if isinstance(found, bytes) else found
+
+
 class Device:
     """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none of that index."""
 
     def __init__(self, index: int) -> None:
-        there = count()
-        if not 0 <= index < there:
-            raise RuntimeError(f"device cuda:{index}: this machine has {there} that can be used, numbered from 0")
+        self.index, self.name = index, name_of(index)
         cuda.select_device(index)
-        self.index = index
-        name = "numba's simulator" if SIMULATED else cuda.get_current_device().name
-        self.name = name.decode() if isinstance(name, bytes) else name
         # Not the default queue: it waits for all others, and so may not be used while one of them is recorded.
         self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")

@@ -422,7 +422,9 @@ def make_engine(
     if gpus := [device for device in shares if device.kind == "cuda"]:
         from .hybrid import Workshop
 
-        workshop = Workshop.open(generator, weights, gpu_layers, plan, precision, tune, threads, gpus[0].index)
+        first = gpus[0].index
+        asked = (gpu_layers, plan, precision, tune, threads)
+        workshop = Workshop.open(generator, weights, *asked, first, _gpu_name(first))
         if len(gpus) < len(shares) and workshop.plan.layers_on("cpu"):
             raise ValueError(f"the plan has layers for the CPU already: leave cpu out of device {device!r}")
         plan_on_cpu = None if plan in ALGORITHMS["cuda"] else plan
@@ -460,6 +462,16 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
         raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
     if gpu_layers is not None and all(device.kind == "cpu" for device in shares):
         raise ValueError(f"gpu_layers {gpu_layers!r} places layers on a GPU, and device {device!r} is the CPU here")
+
+
+def _gpu_name(index: int) -> str | None:
+    """What CUDA calls a GPU. None if it cannot be asked: who then makes an engine there is told what is missing."""
+    try:
+        from ._gpu_device import name_of
+
+        return name_of(index)
+    except (ImportError, RuntimeError):
+        return None
 
 
 def _count_gpus() -> int:

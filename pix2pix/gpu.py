@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import plan as plans
-from ._gpu_device import Device, count, simulator
+from ._gpu_device import Device, count, name_of, simulator
 from ._gpu_forward import MOST_IMAGES, Forward
 from ._gpu_weights import DeviceWeights
 from .engine import BaseEngine, Session, check_layers
@@ -92,7 +92,7 @@ class GpuEngine(BaseEngine):
     ) -> None:
         if precision not in PRECISIONS:
             raise RuntimeError(f"precision {precision!r}: the GPU engine computes in {' or '.join(PRECISIONS)}")
-        self.plan = plans.choose(generator, tune, plan, precision, "cuda")
+        self.plan = plans.choose(generator, tune, plan, precision, "cuda", name_of(index))
         super().__init__(generator, self.plan.layers_on("cuda"))
         if not isinstance(weights, DeviceWeights):
             generator.check_weights(weights)

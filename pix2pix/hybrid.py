@@ -195,8 +195,12 @@ class Workshop:
         tune: str,
         threads: int | None,
         index: int,
+        gpu: str | None = None,
     ) -> Workshop:
-        """A workshop for what a caller of :func:`pix2pix.load` asks for; ``auto`` is measured on GPU ``index``."""
+        """A workshop for what a caller of :func:`pix2pix.load` asks for; ``auto`` is measured on GPU ``index``.
+
+        ``gpu`` is that GPU's name, for which the plan is made.
+        """
 
         def engines() -> tuple[BaseEngine, BaseEngine]:
             from .gpu import GpuEngine
@@ -207,9 +211,9 @@ class Workshop:
             )
 
         if gpu_layers == "auto":
-            decided = find(generator, plan, precision, tune, engines)
+            decided = find(generator, plan, precision, tune, engines, gpu)
         else:
-            decided = decide(generator, gpu_layers, plan, precision, tune)
+            decided = decide(generator, gpu_layers, plan, precision, tune, gpu)
         return cls(generator, weights, decided, threads)
 
     def make(self, index: int) -> BaseEngine:

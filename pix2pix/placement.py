@@ -68,11 +68,12 @@ def decide(
     plan: Plan | str | os.PathLike[str] | None,
     precision: str,
     tune: str,
+    gpu: str | None = None,
 ) -> Plan:
     """The plan for a GPU, with or without a CPU beside it, that ``gpu_layers`` and ``plan`` of a caller mean together.
 
-    A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. Raises
-    ValueError for two that contradict each other.
+    A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. ``gpu``
+    is the GPU's name, see :func:`pix2pix.plan.choose`. Raises ValueError for two that contradict each other.
     """
     if plan is not None and not _is_name(plan):
         given = read(plan, generator, precision)
@@ -81,7 +82,7 @@ def decide(
                 f"the plan places layers itself, and not as gpu_layers {gpu_layers!r}: leave one of them out"
             )
         return given
-    placed = _joined(generator, precision, tune, parse_placement(gpu_layers or "all", generator), plan)
+    placed = _joined(generator, precision, tune, gpu, parse_placement(gpu_layers or "all", generator), plan)
     if plan is not None and plan not in placed.layers.values():
         raise ValueError(f"none of the layers takes {plan!r} where it is placed")
     return placed
@@ -93,6 +94,7 @@ def find(
     precision: str,
     tune: str,
     engines: Callable[[], tuple[BaseEngine, BaseEngine]],
+    gpu: str | None = None,
 ) -> Plan:
     """The plan whose placement is the cheapest by what ``engines()`` take, one for the CPU and one for the GPU.
 
@@ -102,10 +104,10 @@ def find(
     if file is None or _is_name(file):
         raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
     if not isinstance(file, Plan) and not Path(file).exists():
-        cpu, gpu = engines()
-        with cpu, gpu:
-            costs = measure(cpu, gpu, PICTURES[tune])
-        _joined(generator, precision, tune, cheapest(generator, costs)).save(file)
+        on_cpu, on_gpu = engines()
+        with on_cpu, on_gpu:
+            costs = measure(on_cpu, on_gpu, PICTURES[tune])
+        _joined(generator, precision, tune, gpu, cheapest(generator, costs)).save(file)
     return read(file, generator, precision)
 
 
@@ -115,13 +117,17 @@ def _is_name(plan: object) -> bool:
 
 
 def _joined(
-    generator: Generator, precision: str, tune: str, gpu_layers: Collection[str], algorithm: Any = None
+    generator: Generator,
+    precision: str,
+    tune: str,
+    gpu: str | None,
+    gpu_layers: Collection[str],
+    algorithm: Any = None,
 ) -> Plan:
     """The plan that has ``gpu_layers`` on the GPU, and ``algorithm`` for every layer that takes it there."""
-    cpu, cuda = (
-        choose(generator, tune, algorithm if algorithm in ALGORITHMS[hardware] else None, precision, hardware)
-        for hardware in ("cpu", "cuda")
-    )
+    known = {hardware: algorithm if algorithm in ALGORITHMS[hardware] else None for hardware in ("cpu", "cuda")}
+    cpu = choose(generator, tune, known["cpu"], precision)
+    cuda = choose(generator, tune, known["cuda"], precision, "cuda", gpu)
     return place(cpu, cuda, gpu_layers)
 
 

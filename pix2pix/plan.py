@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import tuned
 from .generator import INPUT, Generator, Layer
 
 SPLITS = (1, 2, 4, 8, 16, 32)
@@ -116,21 +117,24 @@ def choose(
     plan: Plan | str | os.PathLike[str] | None = None,
     precision: str = "float32",
     hardware: str = "cpu",
+    gpu: str | None = None,
 ) -> Plan:
     """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
-    None chooses by ``tune``, which a given plan overrides. Raises ValueError for a plan that doesn't fit the generator
-    or the precision, or that has nothing to do for the hardware.
+    None chooses by ``tune``, which a given plan overrides, and by what was measured on GPUs of the name ``gpu``, if
+    anything was (:mod:`.tuned`). Raises ValueError for a plan that doesn't fit the generator or the precision, or that
+    has nothing to do for the hardware.
     """
     if plan is None or plan in ALGORITHMS[hardware]:
         shapes = generator.shapes(generator.size, generator.size)
-        layers = {}
+        layers, measured = {}, tuned.table(gpu, precision, tune)
         for layer in generator.layers:
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
             takes = algorithms(layer, hardware, precision)
             best = (_on_gpu if hardware == "cuda" else _on_cpu)(layer, grid, tune, precision)
+            best = measured.get(tuned.shape(generator, layer), best)
             chosen = str(plan) if plan else best
             layers[layer.name] = chosen if chosen in takes else takes[0]
         if plan and plan not in layers.values():

@@ -1,0 +1,66 @@
+"""What was measured to be fastest on kinds of GPUs: tables that are part of the package, one file for each kind.
+
+A file has, for a precision and an aim, an algorithm for each shape of a layer, so that other networks with layers of
+the same shape have something of it too. Layers, precisions and GPUs that are in no table go by the rules of
+:mod:`.plan`. bench/tune.py makes these files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .generator import Generator, Layer
+
+FOLDER = Path(__file__).parent / "plans"
+
+Tables = dict[str, dict[str, dict[str, str]]]  # by precision, then tune, then shape: an algorithm
+
+
+def shape(generator: Generator, layer: Layer) -> str:
+    """What a table knows a layer by, for pictures of the generator's own size: ``conv 64x64 128-256``.
+
+    64x64 is the grid that a kernel goes over: the pixels of the smaller map. A transposed layer is a ``deconv``, and
+    the last one, which makes the picture, ``picture``.
+    """
+    shapes = generator.shapes(generator.size, generator.size)
+    h, w, _ = shapes[layer.inputs[0].layer if layer.transposed else layer.name]
+    kind = "picture" if layer.activation == "tanh" else "deconv" if layer.transposed else "conv"
+    return f"{kind} {h}x{w} {layer.in_channels}-{layer.filters}"
+
+
+def path(gpu: str) -> Path:
+    """The file for a kind of GPU, by the name that CUDA gives it; "NVIDIA H200" has NVIDIA-H200.json."""
+    return FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '-', gpu).strip('-')}.json"
+
+
+def tables(gpu: str) -> Tables:
+    """All tables for a kind of GPU, none if nothing was measured. Raises ValueError for a file that holds none."""
+    file = path(gpu)
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["tables"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} should hold what was measured on {gpu}, and doesn't: {error!r}") from None
+
+
+def table(gpu: str | None, precision: str, tune: str) -> Mapping[str, str]:
+    """The algorithm of each shape that was measured; none for a GPU, or an aim, for which nothing was."""
+    return tables(gpu).get(precision, {}).get(tune, {}) if gpu else {}
+
+
+def save(gpu: str, facts: Mapping[str, str], found: Tables) -> Path:
+    """Write what was found on a kind of GPU, over what is known for the same precisions and aims; returns the file.
+
+    ``facts`` say where and with what it was measured, for those who read the file.
+    """
+    known = tables(gpu)
+    for precision, aims in found.items():
+        known[precision] = known.get(precision, {}) | aims
+    FOLDER.mkdir(exist_ok=True)
+    content = {"gpu": gpu, **facts, "tables": known}
+    path(gpu).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path(gpu)
