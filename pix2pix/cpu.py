@@ -22,7 +22,7 @@ import numpy as np
 
 from . import plan as plans
 from .engine import BaseEngine, check_layers
-from .generator import INPUT, Generator, Layer, Weights, fold
+from .generator import INPUT, Generator, Weights, fold_parts, without_stored_statistics
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"
@@ -96,7 +96,9 @@ class CpuEngine(BaseEngine):
     ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first
     layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction set, as
     the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs
-    those on the CPU alone: it then can ``run`` from given layers to others, but not ``translate``.
+    those on the CPU alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``,
+    ``weights`` is a dict that the engine empties tensor by tensor while it packs, so that memory for all of them is
+    never needed twice.
 
     Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that are not
     those of a U-Net; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
@@ -114,6 +116,7 @@ class CpuEngine(BaseEngine):
         plan: plans.Plan | str | os.PathLike[str] | None = None,
         threads: int | None = None,
         isa: str | None = None,
+        release: bool = False,
     ) -> None:
         self.plan = plans.choose(generator, tune, plan, precision)
         super().__init__(generator, self.plan.layers_on("cpu"))
@@ -133,23 +136,29 @@ class CpuEngine(BaseEngine):
                 f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
                 f"{facts['processor']} using {self.isa}: use float32"
             )
-        self._folded, weights = fold(generator, weights)
-        served = (layer for layer in self._folded.layers if layer.name in self.layers)
-        self._layers = {layer.name: self._pack(layer, weights) for layer in served}
+        self._folded = without_stored_statistics(generator)
+        remaining = weights if release and isinstance(weights, dict) else dict(weights)
+        served = [layer.name for layer in generator.layers if layer.name in self.layers]
+        self._layers = {name: self._pack(name, remaining) for name in served}
+        remaining.clear()  # of what nothing reads
         self._workspaces: OrderedDict[tuple[int, int, int], Workspace] = OrderedDict()
         self._memory = np.empty(0, np.float32)
         self._leader = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
 
-    def _pack(self, layer: Layer, weights: Weights) -> Any:
-        """The layer with its weights packed."""
-        part = {key: weights.get(f"{layer.name}.{key}") for key in ("kernel", "bias", "gamma", "beta")}
-        kernel = np.ascontiguousarray(part["kernel"])
+    def _pack(self, name: str, remaining: dict[str, np.ndarray]) -> Any:
+        """The layer with its weights packed, which are taken out of ``remaining``."""
+        given, layer = self.generator[name], self._folded[name]
+        tensors = given.tensors(self.generator.statistics)
+        parts: Mapping[str, np.ndarray] = {key.rpartition(".")[2]: remaining.pop(key) for key in tensors}
+        if self.generator.statistics == "running":
+            parts = fold_parts(given, parts)
+        kernel = np.ascontiguousarray(parts["kernel"])
         picture = layer.inputs[0].layer == INPUT
         channels = [layer.in_channels] if picture else [self._folded[s.layer].filters for s in layer.inputs]
         half = self.precision == "bfloat16" and not picture
         if layer.activation == "tanh":
-            return self._kernels.OutputConvolution(kernel, channels, part["bias"], half)
-        common = (kernel, layer.transposed, channels, part["bias"], part["gamma"], part["beta"])
+            return self._kernels.OutputConvolution(kernel, channels, parts.get("bias"), half)
+        common = (kernel, layer.transposed, channels, *(parts.get(key) for key in ("bias", "gamma", "beta")))
         eps = layer.norm.eps if layer.norm else None
         algorithm = self.plan.layers[layer.name]
         if algorithm == "direct":

@@ -375,7 +375,7 @@ def load(
     """
     check_device(device, precision, workers, gpu_layers)
     generator, weights = read_model(model, statistics, key, overrides)
-    return make_engine(generator, weights, device, precision, tune, plan, threads, workers, gpu_layers)
+    return make_engine(generator, weights, device, precision, tune, plan, threads, workers, gpu_layers, release=True)
 
 
 def read_model(
@@ -410,8 +410,12 @@ def make_engine(
     threads: int | None = None,
     workers: int | None = None,
     gpu_layers: str | None = None,
+    release: bool = False,
 ) -> Engine:
-    """The engine that :func:`load` makes, of a model that is in memory already."""
+    """The engine that :func:`load` makes, of a model that is in memory already.
+
+    With ``release``, ``weights`` is a dict that may be emptied: an engine on the CPU alone does so while it packs.
+    """
     from .cpu import CpuEngine, available_cores
 
     shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
@@ -433,7 +437,10 @@ def make_engine(
         """A function that makes an engine on a device, for the thread that calls it; all of them share the weights."""
         if workshop and device.kind == "cuda":
             return lambda: workshop.make(device.index)
-        engine = CpuEngine(generator, weights, precision=precision, tune=tune, plan=plan_on_cpu, threads=threads)
+        own = release and workshop is None
+        engine = CpuEngine(
+            generator, weights, precision=precision, tune=tune, plan=plan_on_cpu, threads=threads, release=own
+        )
         if engine.plan.placement:
             raise ValueError(f"the plan is for a CPU and a GPU, and device {str(device)!r} is a CPU: ask for 'cuda'")
         return lambda: engine

@@ -205,9 +205,9 @@ class Workshop:
         def engines() -> tuple[BaseEngine, BaseEngine]:
             from .gpu import GpuEngine
 
-            aim = {"precision": precision, "tune": tune}
-            return CpuEngine(generator, weights, threads=threads, **aim), GpuEngine(
-                generator, weights, index=index, **aim
+            return (
+                CpuEngine(generator, weights, precision=precision, tune=tune, threads=threads),
+                GpuEngine(generator, weights, precision=precision, tune=tune, index=index),
             )
 
         if gpu_layers == "auto":

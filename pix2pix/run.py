@@ -139,6 +139,7 @@ class _Command:
                 threads=args.threads,
                 workers=args.workers,
                 gpu_layers=args.gpu_layers,
+                release=True,
             )
             if self.ranks and self.by_root():
                 engine = self.ranks.one_engine(engine)

@@ -7,6 +7,9 @@ size; biases and norms, which weigh nothing, stay float32.
 The safetensors library checks that every tensor lies within the file and that they cover it without overlap. It takes
 headers of up to 100 MB and names that occur twice, so the header is looked at here before.
 
+Tensors of float32 are not copied: each array is a mapping of its own part of the file, which lasts as long as the
+array. A model file is replaced as :func:`write` does, by renaming another one, and not written into while it is in use.
+
 The format: https://huggingface.co/docs/safetensors.
 """
 
@@ -32,7 +35,7 @@ FORMAT_VERSION = 1
 _ENTRY = "pix2pix"
 _MAX_SIZE = 1 << 16  # pixels
 _MAX_HEADER = 1 << 20  # a U-Net of 8 levels takes some 15,000 bytes
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16"}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16"}  # in the file little-endian
 
 
 def looks_like(start: bytes) -> bool:
@@ -45,21 +48,16 @@ def read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]
 
     Raises CheckpointError.
     """
-    metadata = _checked_metadata(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if _ENTRY not in metadata:
-                tensors = {name: _Tensor.of(file, name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-                return pytorch.from_tensors(tensors, key, path.stat().st_size, "PyTorch state dict, safetensors")
-            if key is not None:
-                raise CheckpointError(f"got key {key!r}, but this format holds one generator: leave the key out")
-            return _read_own(file, metadata[_ENTRY])
-    except SafetensorError as error:
-        raise CheckpointError(f"the safetensors file is damaged or cut off ({error}): copy it again") from None
+    metadata, tensors = _described(path)
+    if _ENTRY not in metadata:
+        return pytorch.from_tensors(tensors, key, path.stat().st_size, "PyTorch state dict, safetensors")
+    if key is not None:
+        raise CheckpointError(f"got key {key!r}, but this format holds one generator: leave the key out")
+    return _read_own(tensors, metadata[_ENTRY])
 
 
-def _checked_metadata(path: Path) -> Mapping[str, Any]:
-    """The metadata of the file, once its header is known to be short and to have each name once."""
+def _described(path: Path) -> tuple[Mapping[str, Any], dict[str, _Tensor]]:
+    """The metadata of the file and its tensors, once they are known to be sound, and the header to be short."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if length > _MAX_HEADER:
@@ -67,13 +65,18 @@ def _checked_metadata(path: Path) -> Mapping[str, Any]:
                 f"the safetensors header claims {length} bytes, more than the {_MAX_HEADER} allowed: damaged file"
             )
         header = read_json(file.read(length), "the safetensors header")
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise CheckpointError("the safetensors header is no description of tensors: the file is damaged")
-    return metadata
+    try:
+        with safe_open(path, framework="numpy"):
+            pass  # opening it checks it
+    except SafetensorError as error:
+        raise CheckpointError(f"the safetensors file is damaged or cut off ({error}): copy it again") from None
+    return metadata, {name: _Tensor.of(path, 8 + length, header[name]) for name in sorted(header)}
 
 
-def _read_own(file: Any, text: Any) -> tuple[Generator, dict[str, np.ndarray]]:
+def _read_own(found: Mapping[str, _Tensor], text: Any) -> tuple[Generator, dict[str, np.ndarray]]:
     description = read_json(str(text).encode("utf-8", "replace"), "the generator's description")
     version = description.get("version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
@@ -88,7 +91,6 @@ def _read_own(file: Any, text: Any) -> tuple[Generator, dict[str, np.ndarray]]:
         raise CheckpointError(f"the generator's description makes no sense ({error}): the file is damaged") from None
     needed = generator.tensors()
     allowed = {name: shape for layer in generator.layers for name, shape in layer.tensors("running").items()}
-    found = {name: _Tensor.of(file, name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     problems = [f"missing {name} {shape}" for name, shape in needed.items() if name not in found]
     for name, tensor in found.items():
         if name not in allowed:
@@ -122,22 +124,22 @@ def _check_runnable(generator: Generator) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor of an open safetensors file, not read yet."""
+    """A tensor of a sound safetensors file, not read yet: where it begins (byte of the file), and what it is."""
 
-    file: Any
-    name: str
+    path: Path
+    begin: int
     shape: tuple[int, ...]
     dtype: str
 
     @classmethod
-    def of(cls, file: Any, name: str) -> _Tensor:
-        described = file.get_slice(name)
-        dtype = described.get_dtype()
-        return cls(file, name, tuple(described.get_shape()), _DTYPES.get(dtype, dtype))
+    def of(cls, path: Path, data: int, entry: Mapping[str, Any]) -> _Tensor:
+        dtype = entry["dtype"]
+        return cls(path, data + entry["data_offsets"][0], tuple(entry["shape"]), _DTYPES.get(dtype, dtype))
 
     def read(self) -> np.ndarray:
-        """The numbers as a float32 array."""
-        return to_float32(self.file.get_tensor(self.name), self.dtype)
+        """The numbers as a float32 array: mapped, or copied if their type is another. Changes don't reach the file."""
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        return to_float32(np.asarray(np.memmap(self.path, dtype, "c", self.begin, self.shape)), self.dtype)
 
 
 def write(

@@ -50,7 +50,8 @@ def load(
     """
     comm = comm or world()
     if comm is None:
-        with closing(make_engine(*read_model(model, statistics, key, overrides), device, **options)) as own:
+        read = read_model(model, statistics, key, overrides)
+        with closing(make_engine(*read, device, release=True, **options)) as own:
             yield own
         return
     if comm.rank:
@@ -59,7 +60,7 @@ def load(
         return
     with leading(comm) as ranks:
         read = read_model(model, statistics, key, overrides)
-        with closing(ranks.one_engine(ranks.make_engine(*read, device, **options))) as shared:
+        with closing(ranks.one_engine(ranks.make_engine(*read, device, release=True, **options))) as shared:
             yield shared
 
 
