@@ -96,7 +96,10 @@ class Scheduler:
 
     def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
         self._workers, self._wake, self._room = workers, wake, room
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Callers wait for requests to finish, workers for what others take or do: a part that is taken wakes no caller,
+        # who would want the GIL just when a worker is about to give its device work.
+        self._finished, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._waiting: deque[Request] = deque()  # those with images that nobody does
         self._unfinished = 0
         self._streams = 0
@@ -106,7 +109,7 @@ class Scheduler:
 
     def put(self, request: Request) -> None:
         """Have a request done. Raises RuntimeError after :meth:`close`, and if no worker is left."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("this engine is closed: load the model again")
             if not self._live():
@@ -120,31 +123,31 @@ class Scheduler:
 
     def wait_for_room(self, oldest: Request) -> None:
         """Wait until there is room for another request, or ``oldest`` is finished."""
-        with self._changed:
-            self._changed.wait_for(lambda: oldest.finished.is_set() or self._unfinished < self._room)
+        with self._lock:
+            self._finished.wait_for(lambda: oldest.finished.is_set() or self._unfinished < self._room)
 
     def cancel(self, request: Request) -> None:
         """Begin nothing more of a request; it is finished as soon as what has begun has given up."""
-        with self._changed:
+        with self._lock:
             if not request.finished.is_set():
                 self._abandon(request)
 
     @contextmanager
     def more_to_come(self) -> Iterator[None]:
         """Meanwhile no request is the last one, and so nobody leaves anything to others."""
-        with self._changed:
+        with self._lock:
             self._streams += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._streams -= 1
 
     def close(self) -> None:
         """Take no more requests, and wait until all are finished."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.wait_for(lambda: not self._unfinished)
+            self._finished.wait_for(lambda: not self._unfinished)
 
     # -- for workers ------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class Scheduler:
 
         A worker that shouldn't do what waits wakes another one in its place, and waits until that is taken.
         """
-        with self._changed:
+        with self._lock:
             worker.engaged, passed_on = True, False
             while self._waiting:
                 request = self._waiting[0]
@@ -173,7 +176,7 @@ class Scheduler:
     def done(self, worker: Worker, part: Part, seconds: float) -> None:
         """The worker did its part in so many seconds."""
         pace = seconds / part.pixels
-        with self._changed:
+        with self._lock:
             worker.pace = pace if worker.pace is None else worker.pace + SMOOTHING * (pace - worker.pace)
             self._returned(part)
 
@@ -181,7 +184,7 @@ class Scheduler:
         """The images of this part cannot be done: they are tried one by one, to find which, and then their request
         fails with ``error``."""
         request, images = part
-        with self._changed:
+        with self._lock:
             if request.stop.is_set():
                 pass
             elif images.stop - images.start > 1:
@@ -194,7 +197,7 @@ class Scheduler:
 
     def lost(self, worker: Worker, part: Part, error: BaseException) -> int:
         """The worker's device failed: it gets no more parts, others do this one. Returns how many workers are left."""
-        with self._changed:
+        with self._lock:
             worker.retired = True
             live = self._live()
             if not part.request.stop.is_set():
@@ -248,4 +251,5 @@ class Scheduler:
         if not request.left and not request.running:
             request.finished.set()
             self._unfinished -= 1
+            self._finished.notify_all()
         self._changed.notify_all()
