@@ -53,7 +53,7 @@ def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, flo
             heapq.heappush(asked, (max(now, ends[rank] - AHEAD * image_s), rank))
         elif handout.unclaimed:  # it has its part, and asks again when it has done it
             heapq.heappush(asked, (ends[rank], rank))
-    return summary(max(ends), served, ranks, images, image_s)
+    return summary(max(*ends, answered), served, ranks, images, image_s)
 
 
 def simulate_wire(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
