@@ -1,53 +1,51 @@
-"""The whole network on one GPU, beside PyTorch on the same GPU; from host to host; and kernel by kernel.
+"""The whole network on one GPU, beside PyTorch on the same GPU, in all precisions.
 
-    python -m bench.gpu [--batches 1,8,32,64,128] [--compiled 1,64] [--kernels 1,64] [--blocks 5] [--device cuda:0]
+    python -m bench.gpu [--batches 64] [--precisions float32,tf32,float16,bfloat16] [--no-compile] [--name gpu-64]
+                        [--blocks 5] [--images 0] [--device cuda:0]
 
-For each number of pictures, this project's engine and PyTorch (eager and compiled, channels last, float32 with and
-without TF32) run in turns, in blocks of calls over a batch that lies in the GPU's memory. Every output is compared with
-the float64 oracle before. Then our engine's ``stream`` and ``translate`` run over the same pictures from the host's
-memory to the host's memory, and the command line over a raw file. Writes gpu.json, and gpu.md, which has the tables.
-Without a GPU, it says that nothing was measured.
+For each number of pictures, this project's engine and PyTorch (eager, as a CUDA graph, and compiled) run in turns, in
+blocks of calls: over a batch that lies in the GPU's memory ("resident"), from the host's pinned memory and back with
+copies overlapped ("stream"), and so one call after the other ("translate"). Every output is compared with the float64
+oracle before. ``--images`` are those of a raw file that the command line then translates. Writes NAME.json, and gpu.md,
+which has the tables of all such files. Without a GPU, it says that nothing was measured.
+
+Compiling takes PyTorch minutes: after COMPILE_UNTIL seconds nothing more is compiled, and after BEGIN_UNTIL no further
+number of pictures is begun. What is left out for that, or fails, is in the tables. The exit status is 1 if an engine
+of ours was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pix2pix import checkpoints
-from pix2pix.engine import BaseEngine, check_device, make_engine
+from pix2pix import checkpoints, metrics
+from pix2pix.engine import Engine, check_device, make_engine
 from pix2pix.generator import Generator, Weights
 from pix2pix.reference import ReferenceEngine, to_float
 
-from . import common, gpu_kernels, gpu_tables
+from . import common, gpu_tables
 from .contenders import model
-from .gpu_contenders import Contender, resident, torch_network
-from .peers import verify
+from .engines import Unavailable
+from .gpu_contenders import PRECISIONS, Contender, resident, seconds_of
+from .gpu_tables import OURS, WAYS
+from .peers import LEAST_PSNR, verify
 
-OURS = gpu_tables.OURS
-BLOCK_SECONDS = 0.4  # a block has as many calls as fit, and at least 2
-TORCH = {
-    "torch-eager": {},
-    "torch-eager-tf32": {"tf32": True},
-    "torch-compile": {"compiled": True},
-    "torch-compile-tf32": {"compiled": True, "tf32": True},
-}
+BLOCK_SECONDS = 0.25  # a block has as many calls as fit, and at least 2
+OURS_LEAST_PSNR = {"tf32": 45.0, "float16": 45.0, "bfloat16": 38.0}  # dB against the oracle: our own tolerances
+COMPILE_UNTIL, BEGIN_UNTIL = 200, 330
+COMPILE_FIRST = ("float16", "tf32", "bfloat16", "float32")
 
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+Makers = Mapping[str, Callable[[], Contender]]
 
 
 class Oracle:
@@ -65,10 +63,37 @@ class Oracle:
         return {index: self._known[b[index].tobytes()] for index in (0, len(b) - 1)}
 
 
-class Comparison:
-    """One batch: the contenders, verified, and their blocks. A peer that cannot run, or is wrong, is left out."""
+def verify_both(name: str, contender: Contender, expected: dict[int, np.ndarray]) -> dict[str, float]:
+    """How far the output is from the oracle's. RuntimeError if it is too far, or if the translated pictures are."""
+    off = verify(name, contender.precision, contender.output(), expected)
+    least = OURS_LEAST_PSNR.get(contender.precision, 0) if name.startswith(OURS) else 0
+    if off.get("psnr_db", least) < least:
+        raise RuntimeError(f"{name} has {off['psnr_db']} dB against the oracle (at least {least:.0f}): not timed")
+    result, truth = contender.translate()[list(expected)], common.to_bytes(np.stack(list(expected.values())))
+    if contender.precision == "float32":
+        common.check_pictures(f"{name}, translating,", result, truth)
+    elif not metrics.psnr(result, truth) >= (least or LEAST_PSNR[contender.precision]):
+        raise RuntimeError(f"{name}, translating, has {metrics.psnr(result, truth):.1f} dB: not timed")
+    return off
 
-    def __init__(self, b: np.ndarray, makers: Mapping[str, Callable[[], Contender]], oracle: Oracle) -> None:
+
+def take_turns(calls: Mapping[str, Callable[[int], Any]], blocks: int) -> dict[str, list[float]]:
+    """Seconds of one call of each, by block. Each is told how often to call, and the order turns round every time."""
+    counts: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for name, call in calls.items():
+        call(2)
+        counts[name] = max(2, round(BLOCK_SECONDS / seconds_of(partial(call, 2)) * 2))
+    for block in range(blocks):
+        for name in list(calls)[:: 1 if block % 2 == 0 else -1]:
+            seconds[name].append(seconds_of(partial(calls[name], counts[name])) / counts[name])
+    return seconds
+
+
+class Comparison:
+    """One batch: the contenders, verified, and their blocks. One that cannot run, or is wrong, is left out."""
+
+    def __init__(self, b: np.ndarray, makers: Makers, oracle: Oracle) -> None:
         self.n, self.oracle = len(b), oracle(b)
         self.unavailable: dict[str, str] = {}
         self.contenders: dict[str, Contender] = {}
@@ -79,61 +104,40 @@ class Comparison:
     def _add(self, name: str, make: Callable[[], Contender]) -> None:
         try:
             contender = make()
-            off = verify(name, contender.precision, contender.output(), self.oracle)
-        except (ImportError, RuntimeError) as error:  # Unavailable is one, and so is PyTorch's lack of memory
-            if name == OURS:
-                raise
-            self.unavailable[name] = f"{error} (N={self.n})"
+            off = verify_both(name, contender, self.oracle)
+        except Exception as error:  # whatever it is, the others' results are worth having
+            why = str(error).splitlines() or [type(error).__name__]
+            self.unavailable[f"{name}, N={self.n}"] = why[0]
             print(f"N={self.n} {name}: SKIPPED: {error}", flush=True)
             return
         self.contenders[name] = contender
-        self.entries[name] = {"precision": contender.precision, **off}
+        self.entries[name] = {"precision": contender.precision, "settings": contender.settings, **off}
 
-    def time(self, blocks: int, flops: int, peak_gflops: float) -> dict[str, Any]:
-        """Run the blocks in turns; rates of all contenders, and the median over blocks of ours against each."""
-        calls: dict[str, int] = {}
-        seconds: dict[str, list[float]] = {name: [] for name in self.contenders}
-        for name, contender in self.contenders.items():
-            contender.run(2)
-            calls[name] = max(2, round(BLOCK_SECONDS / seconds_of(partial(contender.run, 1))))
-        for block in range(blocks):
-            for name in list(self.contenders)[:: 1 if block % 2 == 0 else -1]:
-                whole = seconds_of(partial(self.contenders[name].run, calls[name]))
-                seconds[name].append(whole / calls[name])
-        for name, entry in self.entries.items():
-            entry |= common.rates(seconds[name], self.n, flops, peak_gflops)
-            entry["block_images_per_s"] = [round(self.n / s, 3) for s in seconds[name]]
-        for entry in self.entries.values() if OURS in self.entries else ():
-            ratios = np.array(self.entries[OURS]["block_images_per_s"]) / entry["block_images_per_s"]
-            entry["ours_over_this"] = round(float(np.median(ratios)), 3)
+    @property
+    def wrong(self) -> list[str]:
+        """What we have to answer for: engines of ours that are left out."""
+        return [f"{name}: {why}" for name, why in self.unavailable.items() if name.startswith(OURS)]
+
+    def time(self, blocks: int, flops: int, peaks: Mapping[str, float]) -> dict[str, Any]:
+        """Run the blocks of every way in turns; rates of all contenders. ``peaks`` are GFLOP/s by precision."""
+        for way in WAYS:
+            calls = {name: self._call(contender, way) for name, contender in self.contenders.items()}
+            for name, seconds in take_turns(calls, blocks).items():
+                entry = self.entries[name]
+                entry[way] = common.rates(seconds, self.n, flops, peaks[entry["precision"]])
+                entry[way]["block_images_per_s"] = [round(self.n / s, 3) for s in seconds]
         return {"n": self.n, "engines": self.entries}
 
+    @staticmethod
+    def _call(contender: Contender, way: str) -> Callable[[int], Any]:
+        def translate(calls: int) -> None:
+            for _ in range(calls):
+                contender.translate()
 
-def host_to_host(engine: BaseEngine, b: np.ndarray, blocks: int) -> dict[str, dict[str, float]]:
-    """Images/s of ``stream`` over many such batches, and of single calls of ``translate``, copies included."""
-    out = engine.translate(b)
-    calls = max(4, round(2 * BLOCK_SECONDS / seconds_of(lambda: engine.translate(b, out))))
-
-    def stream() -> None:
-        for result in engine.stream(itertools.repeat(b, calls)):
-            if result.shape != out.shape:
-                raise RuntimeError(f"stream gave {result.shape} for {b.shape}")
-
-    streamed = [seconds_of(stream) / calls for _ in range(blocks)]
-    if not np.array_equal(next(iter(engine.stream([b]))), out):
-        raise RuntimeError("stream and translate differ: not timed")
-    called = common.time_calls(lambda: engine.translate(b, out), calls)
-    return {
-        name: {
-            "median_images_per_s": round(len(b) / float(np.median(seconds)), 3),
-            "best_images_per_s": round(len(b) / min(seconds), 3),
-            "median_ms": round(1e3 * float(np.median(seconds)), 4),
-        }
-        for name, seconds in (("stream", streamed), ("translate", called))
-    }
+        return {"resident": contender.run, "stream": contender.stream, "translate": translate}[way]
 
 
-def command_line(arguments: argparse.Namespace) -> dict[str, float]:
+def command_line(arguments: argparse.Namespace, precision: str) -> dict[str, float]:
     """Images/s of ``pix2pix translate`` over a raw file: of the whole process, and by its own count."""
     with tempfile.TemporaryDirectory() as folder:
         model_file, source, target, summary = (
@@ -142,9 +146,7 @@ def command_line(arguments: argparse.Namespace) -> dict[str, float]:
         checkpoints.write(model_file, *model())
         common.varied_pictures(arguments.images).tofile(source)
         call = ["translate", source, "-o", target, "-m", model_file, "--quiet", "--overwrite", "--json", summary]
-        call += ["--device", arguments.device, "--batch-size", "64"]
-        if arguments.plan:
-            call += ["--plan", arguments.plan]
+        call += ["--device", arguments.device, "--batch-size", "64", "--precision", precision]
         common.command_line(*call)  # fills the cache of compiled kernels, and of files
         seconds = common.command_line(*call)
         said = json.loads(summary.read_text(encoding="utf-8"))["images_per_second"]
@@ -156,62 +158,126 @@ def command_line(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything; what is saved."""
-    from . import gpu_peak
+class Benchmark:
+    """All numbers of pictures, one after the other, with what they share; ``record`` is what is saved."""
 
-    generator, weights = model()
-    oracle = Oracle(generator, weights)
-    record: dict[str, Any] = {"gpu": common.gpu(), "unavailable": {}, "runs": []}
-    with make_engine(generator, weights, arguments.device, plan=arguments.plan) as engine:
-        record |= {"engine": engine.description, "plan": engine.plan.to_dict(), "peak": gpu_peak.measure(engine)}
-        for n in arguments.batches:
-            b = common.pictures(n)
-            makers: dict[str, Callable[[], Contender]] = {OURS: partial(resident, engine, b)}
-            for name, options in TORCH.items():
-                if not options.get("compiled") or n in arguments.compiled:
-                    makers[name] = partial(torch_network, generator, weights, b, arguments.device, **options)
-            comparison = Comparison(b, makers, oracle)
-            run = comparison.time(arguments.blocks, generator.flops(), record["peak"]["fma_gflops"])
-            run["host"] = host_to_host(engine, b, arguments.blocks)
-            record["runs"].append(run)
-            record["unavailable"] |= comparison.unavailable
-            print(gpu_tables.run_table(run), flush=True)
-        record["kernels"] = {str(n): gpu_kernels.measure(engine, common.pictures(n)) for n in arguments.kernels}
-    record["command_line"] = command_line(arguments)
-    return record
+    def __init__(self, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
+        from . import gpu_peak, torch_network
+
+        self.begun = time.perf_counter()
+        self.arguments, self.stack = arguments, stack
+        self.generator, self.weights = model()
+        self.oracle = Oracle(self.generator, self.weights)
+        self.torch_file = folder / "model.pt"
+        torch_network.write(self.torch_file, self.generator, self.weights)
+        self.engines: dict[tuple[str, str], Engine] = {}
+        first = self.engine("float32", "throughput")
+        peak = gpu_peak.all_of(first, PRECISIONS)
+        print(peak, flush=True)
+        self.wrong: list[str] = []
+        self.record: dict[str, Any] = {"gpu": common.gpu(), "engine": first.description, "peak": peak}
+        self.record |= {"plans": {}, "unavailable": {}, "runs": []}
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self.begun
+
+    def engine(self, precision: str, tune: str) -> Any:
+        """Our engine; each is made once."""
+        key = precision, tune
+        if key not in self.engines:
+            device = self.arguments.device
+            engine = make_engine(self.generator, self.weights, device, precision=precision, tune=tune)
+            self.engines[key] = self.stack.enter_context(engine)
+        return self.engines[key]
+
+    def makers(self, b: np.ndarray) -> Iterator[tuple[str, Callable[[], Contender]]]:
+        """Names of contenders, and what makes them; compiled ones last."""
+        tune = "latency" if len(b) == 1 else "throughput"
+        for precision in self.arguments.precisions:
+            yield f"{OURS}-{precision}", lambda p=precision: resident(self.engine(p, tune), b)
+        for way in ("eager", "graph"):
+            for precision in self.arguments.precisions:
+                yield f"torch-{way}-{precision}", partial(self._torch, b, precision, way)
+        for precision in COMPILE_FIRST if not self.arguments.no_compile else ():
+            if precision in self.arguments.precisions:
+                yield f"torch-compile-{precision}", partial(self._torch, b, precision, "compile")
+
+    def _torch(self, b: np.ndarray, precision: str, way: str) -> Contender:
+        from .gpu_torch import torch_on_gpu
+
+        if way == "compile" and self.seconds > COMPILE_UNTIL:
+            raise Unavailable(f"not compiled: {COMPILE_UNTIL} s had passed")
+        contender = torch_on_gpu(self.torch_file, b, self.arguments.device, precision, way)
+        print(f"N={len(b)} torch-{way}-{precision} is ready after {self.seconds:.0f} s", flush=True)
+        return contender
+
+    def run(self, n: int) -> None:
+        """Measure one number of pictures, and save."""
+        from .gpu_torch import release
+
+        if self.seconds > BEGIN_UNTIL:
+            self.record["unavailable"][f"N={n}"] = f"not begun: {BEGIN_UNTIL} s had passed"
+            self.save()
+            return
+        b = common.pictures(n)
+        comparison = Comparison(b, dict(self.makers(b)), self.oracle)
+        peaks = self.record["peak"]["cublas_gflops"]
+        self.record["runs"].append(comparison.time(self.arguments.blocks, self.generator.flops(), peaks))
+        self.record["unavailable"] |= comparison.unavailable
+        self.record["plans"] |= {f"{p}, {tune}": e.plan.to_dict() for (p, tune), e in self.engines.items()}
+        self.wrong += comparison.wrong
+        print(gpu_tables.run_table(self.record["runs"][-1]), flush=True)
+        self.save()
+        del comparison
+        release()
+
+    def save(self) -> None:
+        """Write what there is, and the tables."""
+        self.record["minutes"] = round(self.seconds / 60, 1)
+        common.save(self.arguments.name, self.record)
+        gpu_tables.write(common.RESULTS)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(number) for number in text.split(",")]
-
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--batches", type=numbers, default="1,8,32,64,128", help="pictures per call (%(default)s)")
-    parser.add_argument("--compiled", type=numbers, default="1,64", help="those with torch.compile too (%(default)s)")
-    parser.add_argument("--kernels", type=numbers, default="1,64", help="those to time by kernel (%(default)s)")
+    parser.add_argument("--batches", default="64", help="pictures per call (%(default)s)")
+    parser.add_argument("--precisions", default=",".join(PRECISIONS), help="(%(default)s)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--name", help="of the file with the results, without .json (gpu-BATCHES)")
     parser.add_argument("--blocks", type=int, default=5, help="blocks of calls per contender (%(default)s)")
-    parser.add_argument("--images", type=int, default=1600, help="of the raw file (%(default)s)")
-    parser.add_argument("--plan", help="plan of this project's engine (its default)")
+    parser.add_argument("--images", type=int, default=0, help="for the command line (%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.name = arguments.name or f"gpu-{arguments.batches.replace(',', '-')}"
+    arguments.batches = [int(n) for n in arguments.batches.split(",")]
+    arguments.precisions = arguments.precisions.split(",")
+    if unknown := set(arguments.precisions) - set(PRECISIONS):
+        parser.error(f"unknown precisions {sorted(unknown)}, expected {', '.join(PRECISIONS)}")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark."""
+    """Run the benchmark; exit status 1 if an engine of ours was wrong."""
     arguments = parse(argv)
     try:
         check_device(arguments.device, "float32", None, None)
     except RuntimeError as error:
         print(f"not measured: no CUDA device ({error})")
         return 0
-    begun = time.perf_counter()
-    record = measure(arguments)
-    record["minutes"] = round((time.perf_counter() - begun) / 60, 1)
-    print(f"{gpu_tables.write(common.save('gpu', record))}\ntook {record['minutes']} minutes")
-    return 0
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        benchmark = Benchmark(arguments, Path(folder), stack)
+        for n in arguments.batches:
+            benchmark.run(n)
+        if arguments.images:
+            found = {precision: command_line(arguments, precision) for precision in arguments.precisions}
+            benchmark.record["command_line"] = found
+            benchmark.save()
+    for line in benchmark.wrong:
+        print(f"WRONG: {line}")
+    return 1 if benchmark.wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,92 +1,83 @@
-"""What :mod:`.gpu` compares: this project's engine and PyTorch, each with a batch in the memory of the same device.
+"""What :mod:`.gpu` compares: engines with a batch in the memory of one GPU, or in pinned memory of the host.
 
-All of them run in one process and one after another. ``run`` waits until what it started is done, once for all calls,
-as a program would that has more work to give; inputs stay where they are, so that no copy counts.
+All of them run in one process and one after another. ``run`` and ``stream`` wait until what they started is done, once
+for all calls, as a program would that has more work to give.
 """
 
 from __future__ import annotations
 
-import tempfile
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pix2pix.engine import BaseEngine
-from pix2pix.generator import Generator, Weights
 from pix2pix.reference import to_float
 
-from .engines import Unavailable, nchw, nhwc
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to run the network over one batch: ``run(calls)`` does so many times and waits for the last.
+    """One way to run the network over one batch.
 
-    ``output`` is what it computes, float32 (N,H,W,C). ``precision`` says how near to the oracle that must be.
+    ``run(calls)`` does so many times with what lies in the GPU's memory, ``stream(calls)`` from the host's pinned
+    memory and back, copies overlapped, ``translate`` once from there and back: uint8 (N,H,W,C). ``output`` is what is
+    computed, float32 (N,H,W,C); ``precision`` says how near to the oracle that must be. ``settings`` are those that it
+    has chosen by itself, in words.
     """
 
+    precision: str
     run: Callable[[int], None]
     output: Callable[[], np.ndarray]
-    precision: str = "float32"
+    stream: Callable[[int], None]
+    translate: Callable[[], np.ndarray]
+    settings: str = ""
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
-    """This project's GPU engine over 8-bit pictures in its memory, to 8-bit pictures there."""
+    """This project's GPU engine: 8-bit pictures to 8-bit pictures, in as many parts as the engine makes of a batch."""
     gpu: Any = engine
-    size = gpu._do(gpu._size, *b.shape[:3])
-    slot = gpu._do(gpu._slot, size)
+    slots: list[Any] = []
+    pinned = engine.empty(*b.shape[:3])
+    pinned[...] = b
+    out = np.empty_like(engine.translate(b))
 
-    def upload() -> None:
-        slot.b.copy_to_device(np.ascontiguousarray(b).reshape(-1), stream=gpu._stream)
+    def upload(images: slice) -> None:
+        part = np.ascontiguousarray(b[images])
+        slots.append(gpu._slot(gpu._size(*part.shape[:3])))
+        slots[-1].b.copy_to_device(part.reshape(-1), stream=gpu._stream)
         gpu._stream.synchronize()
 
     def run(calls: int) -> None:
         for _ in range(calls):
-            slot.translate()
+            for slot in slots:
+                slot.translate()
         gpu._stream.synchronize()
 
-    gpu._do(upload)
-    return Contender(lambda calls: gpu._do(run, calls), lambda: engine.run(to_float(b)))
+    def stream(calls: int) -> None:
+        for result in engine.stream(itertools.repeat(pinned, calls)):
+            if result.shape != out.shape:
+                raise RuntimeError(f"stream gave {result.shape} for {b.shape}")
 
-
-def torch_network(
-    generator: Generator, weights: Weights, b: np.ndarray, device: str, *, compiled: bool = False, tf32: bool = False
-) -> Contender:
-    """PyTorch on ``device``, channels last, as it is or compiled by inductor for static shapes.
-
-    Raises Unavailable if inductor cannot compile here.
-    """
-    import torch
-
-    from . import torch_network as network
-
-    torch.backends.cudnn.benchmark = True
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.pt")
-        network.write(path, generator, weights)
-        # As on the CPU: eager mode is at its best with group_norm from N = 2, compiled code with plain moments.
-        module: Any = network.read(path, group_norm=not compiled and len(b) > 1).to(device)
-    if compiled:
-        module = torch.compile(module, dynamic=False)
-    x = torch.from_numpy(nchw(to_float(b))).to(device).contiguous(memory_format=torch.channels_last)
-
-    def call() -> Any:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        with torch.inference_mode():
-            return module(x)
-
-    def run(calls: int) -> None:
-        for _ in range(calls):
-            call()
-        if x.is_cuda:
-            torch.cuda.synchronize()
-
-    if compiled:
-        try:
-            call()
-        except Exception as error:  # whatever Triton, the compiler behind it or a driver may raise
-            raise Unavailable(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}") from None
-    return Contender(run, lambda: nhwc(call().float().cpu().numpy()), "tf32" if tf32 else "float32")
+    if not np.array_equal(next(iter(engine.stream([pinned]))), engine.translate(b)):
+        raise RuntimeError("stream and translate differ: not timed")
+    gpu._do(gpu._in_parts, b.shape[:3], upload)
+    return Contender(
+        precision=gpu.precision,
+        run=lambda calls: gpu._do(run, calls),
+        output=lambda: engine.run(to_float(b)),
+        stream=stream,
+        translate=lambda: engine.translate(pinned, out),
+        settings=f"tuned for {gpu.plan.tune}",
+    )

@@ -1,7 +1,8 @@
-"""What a GPU can do at most: float32 multiply-adds in registers, and copying within its memory."""
+"""What a GPU can do at most: float32 multiply-adds in registers, copying within its memory, and cuBLAS's products."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def measure(engine: BaseEngine) -> dict[str, float]:
     multiply = seconds_of(engine, lambda: launch(out, ROUNDS, np.float32(0.5)))
     copy = seconds_of(engine, lambda: target.copy_to_device(source, stream=gpu._stream))
     return {
-        "fma_gflops": round(2 * CHAINS * ROUNDS * BLOCKS * THREADS / multiply / 1e9, 1),
-        "bandwidth_gbs": round(2 * 4 * FLOATS / copy / 1e9, 1),
+        "fma_gflops": round(2 * CHAINS * ROUNDS * BLOCKS * THREADS / multiply / 1e9, 6),
+        "bandwidth_gbs": round(2 * 4 * FLOATS / copy / 1e9, 6),
     }
+
+
+def all_of(engine: BaseEngine, precisions: Iterable[str]) -> dict[str, Any]:
+    """:func:`measure`, and ``cublas_gflops`` by precision."""
+    from .gpu_torch import product_gflops
+
+    gpu: Any = engine
+    return {**measure(engine), "cublas_gflops": {p: product_gflops(gpu.device, p) for p in precisions}}

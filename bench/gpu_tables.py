@@ -1,62 +1,168 @@
-"""What :mod:`.gpu` has measured, as Markdown tables."""
+"""What :mod:`.gpu`, :mod:`.gpu_layers` and :mod:`.quality` have measured on a GPU, as Markdown tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .tables import distance, markdown
+from .tables import block_ratio, distance, markdown
 
 OURS = "pix2pix"
+WAYS = ("resident", "stream", "translate")
+
+Engines = Mapping[str, Mapping[str, Any]]
+
+
+def best_peer(engines: Engines, precision: str, way: str) -> str | None:
+    """The peer of that precision with the best median, or None."""
+    peers = [name for name, e in engines.items() if e["precision"] == precision and not name.startswith(OURS)]
+    return max(peers, key=lambda name: engines[name][way]["median_images_per_s"], default=None)
+
+
+def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """Ours against the best peer of the same precision, for every number of pictures and way."""
+    rows: list[list[Any]] = []
+    for run in runs:
+        engines = run["engines"]
+        for name in engines:
+            if name.startswith(OURS):
+                row = [f"N={run['n']}, {engines[name]['precision']}"]
+                for way in WAYS:
+                    peer = best_peer(engines, engines[name]["precision"], way)
+                    ratio = block_ratio(engines[name][way], engines[peer][way]) if peer else None
+                    row += [f"{engines[name][way]['median_images_per_s']:.0f}", ratio, peer]
+                rows.append(row)
+    return rows
+
+
+def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """(what, measured, required, goal), of what was measured."""
+    engines = {run["n"]: run["engines"] for run in runs}
+    rows: list[list[Any]] = []
+    for precision, goal, images in (("float16", 1.3, 30000), ("tf32", 1.2, 14000)):
+        if ours := engines.get(64, {}).get(f"{OURS}-{precision}"):
+            what, resident = f"{precision}, N=64", ours["resident"]
+            if peer := best_peer(engines[64], precision, "resident"):
+                ratio = block_ratio(resident, engines[64][peer]["resident"])
+                rows.append([f"{what}, resident, against {peer}", ratio, 1.0, goal])
+            rows.append([f"{what}, resident, images/s", resident["median_images_per_s"], None, images])
+            share = ours["stream"]["median_images_per_s"] / resident["median_images_per_s"]
+            rows.append([f"{what}, stream as a share of resident", round(share, 3), 0.9, 0.95])
+    if ours := engines.get(1, {}).get(f"{OURS}-float16"):
+        rows.append(["float16, N=1, host to host, ms", ours["translate"]["median_ms_per_image"], 0.8, 0.35])
+        if peer := best_peer(engines[1], "float16", "translate"):
+            theirs = engines[1][peer]["translate"]["median_ms_per_image"]
+            rows.append([f"the same of {peer}, for comparison", theirs, None, None])
+    return rows
 
 
 def run_table(run: Mapping[str, Any]) -> str:
-    """One number of pictures: a contender per line, then what takes copies too."""
-    head = ["engine", "images/s", "best", "ms", "GFLOP/s", "of FMA peak", f"{OURS} / this", "off the oracle"]
+    """One number of pictures: a contender per line."""
+    head = ["engine", "resident, images/s", "best", "ms", "TFLOP/s", "of cuBLAS", "stream, images/s"]
+    head += ["translate, images/s", "translate, ms", "off the oracle", "settings"]
     rows = []
     for name, entry in run["engines"].items():
-        speed = [f"{entry[key]:.1f}" for key in ("median_images_per_s", "min_images_per_s")]
-        milliseconds = entry["median_ms_per_image"] * run["n"]
-        share = f"{entry['median_fraction_of_peak']:.0%}"
-        work = [f"{milliseconds:.3f}", f"{entry['median_gflops']:.0f}", share]
-        rows.append([name, *speed, *work, entry.get("ours_over_this"), distance(entry)])
-    for name, entry in run["host"].items():
-        speed = [f"{entry[key]:.1f}" for key in ("median_images_per_s", "best_images_per_s")]
-        rows.append([f"{OURS}, {name}", *speed, f"{entry['median_ms']:.3f}", *[None] * 4])
+        resident, stream, translate = (entry[way] for way in WAYS)
+        speed = [f"{resident[key]:.1f}" for key in ("median_images_per_s", "min_images_per_s")]
+        work = [f"{resident['median_gflops'] / 1e3:.1f}", f"{resident['median_fraction_of_peak']:.1%}"]
+        host = [f"{way['median_images_per_s']:.1f}" for way in (stream, translate)]
+        times = [f"{1e3 * run['n'] / way['median_images_per_s']:.3f}" for way in (resident, translate)]
+        rows.append([name, *speed, times[0], *work, *host, times[1], distance(entry), entry["settings"]])
     return f"### N={run['n']}\n\n{markdown(head, rows)}\n"
 
 
-def kernel_table(rows: Sequence[Mapping[str, Any]], peak: Mapping[str, float]) -> str:
-    """One line per kernel of a layer."""
-    head = ["layer, kernel", "microseconds", "launches", "GFLOP/s", "of FMA peak", "GB/s", "of copying", "algorithm"]
-    lines = []
+def layer_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line per layer: its time, and its rate beside the roof."""
+    head = ["layer", "microseconds", "TFLOP/s", "of cuBLAS", "of the roof", "GB/s", "FLOP/byte", "algorithm"]
+    lines: list[list[Any]] = []
     for row in rows:
-        line: list[Any] = [f"{row['layer']}, {row['kernel']}", row["us"], row["launches"]]
-        for value, most in (("gflops", "fma_gflops"), ("gbs", "bandwidth_gbs")):
-            line += [row[value], None if row[value] is None else f"{row[value] / peak[most]:.0%}"]
-        lines.append([*line, row["algorithm"]])
-    lines.append(["sum", round(sum(row["us"] for row in rows), 1), sum(row["launches"] for row in rows), *[None] * 5])
+        line = [row["layer"], row["us"]]
+        if row["gflops"]:
+            line += [f"{row['gflops'] / 1e3:.2f}", f"{row['of_cublas']:.0%}", f"{row['of_roof']:.0%}"]
+            line += [f"{row['gbs']:.0f}", row["flops_per_byte"], row["algorithm"]]
+        else:
+            line += [None] * 6
+        lines.append(line)
+    lines.append(["sum", round(sum(row["us"] for row in rows), 1), *[None] * 6])
     return markdown(head, lines)
 
 
-def write(json_path: Path) -> Path:
-    """Write the tables of a gpu.json beside it."""
-    record = json.loads(json_path.read_text(encoding="utf-8"))
-    gpu, peak, line = record["gpu"], record["peak"], record["command_line"]
-    parts = [
-        "# One GPU, and PyTorch on the same",
-        f"Commit {record['commit']}, on {gpu['name']} (driver {gpu['driver']}): {record['engine']}. Peak: "
-        f"{peak['fma_gflops']:.0f} GFLOP/s, {peak['bandwidth_gbs']:.0f} GB/s. "
-        "Made by `python -m bench.gpu`; bench/README.md has the rules.",
-        *(f"{name} was skipped: {why}" for name, why in record["unavailable"].items()),
-        "## The whole network",
-        *(run_table(run).rstrip() for run in record["runs"]),
-        f"`pix2pix translate` over {line['images']} raw pictures: {line['images_per_s']:.0f} images/s from the start "
-        f"of a process to its end, {line['says_images_per_s']:.0f} by its own count.",
-        *(f"## Kernels, N={n}\n\n{kernel_table(rows, peak)}" for n, rows in record["kernels"].items()),
+def kernel_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line per kernel of a layer."""
+    lines = [[f"{row['layer']}, {row['kernel']}", row["us"], row["launches"]] for row in rows]
+    return markdown(["layer, kernel", "microseconds", "launches"], lines)
+
+
+def where(record: Mapping[str, Any]) -> str:
+    """On what something was measured."""
+    gpu = record["gpu"]
+    return f"Commit {record['commit']}, {gpu['name']} (driver {gpu['driver']}), {record['engine']}."
+
+
+def peaks(record: Mapping[str, Any]) -> str:
+    """What that can do at most."""
+    peak = record["peak"]
+    products = ", ".join(f"{p} {gflops / 1e3:.1f}" for p, gflops in peak["cublas_gflops"].items())
+    return (
+        f"Measured peaks: cuBLAS {products} TFLOP/s; multiply-adds in registers {peak['fma_gflops'] / 1e3:.1f} TFLOP/s "
+        f"(float32); copying {peak['bandwidth_gbs']:.0f} GB/s."
+    )
+
+
+def comparison_parts(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The sections on the whole network."""
+    runs = sorted((run for record in records for run in record["runs"]), key=lambda run: run["n"])
+    head = ["", *(cell for way in WAYS for cell in (f"{way}, images/s", f"{OURS} / best peer", "which is"))]
+    parts = ["## Targets", markdown(["what", "measured", "required", "goal"], target_rows(runs))]
+    parts += ["## Beside the best of PyTorch", markdown(head, ratio_rows(runs)), "## The whole network"]
+    parts += [run_table(run).rstrip() for run in runs]
+    for record in records:
+        parts.append(f"N={', '.join(str(run['n']) for run in record['runs'])}: {where(record)} {peaks(record)}")
+        parts += [f"{name}: left out: {why}" for name, why in record["unavailable"].items()]
+        for precision, line in record.get("command_line", {}).items():
+            parts.append(
+                f"`pix2pix translate --precision {precision}` over {line['images']} raw pictures: "
+                f"{line['images_per_s']:.0f} images/s from the start of a process to its end, "
+                f"{line['says_images_per_s']:.0f} by its own count."
+            )
+    return parts
+
+
+def layer_parts(record: Mapping[str, Any]) -> list[str]:
+    """The sections on layers and kernels."""
+    parts = ["## Layers", f"{where(record)} {peaks(record)}"]
+    for entry in record["runs"]:
+        parts.append(f"### {entry['precision']}, N={entry['n']}\n\n{layer_table(entry['layers'])}")
+        parts.append(kernel_table(entry["kernels"]))
+    return parts
+
+
+def quality_part(record: Mapping[str, Any]) -> str:
+    """PSNR on real weights."""
+    rows = [
+        [f"{name}, {precision}", *entry.values()]
+        for name, entries in record["models"].items()
+        for precision, entry in entries.items()
     ]
-    path = json_path.with_suffix(".md")
+    head = ["model, precision", "PSNR (dB), mean", "PSNR (dB), least", "largest difference (of 255)"]
+    return f"## Quality on real weights\n\n{where(record)}\n\n{markdown(head, rows)}"
+
+
+def write(folder: Path) -> Path:
+    """Write gpu.md beside the files that it is made of: gpu-1.json and the like, gpu-layers.json, gpu-quality.json."""
+
+    def read(path: Path) -> dict[str, Any]:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    parts = ["# One GPU, and PyTorch on the same", "Made by ci/gpu.sh; bench/README.md has the rules."]
+    if records := [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]:
+        parts += comparison_parts(records)
+    if (layers := folder / "gpu-layers.json").exists():
+        parts += layer_parts(read(layers))
+    if (quality := folder / "gpu-quality.json").exists():
+        parts.append(quality_part(read(quality)))
+    path = folder / "gpu.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

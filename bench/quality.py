@@ -1,18 +1,28 @@
-"""What lower precision costs on real weights: the embedded demo model over its own label pictures.
+"""What lower precision costs on real weights, as PSNR of 8-bit pictures against the float64 oracle.
 
-PSNR of 8-bit pictures against the float64 oracle. Int8 gets its ranges from labels that are not among those pictures.
+    python -m bench.quality [--device cuda:0] [--shared DIR]
+
+:mod:`.peers` has the CPU's engines run the embedded demo model over its own label pictures; int8 gets its ranges from
+labels that are not among those. As a program this does the same on a GPU, in all precisions, and over edges2cats too,
+where the folder of real models is, which by default lies beside the checkout. It writes gpu-quality.json and gpu.md,
+and ends with status 1 if a precision is not within its tolerance; without a GPU, it says that nothing was measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pix2pix import checkpoints, demo, metrics
 from pix2pix.demo.facades import facade
+from pix2pix.engine import check_device, make_engine
+from pix2pix.generator import Generator, Weights
 from pix2pix.reference import ReferenceEngine
 
 from . import common, files
@@ -20,15 +30,32 @@ from .contenders import CALIBRATION_PICTURES, CALIBRATION_SEED, Contender
 from .engines import ENGINES, Task
 
 DEMO = Path(demo.__file__).parent
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 LOWER_PRECISION = ("pix2pix-bfloat16", "torch-eager-bfloat16", "openvino-bfloat16", "openvino-int8")
 
 
+def difference(result: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Mean and least PSNR (dB) of 8-bit pictures (N,H,W,C), and the largest difference."""
+    psnr = [metrics.psnr(a, b) for a, b in zip(result, expected, strict=True)]
+    return {
+        "mean_psnr_db": round(sum(psnr) / len(psnr), 2),
+        "least_psnr_db": round(min(psnr), 2),
+        "largest_difference": int(np.abs(result.astype(np.int16) - expected).max()),
+    }
+
+
+def demo_case() -> tuple[Generator, Weights, np.ndarray]:
+    """The embedded model, and its label pictures."""
+    labels = np.stack([np.asarray(Image.open(path)) for path in sorted(DEMO.glob("labels-*.png"))])
+    return *checkpoints.read(DEMO / "facades.safetensors"), labels
+
+
 def measure(engines: list[str], threads: int, plan: str | None) -> dict[str, dict[str, float]]:
-    """Mean and least PSNR (dB) over the pictures, and the largest difference: for those of the engines that compute in
-    less than float32 (inductor's bfloat16 is PyTorch's, and would take its time to compile)."""
+    """:func:`difference` on the demo model, for those of the engines that compute in less than float32 (inductor's
+    bfloat16 is PyTorch's, and would take its time to compile)."""
     names = [name for name in engines if name in LOWER_PRECISION]
-    generator, weights = checkpoints.read(DEMO / "facades.safetensors")
-    x = common.to_float(np.stack([np.asarray(Image.open(path)) for path in sorted(DEMO.glob("labels-*.png"))]))
+    generator, weights, labels = demo_case()
+    x = common.to_float(labels)
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + CALIBRATION_PICTURES)
     calibration = common.to_float(np.stack([facade(seed)[0] for seed in seeds]))
     with ReferenceEngine(generator, weights) as oracle:
@@ -39,11 +66,62 @@ def measure(engines: list[str], threads: int, plan: str | None) -> dict[str, dic
         for name in names:
             contender = Contender(name, Task(Path(folder), x, threads, plan))
             contender.close()
-            result = common.to_bytes(contender.output)
-            psnr = [metrics.psnr(a, b) for a, b in zip(result, expected, strict=True)]
-            report[name] = {
-                "mean_psnr_db": round(sum(psnr) / len(psnr), 2),
-                "least_psnr_db": round(min(psnr), 2),
-                "largest_difference": int(np.abs(result.astype(np.int16) - expected).max()),
-            }
+            report[name] = difference(common.to_bytes(contender.output), expected)
     return report
+
+
+def gpu_cases(shared: Path) -> Iterator[tuple[str, Generator, Weights, np.ndarray]]:
+    """Names of models, the models, and pictures for them."""
+    yield "demo", *demo_case()
+    folder, picture = shared / "models" / "edges2cats", shared / "images" / "edges2cats-input.png"
+    if folder.is_dir():
+        yield "edges2cats", *checkpoints.read(folder), np.asarray(Image.open(picture).convert("RGB"))[None]
+    else:
+        print(f"edges2cats: left out, {folder} is not there")
+
+
+def measure_gpu(device: str, shared: Path) -> dict[str, Any]:
+    """:func:`difference` by model and precision, and what is ``wrong``; what is saved."""
+    from .gpu import OURS_LEAST_PSNR
+    from .gpu_contenders import PRECISIONS
+
+    record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "models": {}, "wrong": []}
+    for name, generator, weights, b in gpu_cases(shared):
+        with ReferenceEngine(generator, weights) as oracle:
+            expected = oracle.translate(b)
+        entries = record["models"][name] = {}
+        for precision in PRECISIONS:
+            with make_engine(generator, weights, device, precision) as engine:
+                record["engine"] = engine.description
+                found = entries[precision] = difference(engine.translate(b), expected)
+            print(f"{name}, {precision}: {found}", flush=True)
+            if found["least_psnr_db"] < OURS_LEAST_PSNR.get(precision, 0) or (
+                precision == "float32" and found["largest_difference"] > 1
+            ):
+                record["wrong"].append(f"{name}, {precision}: {found}")
+    return record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the measurement on a GPU."""
+    from . import gpu_tables
+
+    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder of real models (beside the checkout)")
+    arguments = parser.parse_args(argv)
+    try:
+        check_device(arguments.device, "float32", None, None)
+    except RuntimeError as error:
+        print(f"not measured: no CUDA device ({error})")
+        return 0
+    record = measure_gpu(arguments.device, arguments.shared)
+    common.save("gpu-quality", record)
+    print(f"wrote {gpu_tables.write(common.RESULTS).name}")
+    for line in record["wrong"]:
+        print(f"WRONG: {line}")
+    return 1 if record["wrong"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

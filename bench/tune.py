@@ -1,21 +1,26 @@
-"""Which algorithm, tile and split is fastest for each layer on this GPU, as a plan file for ``--plan``.
+"""Which tile and split is fastest for each layer on this GPU: the table that plans on such GPUs go by.
 
-    python -m bench.tune [--tune throughput,latency] [--device cuda:0] [--output DIR]
+    python -m bench.tune [--precisions float16,tf32,bfloat16,float32] [--tune throughput,latency] [--device cuda:0]
+                         [--seconds 400] [--output DIR]
 
 Every candidate runs the whole network, is compared with the float64 oracle, and then each of its layers is timed by
-itself. Writes plan-cuda-latency.json (one picture at a time) and plan-cuda-throughput.json (batches), and tune.json
-with all times. Without a GPU, it says that nothing was measured.
+itself; one that fails, or is wrong, is left out, and the exit status is 1. Writes pix2pix/plans/NAME-OF-THE-GPU.json,
+which plans go by from then on (:mod:`pix2pix.tuned`), plan-cuda-PRECISION-TUNE.json for ``--plan``, and tune.json with
+all times. After ``--seconds`` no candidate is begun: those left out are in tune.json. Without a GPU, it says that
+nothing was measured.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pix2pix import tuned
 from pix2pix.engine import check_device, make_engine
 from pix2pix.generator import Generator, Weights
 from pix2pix.plan import Plan, algorithms, choose
@@ -25,62 +30,120 @@ from .contenders import model
 from .gpu import Oracle
 from .peers import verify
 
-IMAGES = {"latency": 1, "throughput": 32}  # of the batches that are timed
+IMAGES = {"throughput": 32, "latency": 1}  # of the batches that are timed
+PRECISIONS = ("float16", "tf32", "bfloat16", "float32")  # what is tuned first has all its candidates timed
+READABLE = "im2col"  # a form that is kept for its readers, never the fastest
 
 Times = dict[str, dict[str, float]]  # seconds by layer, then by algorithm
 
 
-def time_candidates(
-    generator: Generator, weights: Weights, b: np.ndarray, device: str, candidates: Iterable[str]
-) -> Times:
-    """Seconds of every layer of batches like ``b`` under each candidate that the layer takes, all of them verified."""
-    times: Times = {layer.name: {} for layer in generator.layers}
-    expected = Oracle(generator, weights)(b)
-    for candidate in candidates:
-        with make_engine(generator, weights, device, plan=candidate) as engine:
-            verify(candidate, "float32", engine.run(common.to_float(b)), expected)
-            seconds = gpu_kernels.layer_seconds(engine, b)
-            for name in times:
-                if engine.plan.layers[name] == candidate and name in seconds:
-                    times[name][candidate] = seconds[name]
-        print(f"N={len(b)} {candidate:24s} {1e3 * sum(seconds.values()):8.3f} ms", flush=True)
-    return times
+class Tuning:
+    """Candidates of one precision, timed over a batch for each aim."""
+
+    def __init__(self, generator: Generator, weights: Weights, batches: Mapping[str, np.ndarray], precision: str):
+        self.generator, self.weights, self.batches, self.precision = generator, weights, batches, precision
+        oracle = Oracle(generator, weights)
+        self.expected = {tune: oracle(b) for tune, b in batches.items()}
+        self.times: dict[str, Times] = {tune: {layer.name: {} for layer in generator.layers} for tune in batches}
+        self.failed: dict[str, str] = {}
+        self.left_out: list[str] = []
+
+    def run(self, candidates: Iterable[str], device: str, until: float) -> None:
+        """Time the candidates; those that would begin after ``until`` (of ``time.perf_counter``) are left out."""
+        for candidate in candidates:
+            if time.perf_counter() > until:
+                self.left_out.append(candidate)
+                continue
+            try:
+                self._time(candidate, device)
+            except Exception as error:  # whatever it is, the others' times are worth having
+                self.failed[candidate] = str(error)
+                print(f"{self.precision} {candidate}: FAILED: {error}", flush=True)
+
+    def _time(self, candidate: str, device: str) -> None:
+        with make_engine(self.generator, self.weights, device, self.precision, plan=candidate) as engine:
+            for tune, b in self.batches.items():
+                verify(candidate, self.precision, engine.run(common.to_float(b)), self.expected[tune])
+            for tune, b in self.batches.items():
+                seconds = gpu_kernels.layer_seconds(engine, b)
+                for name, taken in self.times[tune].items():
+                    if engine.plan.layers[name] == candidate and name in seconds:
+                        taken[candidate] = seconds[name]
+                total = 1e3 * sum(seconds.values())
+                print(f"{self.precision} N={len(b)} {candidate:24s} {total:8.3f} ms", flush=True)
+
+    def plan(self, tune: str) -> Plan:
+        """What took the least for each layer; layers that were not timed have what they have by rule."""
+        layers = dict(choose(self.generator, tune, None, self.precision, "cuda").layers)
+        layers |= {name: min(taken, key=taken.__getitem__) for name, taken in self._timed(tune).items()}
+        return Plan(layers, "cuda", self.precision, tune)
+
+    def table(self, tune: str) -> dict[str, str]:
+        """The same for the package: algorithms by shape, of layers that were timed."""
+        plan = self.plan(tune)
+        return {tuned.shape(self.generator, self.generator[name]): plan.layers[name] for name in self._timed(tune)}
+
+    def _timed(self, tune: str) -> Times:
+        """Times of those layers that are computed for every picture."""
+        constant = self.generator.constant_layers(self.generator.size, self.generator.size)
+        return {name: taken for name, taken in self.times[tune].items() if taken and name not in constant}
+
+    def report(self) -> dict[str, Any]:
+        """What is saved of it: microseconds, and what there are none of."""
+        times = {
+            tune: {name: {a: round(1e6 * s, 2) for a, s in taken.items()} for name, taken in layers.items()}
+            for tune, layers in self.times.items()
+        }
+        return {"us": times, "failed": self.failed, "left_out": self.left_out}
 
 
-def fastest(generator: Generator, times: Times, tune: str) -> Plan:
-    """The plan that has for each layer what took the least; those that are constants keep what they have by default."""
-    layers = dict(choose(generator, tune, hardware="cuda").layers)
-    constant = generator.constant_layers(generator.size, generator.size)
-    layers |= {name: min(taken, key=taken.__getitem__) for name, taken in times.items() if name not in constant}
-    return Plan(layers, "cuda", "float32", tune)
+def candidates(generator: Generator, precision: str) -> list[str]:
+    """All algorithms that are worth timing in a precision."""
+    return [name for name in algorithms(generator.layers[0], "cuda", precision) if name != READABLE]
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Tune all precisions, and write what came of it after each; the exit status."""
+    from pix2pix._gpu_device import name_of
+
+    until = time.perf_counter() + arguments.seconds
+    generator, weights = model()
+    batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
+    told = common.gpu()
+    gpu = name_of(int(arguments.device.removeprefix("cuda:")))
+    record: dict[str, Any] = {"gpu": told, "precisions": {}}
+    failed = 0
+    for precision in arguments.precisions.split(","):
+        tuning = Tuning(generator, weights, batches, precision)
+        tuning.run(candidates(generator, precision), arguments.device, until)
+        for tune in batches:
+            path = arguments.output / f"plan-cuda-{precision}-{tune}.json"
+            tuning.plan(tune).save(path)
+            print(f"wrote {path}")
+        facts = {"commit": common.commit(), "driver": told["driver"]}
+        file = tuned.save(gpu, facts, {precision: {tune: tuning.table(tune) for tune in batches}})
+        record["precisions"][precision] = tuning.report()
+        common.save("tune", record)
+        failed += len(tuning.failed)
+        print(f"{precision}: {len(tuning.left_out)} candidates left out, {len(tuning.failed)} failed; wrote {file}")
+    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Time the candidates and write the plans."""
+    """Time the candidates; write the table and the plans."""
     parser = argparse.ArgumentParser(prog="python -m bench.tune", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--tune", default="throughput,latency", help="what for (%(default)s)")
+    parser.add_argument("--precisions", default=",".join(PRECISIONS), help="(%(default)s)")
+    parser.add_argument("--tune", default=",".join(IMAGES), help="what for (%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=common.RESULTS, help="where the files go (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=400, help="after which none is begun (%(default)s)")
+    parser.add_argument("--output", type=Path, default=common.RESULTS, help="where plans go (%(default)s)")
     arguments = parser.parse_args(argv)
     try:
         check_device(arguments.device, "float32", None, None)
     except RuntimeError as error:
         print(f"not measured: no CUDA device ({error})")
         return 0
-    generator, weights = model()
-    record: dict[str, Any] = {"gpu": common.gpu(), "times": {}}
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for tune in arguments.tune.split(","):
-        b = common.pictures(IMAGES[tune])
-        times = time_candidates(generator, weights, b, arguments.device, algorithms(generator.layers[0], "cuda"))
-        plan = fastest(generator, times, tune)
-        path = arguments.output / f"plan-cuda-{tune}.json"
-        plan.save(path)
-        record["times"][tune] = {name: {a: round(1e6 * s, 2) for a, s in t.items()} for name, t in times.items()}
-        total = sum(times[name].get(algorithm, 0.0) for name, algorithm in plan.layers.items())
-        print(f"{path}: {1e3 * total:.3f} ms for {len(b)} pictures, {len(b) / total:.0f} images/s in the layers")
-    common.save("tune", record)
-    return 0
+    return measure(arguments)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,14 @@
 #
 #   build   builds in place, and says what it found
 #   test    the tests of all engines and of the GPU's kernels, on the GPU; compute-sanitizer, where that is
-#   bench   the benchmarks: gpu, mode_b, pool and mode_c, or those that are named; results go to bench/results
-#   tune    times the tiles and splits that each layer may have, and writes the best as plans
+#   bench   the benchmarks, or those that are named; results go to bench/results
+#               gpu-64, gpu-1   beside PyTorch, compiled too, in all precisions: batches of 64, and one picture
+#               gpu-batches     the same for batches of 8, 32, 128 and 256, without compiling
+#               layers          every layer beside the roof, and every kernel
+#               quality         PSNR on real weights
+#               mode_b pool mode_c
+#   tune    times the tiles and splits that each layer may have, in all precisions, and writes pix2pix/plans/GPU.json,
+#           by which plans on such GPUs go from then on: commit it, then run bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -53,13 +59,20 @@ test() {
 }
 
 bench() {
-    local name options
-    [ $# -gt 0 ] || set -- gpu mode_b pool mode_c
+    local name options status=0
+    [ $# -gt 0 ] || set -- gpu-64 gpu-1 gpu-batches layers quality mode_b pool mode_c
     for name; do
-        options=()
-        [ "$name" != pool ] || options=(--device cuda:0 --images 4096 --batch 64)
-        "$python" -m "bench.$name" "${options[@]}"
+        case "$name" in
+            gpu-64) options=(gpu --batches 64 --images 1600) ;;
+            gpu-1) options=(gpu --batches 1) ;;
+            gpu-batches) options=(gpu --batches 8,32,128,256 --no-compile --name gpu-8-and-more) ;;
+            layers) options=(gpu_layers) ;;
+            pool) options=(pool --device cuda:0 --images 4096 --batch 64) ;;
+            *) options=("$name") ;;
+        esac
+        "$python" -m "bench.${options[0]}" "${options[@]:1}" || status=1
     done
+    return "$status"
 }
 
 tune() {
@@ -69,7 +82,7 @@ tune() {
 case "${1:-}" in
     build | test | bench | tune) "$@" ;;
     *)
-        sed -n '2,10s/^# \?//p' "$0"
+        sed -n '2,17s/^# \?//p' "$0"
         exit 2
         ;;
 esac

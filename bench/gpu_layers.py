@@ -1,0 +1,102 @@
+"""Every layer of the GPU engine beside the roof, and every kernel's time, in all precisions.
+
+    python -m bench.gpu_layers [--batches 64,1] [--precisions float16,tf32,bfloat16,float32] [--device cuda:0]
+
+The roof of a layer is the least of what cuBLAS does of a large product in that precision, and of what memory can feed
+if the layer's weights and maps pass once (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009). A layer's time
+is that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md. Without a GPU, it says
+that nothing was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pix2pix.engine import BaseEngine, check_device, make_engine
+from pix2pix.generator import INPUT, Generator
+
+from . import common, gpu_kernels, gpu_tables
+from .contenders import model
+from .gpu import Oracle
+from .gpu_contenders import PRECISIONS
+from .peers import verify
+
+BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}  # of a number in the GPU's memory
+
+
+def traffic(generator: Generator, n: int, h: int, w: int, precision: str) -> dict[str, int]:
+    """Bytes that each layer must read and write for ``n`` pictures of h x w: its weights and maps, once."""
+    numbers = {name: n * int(np.prod(shape)) for name, shape in generator.shapes(h, w).items()}
+    needed = {}
+    for layer in generator.layers:
+        weights = layer.kernel**2 * layer.in_channels * layer.filters
+        read = sum(numbers[source.layer] for source in layer.inputs)
+        needed[layer.name] = BYTES[precision] * (weights + read + numbers[layer.name])
+    return needed
+
+
+def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time and rates of every layer, and the time of what is done to the pictures before the first."""
+    gpu: Any = engine
+    n, h, w, _ = b.shape
+    macs, needed = engine.generator.macs(h, w), traffic(engine.generator, n, h, w, gpu.precision)
+    most = peak["cublas_gflops"][gpu.precision]
+    rows = []
+    for layer, seconds in gpu_kernels.layer_seconds(engine, b).items():
+        row: dict[str, Any] = {"layer": layer, "us": round(1e6 * seconds, 2), "gflops": None}
+        if layer != INPUT and layer not in engine.generator.constant_layers(h, w):
+            flops = 2 * n * macs[layer]
+            gflops, intensity = flops / seconds / 1e9, flops / needed[layer]
+            roof = min(most, intensity * peak["bandwidth_gbs"])
+            row |= {"gflops": round(gflops, 6), "of_cublas": round(gflops / most, 4), "roof_gflops": round(roof, 6)}
+            row |= {"of_roof": round(gflops / roof, 4), "flops_per_byte": round(intensity, 2)}
+            row |= {"gbs": round(needed[layer] / seconds / 1e9, 3), "algorithm": gpu.plan.layers[layer]}
+        rows.append(row)
+    return rows
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All precisions and numbers of pictures; what is saved."""
+    from . import gpu_peak
+
+    generator, weights = model()
+    oracle = Oracle(generator, weights)
+    record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "peak": {}, "runs": []}
+    for n in arguments.batches:
+        b, tune = common.pictures(n), "latency" if n == 1 else "throughput"
+        for precision in arguments.precisions:
+            with make_engine(generator, weights, arguments.device, precision=precision, tune=tune) as engine:
+                if not record["peak"]:
+                    record |= {"engine": engine.description, "peak": gpu_peak.all_of(engine, PRECISIONS)}
+                off = verify(precision, precision, engine.run(common.to_float(b)), oracle(b))
+                entry = {"n": n, "precision": precision, **off, "layers": roofline(engine, b, record["peak"])}
+                record["runs"].append(entry | {"kernels": gpu_kernels.measure(engine, b)})
+            print(f"N={n}, {precision}\n{gpu_tables.layer_table(record['runs'][-1]['layers'])}\n", flush=True)
+    return record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_layers", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--batches", default="64,1", help="pictures per call (%(default)s)")
+    parser.add_argument("--precisions", default="float16,tf32,bfloat16,float32", help="(%(default)s)")
+    parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
+    arguments = parser.parse_args(argv)
+    arguments.batches = [int(n) for n in arguments.batches.split(",")]
+    arguments.precisions = arguments.precisions.split(",")
+    try:
+        check_device(arguments.device, "float32", None, None)
+    except RuntimeError as error:
+        print(f"not measured: no CUDA device ({error})")
+        return 0
+    common.save("gpu-layers", measure(arguments))
+    print(f"wrote {gpu_tables.write(common.RESULTS).name}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
