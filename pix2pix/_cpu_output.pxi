@@ -33,7 +33,7 @@ cdef class OutputConvolution:
         self.half, self.depth = half, where.shape[0]
         self.words = self.depth // 2 if half else self.depth
         self.weights = aligned(self.panels * self.words * NR)
-        self.bias = widened(bias, self.channels, 0.0)
+        self.bias = widened(None if bias is None else np.tile(bias, 2), padded(2 * self.channels), 0.0)     # of a pair
         for k in range(self.depth):
             for tap in range(16 if where[k] >= 0 else 0):
                 for c in range(self.channels):
@@ -113,16 +113,27 @@ cdef class OutputConvolution:
             x = x + width
 
     cdef void gather(self, long w, const float* above, const float* below, float* line) noexcept nogil:
-        """line[2x + b] = bias + sum of above[x][b] and below[x][b], b < 4: an output row and a pixel at either end."""
-        cdef long x, i, run = 4 * self.channels
-        cdef float* to
-        for x in range(2 * w + 2):
-            for i in range(self.channels):
-                line[x * self.channels + i] = self.bias[i]
-        for x in range(w):
-            to = line + 2 * x * self.channels
-            for i in range(run):
-                to[i] = to[i] + (above[x * self.columns + i] + below[x * self.columns + i])
+        """line[2x + b] = bias + sum of above[x][b] and below[x][b], b < 4: an output row and a pixel at either end.
+
+        Two pixels of the line at a time, to which x - 1 adds its second half and x its first. What a vector has beyond
+        them means nothing, and is written over.
+        """
+        cdef long x, c, i, pair = 2 * self.channels
+        cdef const float* a = above
+        cdef const float* b = below
+        cdef vec sum
+        for c in range(pair):
+            line[c] = self.bias[c] + (a[c] + b[c])
+        for x in range(1, w):
+            for i in range((pair + VL - 1) // VL):
+                c = pair + i * VL
+                sum = (<const vec*>&self.bias[i * VL])[0] + ((<const vec*>(a + c))[0] + (<const vec*>(b + c))[0])
+                c = self.columns + i * VL
+                sum = sum + ((<const vec*>(a + c))[0] + (<const vec*>(b + c))[0])
+                (<vec*>(line + x * pair + i * VL))[0] = sum
+            a, b = a + self.columns, b + self.columns
+        for c in range(pair):
+            line[w * pair + c] = self.bias[c] + (a[pair + c] + b[pair + c])
 
 
 cdef void tanh_to_floats(const float* x, long size, float* out) noexcept nogil:
