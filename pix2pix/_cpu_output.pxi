@@ -41,12 +41,10 @@ cdef class OutputConvolution:
                     set_weight(&self.weights[column // NR * self.words * NR], k, column % NR,
                                kernel[tap // 4, tap % 4, c, where[k]], half)
 
-    cdef long rows_of(self, long h) noexcept nogil:
-        """Input rows of a strip."""
-        cdef long rows = BLOCK_ROWS
-        while rows > 1 and 4 * rows > h:
-            rows = rows // 2
-        return rows
+    cdef long rows_of(self, long n, long h, long threads) noexcept nogil:
+        """Input rows of a strip: as many as leave four strips to a thread, for each multiplies two of its neighbours'."""
+        cdef long strips = (4 * threads + n - 1) // n
+        return (h + strips - 1) // strips
 
     cdef long strip_floats(self, long w) noexcept nogil:
         return BLOCK_COLUMNS * (self.words + SKEW) + 2 * w * self.columns + (2 * w + 2) * self.channels + 2 * VL
@@ -65,7 +63,7 @@ cdef class OutputConvolution:
         cdef long n = target.shape[0], item, rows, strips
         read_sources(sources, False, &operand)
         operand.half, operand.pixel = self.half, self.words + SKEW
-        rows = self.rows_of(operand.h)
+        rows = self.rows_of(n, operand.h, threads)
         strips = (operand.h + rows - 1) // rows
         with nogil:
             for item in prange(n * strips, num_threads=threads, schedule="dynamic"):
