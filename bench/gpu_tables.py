@@ -150,14 +150,20 @@ def quality_part(record: Mapping[str, Any]) -> str:
     return f"## Quality on real weights\n\n{where(record)}\n\n{markdown(head, rows)}"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A file of results."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def comparisons(folder: Path) -> list[dict[str, Any]]:
+    """What :mod:`.gpu` has written there: gpu-1.json and the like."""
+    return [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]
+
+
 def write(folder: Path) -> Path:
     """Write gpu.md beside the files that it is made of: gpu-1.json and the like, gpu-layers.json, gpu-quality.json."""
-
-    def read(path: Path) -> dict[str, Any]:
-        return json.loads(path.read_text(encoding="utf-8"))
-
     parts = ["# One GPU, and PyTorch on the same", "Made by ci/gpu.sh; bench/README.md has the rules."]
-    if records := [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]:
+    if records := comparisons(folder):
         parts += comparison_parts(records)
     if (layers := folder / "gpu-layers.json").exists():
         parts += layer_parts(read(layers))

@@ -72,6 +72,7 @@ bench() {
         esac
         "$python" -m "bench.${options[0]}" "${options[@]:1}" || status=1
     done
+    if "$python" -c "import matplotlib" 2>/dev/null; then "$python" -m bench.gpu_plots; fi
     return "$status"
 }
 

@@ -139,19 +139,42 @@ def test_ratios_are_against_the_best_peer_of_the_same_precision():
     assert "| pix2pix-float16 | 30000.0 | 30000.0 | 2.133 | 30.0 | 30.0% | 28500.0 |" in gpu_tables.run_table(runs[0])
 
 
+@pytest.mark.full
+def test_plots_are_drawn_of_what_there_is(results):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install pix2pix[peers]")
+    from bench import gpu_plots
+
+    assert gpu_plots.main([]) == 0 and list(results.iterdir()) == []
+    rates = {
+        "pix2pix-float16": (3.0, 3.0, 3.0),
+        "torch-graph-float16": (2.0, 2.0, 2.0),
+        "pix2pix-tf32": (1.0, 1.0, 1.0),
+    }
+    (results / "gpu-1.json").write_text(json.dumps({"runs": [run_of(rates, 1), run_of(rates, 8)]}))
+    row = {"layer": "encoder_1", "gflops": 5.0, "roof_gflops": 9.0}
+    run = {"n": 8, "precision": "float16", "layers": [{"layer": "input", "gflops": None}, row]}
+    (results / "gpu-layers.json").write_text(json.dumps({"runs": [run]}))
+    assert gpu_plots.main([]) == 0
+    text = (results / "gpu-throughput.svg").read_text()
+    assert "PyTorch at its best, float16" in text and "pix2pix, tf32" in text and "at its best, tf32" not in text
+    assert "float16, N=8" in (results / "gpu-roofline.svg").read_text()
+
+
 # -- PyTorch ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_pytorch_takes_part(precision, case, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "way"), [("float32", "eager"), ("tf32", "eager"), ("bfloat16", "eager"), ("float32", "compile")]
+)
+def test_pytorch_takes_part(precision, way, case, tmp_path):
     pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
     from bench import gpu_torch, torch_network
 
     b, oracle, _ = case
     torch_network.write(tmp_path / "model.pt", TINY, WEIGHTS)
-    name = f"torch-eager-{precision}"
-    make = partial(gpu_torch.torch_on_gpu, tmp_path / "model.pt", b, "cpu", precision, "eager")
+    name = f"torch-{way}-{precision}"
+    make = partial(gpu_torch.torch_on_gpu, tmp_path / "model.pt", b, "cpu", precision, way)
     comparison = gpu.Comparison(b, {name: make}, oracle)
     assert not comparison.unavailable
     assert comparison.contenders[name].settings.removeprefix("norms by ") in gpu_torch.NORMS

@@ -1,0 +1,75 @@
+"""Plots of what was measured on a GPU: gpu-throughput.svg from gpu-*.json, gpu-roofline.svg from gpu-layers.json.
+
+    python -m bench.gpu_plots
+
+Throughput: images/s over batches in the GPU's memory, by number of pictures: ours, and the best of PyTorch, in each
+precision. Roofline: TFLOP/s by layer, beside its roof. Where nothing was measured, nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import common, gpu_tables
+from .plots import plt, write
+
+COLOURS = {"float32": "#7f8c9b", "tf32": "#5a9367", "float16": "#1f6fb4", "bfloat16": "#e08a1e"}
+
+
+def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
+    """A line for each precision of ours, and a dashed one for its best peer, over the number of pictures."""
+    figure, panel = plt.subplots(figsize=(7, 4.5))
+    for precision, colour in COLOURS.items():
+        ours: dict[int, float] = {}
+        peers: dict[int, float] = {}
+        for run in sorted(runs, key=lambda run: run["n"]):
+            engines, peer = run["engines"], gpu_tables.best_peer(run["engines"], precision, "resident")
+            for points, name in ((ours, f"{gpu_tables.OURS}-{precision}"), (peers, peer)):
+                if name in engines:
+                    points[run["n"]] = engines[name]["resident"]["median_images_per_s"]
+        for points, style, who in ((ours, "-", gpu_tables.OURS), (peers, "--", "PyTorch at its best")):
+            if points:
+                panel.plot(
+                    list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"
+                )
+    panel.set(xscale="log", yscale="log", xlabel="pictures per batch", ylabel="images/s, in the GPU's memory")
+    numbers = sorted({run["n"] for run in runs})
+    panel.set_xticks(numbers, [str(n) for n in numbers], minor=False)
+    panel.minorticks_off()
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False)
+    return figure
+
+
+def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
+    """A panel for each precision and number of pictures: bars by layer under their roofs."""
+    figure, panels = plt.subplots(len(runs), 1, figsize=(10, 3 * len(runs)), squeeze=False)
+    for panel, run in zip(panels[:, 0], runs, strict=True):
+        rows = [row for row in run["layers"] if row["gflops"]]
+        names = [row["layer"].replace("coder_", "c ") for row in rows]
+        panel.bar(names, [row["gflops"] / 1e3 for row in rows], color=COLOURS[run["precision"]])
+        for at, row in enumerate(rows):
+            label = "roof (cuBLAS or memory)" if at == 0 else None
+            panel.hlines(row["roof_gflops"] / 1e3, at - 0.45, at + 0.45, color="black", label=label)
+        panel.set(title=f"{run['precision']}, N={run['n']}", ylabel="TFLOP/s")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw what there is."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_plots", description=(__doc__ or "").split("\n\n")[0])
+    parser.parse_args(argv)
+    if runs := [run for record in gpu_tables.comparisons(common.RESULTS) for run in record["runs"]]:
+        write("gpu-throughput", throughput(runs))
+    if (layers := common.RESULTS / "gpu-layers.json").exists():
+        write("gpu-roofline", roofline(gpu_tables.read(layers)["runs"]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
