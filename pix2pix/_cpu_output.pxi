@@ -33,7 +33,7 @@ cdef class OutputConvolution:
         self.half, self.depth = half, where.shape[0]
         self.words = self.depth // 2 if half else self.depth
         self.weights = aligned(self.panels * self.words * NR)
-        self.bias = widened(None if bias is None else np.tile(bias, 2), padded(2 * self.channels), 0.0)     # of a pair
+        self.bias = widened(None if bias is None else np.tile(bias, 2), padded(2 * self.channels), 0.0)  # of a pair
         for k in range(self.depth):
             for tap in range(16 if where[k] >= 0 else 0):
                 for c in range(self.channels):
@@ -42,7 +42,7 @@ cdef class OutputConvolution:
                                kernel[tap // 4, tap % 4, c, where[k]], half)
 
     cdef long rows_of(self, long n, long h, long threads) noexcept nogil:
-        """Input rows of a strip: as many as leave four strips to a thread, for each multiplies two of its neighbours'."""
+        """Input rows of a strip, which repeats a row of either neighbour: as many as leave each thread four strips."""
         cdef long strips = (4 * threads + n - 1) // n
         return (h + strips - 1) // strips
 
