@@ -34,12 +34,12 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
                 panel.plot(
                     list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"
                 )
-    panel.set(xscale="log", yscale="log", xlabel="pictures per batch", ylabel="images/s, in the GPU's memory")
+    panel.set(xscale="log", ylim=(0, None), xlabel="pictures per batch", ylabel="images/s, in the GPU's memory")
     numbers = sorted({run["n"] for run in runs})
     panel.set_xticks(numbers, [str(n) for n in numbers], minor=False)
     panel.minorticks_off()
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False)
+    panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -55,7 +55,7 @@ def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
             panel.hlines(row["roof_gflops"] / 1e3, at - 0.45, at + 0.45, color="black", label=label)
         panel.set(title=f"{run['precision']}, N={run['n']}", ylabel="TFLOP/s")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
+        panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure
 
