@@ -32,6 +32,7 @@ from pix2pix import checkpoints, metrics
 from pix2pix.engine import Engine, check_device, make_engine
 from pix2pix.generator import Generator, Weights
 from pix2pix.reference import ReferenceEngine, to_float
+from tests.models import PSNR
 
 from . import common, gpu_tables
 from .contenders import model
@@ -41,8 +42,7 @@ from .gpu_tables import OURS, WAYS
 from .peers import LEAST_PSNR, verify
 
 BLOCK_SECONDS = 0.25  # a block has as many calls as fit, and at least 2
-OURS_LEAST_PSNR = {"tf32": 45.0, "float16": 45.0, "bfloat16": 38.0}  # dB against the oracle: our own tolerances
-COMPILE_UNTIL, BEGIN_UNTIL = 200, 330
+COMPILE_UNTIL, BEGIN_UNTIL = 170, 330
 COMPILE_FIRST = ("float16", "tf32", "bfloat16", "float32")
 
 Makers = Mapping[str, Callable[[], Contender]]
@@ -66,7 +66,7 @@ class Oracle:
 def verify_both(name: str, contender: Contender, expected: dict[int, np.ndarray]) -> dict[str, float]:
     """How far the output is from the oracle's. RuntimeError if it is too far, or if the translated pictures are."""
     off = verify(name, contender.precision, contender.output(), expected)
-    least = OURS_LEAST_PSNR.get(contender.precision, 0) if name.startswith(OURS) else 0
+    least = PSNR.get(contender.precision, 0) if name.startswith(OURS) else 0
     if off.get("psnr_db", least) < least:
         raise RuntimeError(f"{name} has {off['psnr_db']} dB against the oracle (at least {least:.0f}): not timed")
     result, truth = contender.translate()[list(expected)], common.to_bytes(np.stack(list(expected.values())))

@@ -142,8 +142,11 @@ class TorchOnGpu:
         torch.backends.cudnn.benchmark = True
         self.precision, self.way, self.device, self.dtype = precision, way, device, DTYPES[precision]
         self.module: Any = network.read(path, group_norm=False).to(device=device, dtype=self.dtype)
-        x = torch.from_numpy(nchw(to_float(b))).to(device=device, dtype=self.dtype)
-        self.x = x.contiguous(memory_format=torch.channels_last)
+        if self._is_cuda:
+            torch.cuda.set_device(device)
+        with torch.inference_mode():  # as what is made of bytes: for tensors of two kinds, inductor would compile twice
+            x = torch.from_numpy(nchw(to_float(b))).to(device=device, dtype=self.dtype)
+            self.x = x.contiguous(memory_format=torch.channels_last)
         self.norm = "var_mean"  # what inductor makes one kernel of
         if way == "compile":
             self.module = torch.compile(self.module, mode="max-autotune-no-cudagraphs", dynamic=False)

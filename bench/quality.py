@@ -24,10 +24,12 @@ from pix2pix.demo.facades import facade
 from pix2pix.engine import check_device, make_engine
 from pix2pix.generator import Generator, Weights
 from pix2pix.reference import ReferenceEngine
+from tests.models import PSNR
 
 from . import common, files
 from .contenders import CALIBRATION_PICTURES, CALIBRATION_SEED, Contender
 from .engines import ENGINES, Task
+from .gpu_contenders import PRECISIONS
 
 DEMO = Path(demo.__file__).parent
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -82,9 +84,6 @@ def gpu_cases(shared: Path) -> Iterator[tuple[str, Generator, Weights, np.ndarra
 
 def measure_gpu(device: str, shared: Path) -> dict[str, Any]:
     """:func:`difference` by model and precision, and what is ``wrong``; what is saved."""
-    from .gpu import OURS_LEAST_PSNR
-    from .gpu_contenders import PRECISIONS
-
     record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "models": {}, "wrong": []}
     for name, generator, weights, b in gpu_cases(shared):
         with ReferenceEngine(generator, weights) as oracle:
@@ -95,7 +94,7 @@ def measure_gpu(device: str, shared: Path) -> dict[str, Any]:
                 record["engine"] = engine.description
                 found = entries[precision] = difference(engine.translate(b), expected)
             print(f"{name}, {precision}: {found}", flush=True)
-            if found["least_psnr_db"] < OURS_LEAST_PSNR.get(precision, 0) or (
+            if found["least_psnr_db"] < PSNR.get(precision, 0) or (
                 precision == "float32" and found["largest_difference"] > 1
             ):
                 record["wrong"].append(f"{name}, {precision}: {found}")

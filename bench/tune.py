@@ -40,9 +40,15 @@ Times = dict[str, dict[str, float]]  # seconds by layer, then by algorithm
 class Tuning:
     """Candidates of one precision, timed over a batch for each aim."""
 
-    def __init__(self, generator: Generator, weights: Weights, batches: Mapping[str, np.ndarray], precision: str):
+    def __init__(
+        self,
+        generator: Generator,
+        weights: Weights,
+        batches: Mapping[str, np.ndarray],
+        precision: str,
+        oracle: Oracle,
+    ) -> None:
         self.generator, self.weights, self.batches, self.precision = generator, weights, batches, precision
-        oracle = Oracle(generator, weights)
         self.expected = {tune: oracle(b) for tune, b in batches.items()}
         self.times: dict[str, Times] = {tune: {layer.name: {} for layer in generator.layers} for tune in batches}
         self.failed: dict[str, str] = {}
@@ -108,13 +114,14 @@ def measure(arguments: argparse.Namespace) -> int:
 
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
+    oracle = Oracle(generator, weights)
     batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
     told = common.gpu()
     gpu = name_of(int(arguments.device.removeprefix("cuda:")))
     record: dict[str, Any] = {"gpu": told, "precisions": {}}
     failed = 0
     for precision in arguments.precisions.split(","):
-        tuning = Tuning(generator, weights, batches, precision)
+        tuning = Tuning(generator, weights, batches, precision, oracle)
         tuning.run(candidates(generator, precision), arguments.device, until)
         for tune in batches:
             path = arguments.output / f"plan-cuda-{precision}-{tune}.json"

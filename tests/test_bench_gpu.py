@@ -183,6 +183,20 @@ def test_pytorch_takes_part(precision, way, case, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("n", [1, 2])
+def test_pytorch_is_compiled_once(n, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
+    from bench import gpu_torch, torch_network
+
+    torch_network.write(tmp_path / "model.pt", TINY, WEIGHTS)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    peer = gpu_torch.torch_on_gpu(tmp_path / "model.pt", pictures(n, 16, 16), "cpu", "float32", "compile")
+    peer.run(2), peer.translate()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.full
 def test_pytorchs_norms_are_the_same_norm():
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
     from bench.gpu_torch import NORMS
@@ -312,7 +326,7 @@ def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
     assert names == list(algorithms(TINY.layers[0], "cuda", "float16")) and "im2col" not in tune.candidates(
         TINY, "tf32"
     )
-    tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16")
+    tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", gpu.Oracle(TINY, WEIGHTS))
     default = choose(TINY, "latency", None, "float16", "cuda")
     constant = TINY.constant_layers(TINY.size, TINY.size)
     assert constant
