@@ -21,7 +21,7 @@ from PIL import Image
 
 from pix2pix import checkpoints, demo, metrics
 from pix2pix.demo.facades import facade
-from pix2pix.engine import check_device, make_engine
+from pix2pix.engine import check_device, describe, make_engine
 from pix2pix.generator import Generator, Weights
 from pix2pix.reference import ReferenceEngine
 from tests.models import PSNR
@@ -91,7 +91,7 @@ def measure_gpu(device: str, shared: Path) -> dict[str, Any]:
         entries = record["models"][name] = {}
         for precision in PRECISIONS:
             with make_engine(generator, weights, device, precision) as engine:
-                record["engine"] = engine.description
+                record["engine"] = describe(engine)
                 found = entries[precision] = difference(engine.translate(b), expected)
             print(f"{name}, {precision}: {found}", flush=True)
             if found["least_psnr_db"] < PSNR.get(precision, 0) or (

@@ -13,6 +13,7 @@ from bench.engines import Unavailable
 from pix2pix import tuned
 from pix2pix.generator import random_weights, unet
 from pix2pix.plan import algorithms, choose
+from pix2pix.reference import ReferenceEngine
 from tests.gpus import MISSING, SIMULATED
 from tests.models import pictures
 
@@ -316,6 +317,39 @@ def test_a_layers_traffic_is_its_weights_and_maps():
     first = TINY.layers[0]
     assert half[first.name] == 2 * (16 * 3 * first.filters + 2 * (16 * 16 * 3 + 8 * 8 * first.filters))
     assert single == {name: 2 * size for name, size in half.items()}
+
+
+# -- quality ------------------------------------------------------------------------------------------------------
+
+
+def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, capsys):
+    class Engine(ReferenceEngine):
+        """The GPU engine's part, in float32 throughout; bfloat16 is a little off."""
+
+        description = "an engine"
+
+        def __init__(self, g, w, device, precision):
+            super().__init__(g, w, np.float32)
+            self.off = precision == "bfloat16"
+
+        def translate(self, b, out=None):
+            return super().translate(b) ^ (3 * self.off)
+
+    monkeypatch.setattr(quality, "check_device", lambda *arguments: None)
+    monkeypatch.setattr(quality, "make_engine", Engine)
+    monkeypatch.setattr(quality, "demo_case", lambda: (TINY, WEIGHTS, pictures(3, 16, 16)))
+    assert quality.main(["--shared", str(results)]) == 0
+    record = json.loads((results / "gpu-quality.json").read_text())
+    assert list(record["models"]) == ["demo"] and list(record["models"]["demo"]) == list(quality.PRECISIONS)
+    assert "edges2cats: left out" in capsys.readouterr().out
+    psnr = {precision: entry["least_psnr_db"] for precision, entry in record["models"]["demo"].items()}
+    assert (
+        38 < psnr["bfloat16"] < 45 < psnr["float32"] and record["models"]["demo"]["bfloat16"]["largest_difference"] >= 3
+    )
+    assert "| demo, bfloat16 |" in (results / "gpu.md").read_text()
+    monkeypatch.setattr(quality, "PSNR", {"bfloat16": 45.0})
+    assert quality.main(["--shared", str(results)]) == 1
+    assert "WRONG: demo, bfloat16" in capsys.readouterr().out
 
 
 # -- tuning -------------------------------------------------------------------------------------------------------
