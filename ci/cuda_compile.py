@@ -27,7 +27,8 @@ from numba.cuda.cudadrv import nvvm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm  # noqa: E402
+from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm, _tensor_maps, _tensorcore  # noqa: E402
+from pix2pix._words import KINDS  # noqa: E402
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
@@ -67,6 +68,7 @@ def declared() -> dict[str, Kernel]:
         for taps in (0, 1)
         for as_bytes in (0, 1)
     }
+    kernels |= tensor_kernels()
     statistics = {**wide, "LDS.128": 1, "STS.128": 1}
     return kernels | {
         "from_picture": Kernel(_cuda_maps.make_from_picture(256), (BYTES, FLOATS, *[WHOLE] * 3), {}),
@@ -77,6 +79,50 @@ def declared() -> dict[str, Kernel]:
         "chunk_statistics": Kernel(_cuda_norm.make_chunk_statistics(8, 32), (FLOATS, FLOATS, *[WHOLE] * 5), statistics),
         "normalise": Kernel(_cuda_norm.make_normalise(8, 32), (*[FLOATS] * 4, *[WHOLE] * 5, REAL), statistics),
     }
+
+
+def tensor_kernels() -> dict[str, Kernel]:
+    """Those of lower precision."""
+    kernels = {}
+    places = (*[WHOLE] * 2, REAL, *[WHOLE] * 2, REAL)
+    wide = {"LDG.E.128": 1, "STG.E.128": 1}
+    for precision, kind in KINDS.items():
+        for leaves, name in enumerate(("sums", "maps", "statistics")):
+            for tile, size in _tensorcore.TENSOR_TILES.items():
+                products = size.wm // 16 * (size.wn // 8) * 2
+                loads = (size.wm // 16 + size.wn // 16) * 2
+                kernels[f"product {tile} {name} {precision}"] = Kernel(
+                    _tensorcore.make_tensor_gemm(size, kind, leaves),
+                    (*[FLOATS] * 6, *[WHOLE] * 16, *places),
+                    {"HMMA": products, "LDSM": loads, "LDGSTS": 2, "STG.E.128": 1},
+                    tile == "128x128" and name == "statistics" and precision == "float16",
+                )
+        kernels |= {
+            f"normalise_map {precision}": Kernel(
+                _tensor_maps.make_normalise_map(8, 32, kind),
+                (*[FLOATS] * 5, *[WHOLE] * 5, REAL, *places),
+                wide,
+                precision == "float16",
+            ),
+            f"read_map {precision}": Kernel(
+                _tensor_maps.make_read_map(256, kind), (FLOATS, FLOATS, *[WHOLE] * 4), {}, precision == "float16"
+            ),
+        }
+        for as_bytes in (False, True):
+            kernels[f"write_map{' of bytes' * as_bytes} {precision}"] = Kernel(
+                _tensor_maps.make_write_map(256, kind, as_bytes),
+                (BYTES if as_bytes else FLOATS, FLOATS, *[WHOLE] * 9, REAL),
+                {},
+                as_bytes and precision == "float16",
+            )
+        for leaves, name in enumerate(("maps", "normalised", "statistics")):
+            kernels[f"finish_map {name} {precision}"] = Kernel(
+                _tensor_maps.make_finish_map(4, 64, kind, leaves),
+                (*[FLOATS] * 7, *[WHOLE] * 6, REAL, *places),
+                wide,
+                name == "normalised" and precision == "float16",
+            )
+    return kernels
 
 
 def tool(name: str) -> str:

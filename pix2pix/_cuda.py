@@ -39,16 +39,16 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
-    def _plain(array):
+    def plain(array):
         return array._item._ary if isinstance(array, FakeWithinKernelCUDAArray) else array
 
     def load4(array, index):
         """Four float32 from array[index], which lies at a multiple of 16 bytes."""
-        return tuple(_plain(array)[index : index + 4])
+        return tuple(plain(array)[index : index + 4])
 
     def store4(array, index, values):
         """Four float32 to array[index], which lies at a multiple of 16 bytes."""
-        _plain(array)[index : index + 4] = values
+        plain(array)[index : index + 4] = values
 
     def quotient(a, b):
         """a // b of int32 that are not negative."""

@@ -1,30 +1,26 @@
-"""The walk over a generator's layers on one GPU, for a number of images of one size: memory and launches.
+"""The walk over a generator's layers on one GPU in float32, for a number of images of one size: memory and launches.
 
-All maps, and the scratch of all layers, are parts of one piece of memory that the engine's sizes share. Every launch
-goes to one stream, in the order of the layers, so that any walk can be recorded as a graph.
+All maps, and the scratch of all layers, are parts of one piece of memory that the engine's sizes share.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _cuda_maps, _cuda_norm
+from . import _cuda_maps, _cuda_norm, _gpu_walk
 from ._cuda import SIMULATED
 from ._cuda_gemm import SIMULATED_TILE, TILES, make_gemm
+from ._gpu_walk import THREADS, Walk, cut, rounded
 from ._gpu_weights import DeviceWeights, Packed, Slice, padded
 from .generator import INPUT
 
-THREADS, LANES, ROWS, MOST_BLOCKS = (4, 2, 2, 2) if SIMULATED else (256, 8, 32, 4096)
+LANES, ROWS = (2, 2) if SIMULATED else (8, 32)
 COLUMNS = 1 << 13 if SIMULATED else 1 << 26  # floats of im2col's matrix that are there at a time
-ALIGNED = 64  # floats
-MOST_IMAGES = 65535  # of a grid
 
 
 @functools.cache
@@ -35,18 +31,13 @@ def gemm(tile: str) -> Any:
 
 @functools.cache
 def kernels() -> SimpleNamespace:
-    """All others, for whatever runs them. Compiled when they are first launched."""
+    """All others. Compiled when they are first launched."""
     return SimpleNamespace(
+        **vars(_gpu_walk.kernels()),
         from_picture=_cuda_maps.make_from_picture(THREADS),
-        copy_channels=_cuda_maps.make_copy_channels(THREADS),
         add_splits=_cuda_maps.make_add_splits(THREADS),
         insert_zeros=_cuda_maps.make_insert_zeros(THREADS),
         im2col=_cuda_maps.make_im2col(THREADS),
-        to_picture={
-            (taps, as_bytes): _cuda_maps.make_to_picture(THREADS, taps, as_bytes)
-            for taps in (False, True)
-            for as_bytes in (False, True)
-        },
         chunk_statistics=_cuda_norm.make_chunk_statistics(LANES, ROWS),
         normalise=_cuda_norm.make_normalise(LANES, ROWS),
     )
@@ -106,16 +97,12 @@ def plain_source(array: Any, h: int, w: int, channels: int) -> Source:
     return Source(array, h, w, channels, 0, channels, channels, np.float32(1), np.float32(1))
 
 
-class Forward:
-    """The maps of n images of h x w, and the launches that fill them."""
+class Forward(Walk):
+    """The walk in float32. Maps are float32, not activated: what reads them does that."""
 
     def __init__(self, weights: DeviceWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
-        self.weights, self.n, self.h, self.w, self.stream = weights, n, h, w, stream
-        self.generator = weights.generator
-        self.constants: dict[str, Any] = {}  # values of layers that are the same for all images: (h * w * channels)
-        sizes = _sizes(weights, n, h, w)
-        ends = itertools.accumulate(sizes.values())
-        arrays = {name: memory[end - sizes[name] : end] for name, end in zip(sizes, ends, strict=True)}
+        super().__init__(weights, n, h, w, stream)
+        arrays = cut(memory, _sizes(weights, n, h, w))
         self.transfer, self.scratch, self.statistics = (arrays.pop(name) for name in _SHARED)
         shapes = self.generator.shapes(h, w)
         self.maps = {
@@ -131,21 +118,6 @@ class Forward:
 
     # -- what the engine asks for -----------------------------------------------------------------------------
 
-    def compute(self, given: Iterable[str], wanted: Iterable[str], picture: Any) -> None:
-        """Launch all that computes the layers ``wanted`` from the maps of ``given``.
-
-        ``picture`` is where the last layer goes: (n, h, w, channels), uint8 or float32.
-        """
-        given = {*given}
-        wanted = tuple(name for name in wanted if name not in given)
-        layers = self.generator.needed(wanted, {*given, *self.constants})
-        used = {*wanted, *(source.layer for layer in layers for source in layer.inputs)}
-        for name, value in self.constants.items():
-            if name in used and name not in given:
-                self.set_map(name, value, 1)
-        for layer in layers:
-            self._compute(self.weights.layers[layer.name], picture)
-
     def set_pictures(self, b: Any) -> None:
         """The input from 8-bit pictures (n * h * w * channels) in the GPU's memory."""
         to = self.maps[INPUT]
@@ -153,7 +125,7 @@ class Forward:
         self._launch(kernels().from_picture, pixels, b, to.array, pixels, to.at.channels, to.at.stride)
 
     def set_map(self, name: str, value: Any, images: int) -> None:
-        """A layer's value from an array (images * h * w * channels) in the GPU's memory; one image stands for all."""
+        """See :meth:`Walk.set_map`."""
         to = self.maps[name]
         rows, period = self.n * to.h * to.w, images * to.h * to.w
         shape = (rows, period, to.at.channels, to.at.channels, 0, to.at.width, to.at.stride, to.at.first)
@@ -168,7 +140,7 @@ class Forward:
 
     # -- one layer --------------------------------------------------------------------------------------------
 
-    def _compute(self, packed: Packed, picture: Any) -> None:
+    def _compute(self, packed: Packed, picture: Any, is_wanted: bool) -> None:
         layer, at = packed.layer, self.weights.slices[packed.layer.name]
         last = layer.activation == "tanh"
         if last:
@@ -278,11 +250,6 @@ class Forward:
             target.first,
         )
 
-    def _launch(self, kernel: Any, count: int, *arguments: Any) -> None:
-        """Launch a kernel that goes over ``count`` things in steps of the grid."""
-        blocks = min(-(-count // THREADS), MOST_BLOCKS)
-        kernel[blocks, THREADS, self.stream](*arguments)
-
 
 _SHARED = ("transfer", "scratch", "statistics")
 
@@ -304,7 +271,7 @@ def _sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, int]:
         sizes["scratch"] = max(sizes["scratch"], _scratch_floats(weights, packed, n, h, w))
         if packed.layer.activation == "tanh":
             sizes["transfer"] = max(sizes["transfer"], n * map_h * map_w * channels)
-    return {name: -(-max(size, 1) // ALIGNED) * ALIGNED for name, size in sizes.items()}
+    return rounded(sizes)
 
 
 def _product_floats(weights: DeviceWeights, packed: Packed, n: int, h: int, w: int) -> int:

@@ -119,33 +119,33 @@ def parse(algorithm: str) -> tuple[str, str, int]:
     return kind, tile or next(iter(TILES)), int(splits or 1)
 
 
-def _plain(kernel: np.ndarray) -> np.ndarray:
+def plain_taps(kernel: np.ndarray) -> np.ndarray:
     """(4, 4, in, out) -> (1, 16 * in, out)"""
     return kernel.reshape(1, -1, kernel.shape[3])
 
 
 def _flipped(kernel: np.ndarray) -> np.ndarray:
     """The filter of the plain convolution that a transposed one is, over a map with zeros inserted."""
-    return _plain(kernel[::-1, ::-1])
+    return plain_taps(kernel[::-1, ::-1])
 
 
-def _parities(kernel: np.ndarray) -> np.ndarray:
+def parity_taps(kernel: np.ndarray) -> np.ndarray:
     """(4, 4, in, out) -> (4, 4 * in, out): tap (d, e) of parity (py, px) is (1 - py + 2 * d, 1 - px + 2 * e)."""
     parts = [kernel[1 - py :: 2, 1 - px :: 2] for py in (0, 1) for px in (0, 1)]
     return np.stack([part.reshape(-1, kernel.shape[3]) for part in parts])
 
 
-def _all_taps(kernel: np.ndarray) -> np.ndarray:
+def all_taps(kernel: np.ndarray) -> np.ndarray:
     """(4, 4, in, out) -> (1, in, 16 * out)"""
     return kernel.transpose(2, 0, 1, 3).reshape(1, kernel.shape[2], -1)
 
 
 # (implicit, transposed, last layer) -> how its filter becomes a matrix
 _TAPS = {
-    (True, False, False): _plain,
-    (True, True, False): _parities,
-    (True, True, True): _all_taps,
-    (False, False, False): _plain,
+    (True, False, False): plain_taps,
+    (True, True, False): parity_taps,
+    (True, True, True): all_taps,
+    (False, False, False): plain_taps,
     (False, True, False): _flipped,
     (False, True, True): _flipped,
 }

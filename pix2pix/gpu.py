@@ -24,8 +24,11 @@ import numpy as np
 
 from . import plan as plans
 from ._gpu_device import Device, count, name_of, simulator
-from ._gpu_forward import MOST_IMAGES, Forward
+from ._gpu_forward import Forward
+from ._gpu_walk import MOST_IMAGES
 from ._gpu_weights import DeviceWeights
+from ._tensor_forward import TensorForward
+from ._tensor_weights import TensorWeights
 from .engine import BaseEngine, Session, check_layers
 from .generator import INPUT, Generator, Weights
 
@@ -33,7 +36,6 @@ __all__ = ["GpuEngine", "count"]
 
 PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothing
 SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
-PRECISIONS = ("float32",)
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ class Slot:
 class Size:
     """What is kept for n images of h x w."""
 
-    forward: Forward
+    forward: Forward | TensorForward
     free: list[Slot] = field(default_factory=list)
     graphs: dict[Any, Callable[[], None]] = field(default_factory=dict)
 
@@ -70,8 +72,9 @@ class Ticket:
 
 
 class GpuEngine(BaseEngine):
-    """Runs a generator on one GPU, in float32. See :class:`pix2pix.Engine` for the methods.
+    """Runs a generator on one GPU. See :class:`pix2pix.Engine` for the methods.
 
+    ``precision`` is float32, or one that tensor cores compute in: tf32, float16 or bfloat16, all with sums in float32.
     ``index`` is the GPU's number. Under a plan that places layers elsewhere too, the engine holds and runs those on
     the GPU alone: it then can ``run`` from given layers to others, but not ``translate``. :meth:`share` makes more
     engines with the same weights.
@@ -83,18 +86,16 @@ class GpuEngine(BaseEngine):
     def __init__(
         self,
         generator: Generator,
-        weights: Weights | DeviceWeights,
+        weights: Weights | DeviceWeights | TensorWeights,
         *,
         precision: str = "float32",
         tune: str = "throughput",
         plan: plans.Plan | str | os.PathLike[str] | None = None,
         index: int = 0,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise RuntimeError(f"precision {precision!r}: the GPU engine computes in {' or '.join(PRECISIONS)}")
         self.plan = plans.choose(generator, tune, plan, precision, "cuda", name_of(index))
         super().__init__(generator, self.plan.layers_on("cuda"))
-        if not isinstance(weights, DeviceWeights):
+        if not isinstance(weights, DeviceWeights | TensorWeights):
             generator.check_weights(weights)
         check_layers(generator, "the GPU engine", most_inputs=2)
         self.precision, self.index = precision, index
@@ -120,11 +121,13 @@ class GpuEngine(BaseEngine):
         """The GPU, and how kernels are launched."""
         return f"{self.device} ({self._device.name}), {'CUDA graphs' if self._device.has_graphs else 'plain launches'}"
 
-    def _open(self, weights: Weights | DeviceWeights) -> None:
+    def _open(self, weights: Weights | DeviceWeights | TensorWeights) -> None:
         self._device = Device(self.index)
-        if not isinstance(weights, DeviceWeights):
-            weights = DeviceWeights(self.generator, weights, self.plan, self._device)
+        if not isinstance(weights, DeviceWeights | TensorWeights):
+            make = DeviceWeights if self.precision == "float32" else TensorWeights
+            weights = make(self.generator, weights, self.plan, self._device)
         self._weights = weights
+        self._walk: Any = Forward if self.precision == "float32" else TensorForward
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
@@ -302,11 +305,11 @@ class GpuEngine(BaseEngine):
             return self._sizes[key]
         if n > MOST_IMAGES:
             raise MemoryError(f"got {n} images to keep in the GPU's memory, it takes {MOST_IMAGES} at a time")
-        needed = Forward.floats(self._weights, n, h, w)
+        needed = self._walk.floats(self._weights, n, h, w)
         if needed > self._memory.size:
             self._forget()
             self._memory = self._device.empty(needed)
-        size = Size(Forward(self._weights, n, h, w, self._memory, self._stream))
+        size = Size(self._walk(self._weights, n, h, w, self._memory, self._stream))
         self._add_constants(size.forward)
         self._sizes[key] = size
         while len(self._sizes) > SIZES_KEPT:

@@ -180,7 +180,10 @@ def algorithms(layer: Layer, hardware: str = "cpu", precision: str = "float32") 
     """
     if hardware == "cuda":
         on_tensor_cores = precision != "float32"
-        return tuple(name for name in ALGORITHMS["cuda"] if name.startswith("tensor-") == on_tensor_cores)
+        names = tuple(name for name in ALGORITHMS["cuda"] if name.startswith("tensor-") == on_tensor_cores)
+        if on_tensor_cores and layer.activation == "tanh":  # its sums are few, and short
+            return tuple(name for name in names if "split" not in name)
+        return names
     if layer.inputs[0].layer == INPUT or layer.activation == "tanh":
         return ("direct",)
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
@@ -221,4 +224,5 @@ def _on_gpu(layer: Layer, grid: int, tune: str, precision: str) -> str:
     blocks, splits = parities * -(-rows // bm) * -(-columns // bn), 1
     while splits < 32 and 2 * splits * blocks <= at_once * MULTIPROCESSORS and depth // parities >= 2 * least * splits:
         splits *= 2
+    splits = 1 if last and kind == "tensor" else splits
     return f"{kind}-{bm}x{bn}" + (f"-split{splits}" if splits > 1 else "")

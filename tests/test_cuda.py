@@ -23,8 +23,9 @@ from numba import cuda
 
 from pix2pix import _cuda_norm, gpu
 from pix2pix._cuda_gemm import SIMULATED_TILE, TILES
-from pix2pix._gpu_forward import LANES, ROWS, THREADS, gemm, kernels
-from pix2pix._gpu_weights import _all_taps, _flipped, _parities, _plain
+from pix2pix._gpu_forward import LANES, ROWS, gemm, kernels
+from pix2pix._gpu_walk import THREADS
+from pix2pix._gpu_weights import _flipped, all_taps, parity_taps, plain_taps
 from pix2pix.gpu import GpuEngine
 
 pytestmark = pytest.mark.gpu
@@ -68,11 +69,11 @@ def test_gemm_is_a_convolution_of_concatenated_maps(kind, tile, h, w, first, sec
     active = active.astype(np.float64)
     if kind == "conv":
         expected = np.stack([conv2d(image, kernel.astype(float), 2, 1) for image in active]) + bias
-        weights, how, parities, rows, grid = _plain(kernel), (4, 2, -1, 1), 1, n * h * w // 4, (h // 2, w // 2)
+        weights, how, parities, rows, grid = plain_taps(kernel), (4, 2, -1, 1), 1, n * h * w // 4, (h // 2, w // 2)
     else:
         flipped = kernel.transpose(0, 1, 3, 2).astype(float)
         expected = np.stack([conv2d_transpose(image, flipped, 2, 1) for image in active]) + bias
-        weights, how, parities, rows, grid = _parities(kernel), (2, 1, 0, -1), 4, n * h * w, (h, w)
+        weights, how, parities, rows, grid = parity_taps(kernel), (2, 1, 0, -1), 4, n * h * w, (h, w)
     stride = filters + 8
     out = np.full((*expected.shape[:3], stride), 7, np.float32)
     target, to = (
@@ -103,7 +104,7 @@ def test_im2col_and_zero_insertion_are_the_convolution(transposed):
         shape = (2 * h + 3, 2 * w + 3, channels, 0, channels, channels, ONE, ONE, 1, 0, 2 * h, 2 * w)
     else:
         expected = np.stack([conv2d(image, kernel.astype(float), 2, 1) for image in x])
-        source, matrix = a, _plain(kernel)[0]
+        source, matrix = a, plain_taps(kernel)[0]
         shape = (h, w, channels + 8, 8, channels, 8, *slopes, 2, -1, h // 2, w // 2)
     rows = expected.size // filters
     columns = np.full((rows, 16 * channels), np.nan, np.float32)
@@ -157,7 +158,7 @@ def test_the_last_layer_becomes_a_picture_by_the_rule(taps, as_bytes):
     kernel, bias = noise(4, 4, depth, channels), noise(8)
     if taps:
         x = noise(n, h // 2, w // 2, depth)
-        a = (x.reshape(-1, depth) @ _all_taps(kernel)[0]).reshape(n, h // 2, w // 2, 48)
+        a = (x.reshape(-1, depth) @ all_taps(kernel)[0]).reshape(n, h // 2, w // 2, 48)
         flipped = kernel.transpose(0, 1, 3, 2).astype(float)
         total = np.stack([conv2d_transpose(image, flipped, 2, 1) for image in x.astype(float)]) + bias[:channels]
     else:

@@ -31,13 +31,13 @@ def on_cpu(isa: str, plan: str | None = None, precision: str = "float32"):
     return lambda g, w: CpuEngine(g, w, threads=2, isa=isa, plan=plan, precision=precision), precision
 
 
-def on_gpu(plan: str | None = None):
+def on_gpu(plan: str | None = None, precision: str = "float32"):
     def build(g, w):
         from pix2pix.gpu import GpuEngine
 
-        return GpuEngine(g, w, plan=plan)
+        return GpuEngine(g, w, plan=plan, precision=precision)
 
-    return build, "float32"
+    return build, precision
 
 
 def on_cpu_and_reference(placement: str):
@@ -83,6 +83,7 @@ ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"
 ENGINES["pool-of-2x2-fake"] = pool_on_fake_devices, "float32"
 if not MISSING:
     ENGINES |= {f"cuda-{plan or 'default'}": on_gpu(plan) for plan in (None, "im2col")}
+    ENGINES |= {f"cuda-{p}": on_gpu(None, p) for p in (("float16",) if SIMULATED else ("float16", "bfloat16", "tf32"))}
     for PLACEMENT, ALGORITHM in (("encoder_2-4,decoder_4-2", "im2col"), ("encoder_1,encoder_5,decoder_3-1", None)):
         ENGINES[f"hybrid-cpu-cuda-{PLACEMENT}"] = on_cpu_and_gpu(PLACEMENT, ALGORITHM), "float32"
 SIZES = {5: (64, 96), 6: (64, 128), 7: (128, 128)}

@@ -1,0 +1,80 @@
+"""The walk over a generator's layers on one GPU, whatever the precision: what to compute, and in which order.
+
+Every launch goes to one stream, in the order of the layers, so that any walk can be recorded as a graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from . import _cuda_maps
+from ._cuda import SIMULATED
+
+THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)
+ALIGNED = 64  # floats
+MOST_IMAGES = 65535  # of a grid
+
+
+@functools.cache
+def kernels() -> SimpleNamespace:
+    """Those that all precisions use. Compiled when they are first launched."""
+    return SimpleNamespace(
+        copy_channels=_cuda_maps.make_copy_channels(THREADS),
+        to_picture={
+            (taps, as_bytes): _cuda_maps.make_to_picture(THREADS, taps, as_bytes)
+            for taps in (False, True)
+            for as_bytes in (False, True)
+        },
+    )
+
+
+class Walk:
+    """The maps of n images of h x w, and the launches that fill them. Subclasses say how one layer is computed."""
+
+    def __init__(self, weights: Any, n: int, h: int, w: int, stream: Any) -> None:
+        self.weights, self.n, self.h, self.w, self.stream = weights, n, h, w, stream
+        self.generator = weights.generator
+        self.constants: dict[str, Any] = {}  # values of layers that are the same for all images: (h * w * channels)
+
+    def compute(self, given: Iterable[str], wanted: Iterable[str], picture: Any) -> None:
+        """Launch all that computes the layers ``wanted`` from the maps of ``given``.
+
+        ``picture`` is where the last layer goes: (n, h, w, channels), uint8 or float32.
+        """
+        given = {*given}
+        wanted = {name for name in wanted if name not in given}
+        layers = self.generator.needed(tuple(wanted), {*given, *self.constants})
+        used = wanted.union(source.layer for layer in layers for source in layer.inputs)
+        for name, value in self.constants.items():
+            if name in used and name not in given:
+                self.set_map(name, value, 1)
+        for layer in layers:
+            self._compute(self.weights.layers[layer.name], picture, layer.name in wanted)
+
+    def set_map(self, name: str, value: Any, images: int) -> None:
+        """A layer's value from an array (images * h * w * channels) in the GPU's memory; one image stands for all."""
+        raise NotImplementedError
+
+    def _compute(self, packed: Any, picture: Any, is_wanted: bool) -> None:
+        """Launch one layer. If it ``is_wanted``, its value is going to be asked for."""
+        raise NotImplementedError
+
+    def _launch(self, kernel: Any, count: int, *arguments: Any) -> None:
+        """Launch a kernel that goes over ``count`` things in steps of the grid."""
+        blocks = min(-(-count // THREADS), MOST_BLOCKS)
+        kernel[blocks, THREADS, self.stream](*arguments)
+
+
+def rounded(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of buffers, each rounded up so that the next is aligned."""
+    return {name: -(-max(size, 1) // ALIGNED) * ALIGNED for name, size in sizes.items()}
+
+
+def cut(memory: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Parts of one piece of memory."""
+    ends = itertools.accumulate(sizes.values())
+    return {name: memory[end - sizes[name] : end] for name, end in zip(sizes, ends, strict=True)}

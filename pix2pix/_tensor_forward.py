@@ -1,0 +1,327 @@
+"""The walk over a generator's layers on tensor cores, for a number of images of one size: memory and launches.
+
+A layer's value is written, activated, into the map of each layer that reads it, in words of the precision
+(:mod:`pix2pix._words`); the value itself, in float32, is kept only where it is asked for, or was given. Norms need the
+statistics of a whole image: where the rows of one image fill tiles of the product, each tile leaves those of its rows,
+and maps are normalised in place in a second pass, some images at a time, which so are still in the GPU's cache. Smaller
+maps are finished from sums that blocks have shared, by one block for the whole of some channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _gpu_walk, _tensor_maps, _tensorcore
+from ._cuda import SIMULATED
+from ._gpu_walk import THREADS, Walk, cut, rounded
+from ._tensor_weights import TensorPacked, TensorWeights, Use
+from ._tensorcore import SIMULATED_TENSOR_TILE, TENSOR_TILES, TensorTile
+from ._words import RUN
+from .generator import INPUT
+
+LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
+WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
+ONE_CHANNEL = (1, 1, 0, 1, 1, 0)  # of a pixel: how copy_channels copies an array
+PART = 32 if SIMULATED else 256  # pixels of larger ones that a block finishes
+CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
+
+
+@functools.cache
+def product(tile: str, kind: int, leaves: int) -> Any:
+    """The product's kernel for a tile of that name."""
+    return _tensorcore.make_tensor_gemm(size_of(tile), kind, leaves)
+
+
+@functools.cache
+def finish(kind: int, leaves: int) -> Any:
+    """The kernel that finishes maps from sums."""
+    return _tensor_maps.make_finish_map(FEW_LANES, LANES * ROWS // FEW_LANES, kind, leaves)
+
+
+@functools.cache
+def kernels(kind: int) -> SimpleNamespace:
+    """All others. Compiled when they are first launched."""
+    return SimpleNamespace(
+        **vars(_gpu_walk.kernels()),
+        write_map={as_bytes: _tensor_maps.make_write_map(THREADS, kind, as_bytes) for as_bytes in (False, True)},
+        read_map=_tensor_maps.make_read_map(THREADS, kind),
+        normalise_map=_tensor_maps.make_normalise_map(LANES, ROWS, kind),
+    )
+
+
+def size_of(tile: str) -> TensorTile:
+    """The tile of that name; a small one in the simulator."""
+    return SIMULATED_TENSOR_TILE if SIMULATED else TENSOR_TILES[tile]
+
+
+class Window(NamedTuple):
+    """Which pixels make up a row of the product's left side; see :func:`make_tensor_gemm`."""
+
+    side_y: int
+    side_x: int
+    zoom_y: int
+    zoom_x: int
+    origin: int
+    step: int
+
+
+ONE_PIXEL = Window(1, 1, 1, 1, 0, 1)
+CONVOLUTION = Window(4, 4, 2, 2, -1, 1)
+OF_PAIRS = Window(4, 2, 2, 1, 0, 1)
+TRANSPOSED = Window(2, 2, 1, 1, 0, -1)
+
+
+class Shape(NamedTuple):
+    """A layer's product for one image: rows are pixels of h x w, for each parity."""
+
+    h: int
+    w: int
+    parities: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the product, for each parity."""
+        return self.h * self.w
+
+
+def shape_of(weights: TensorWeights, packed: TensorPacked, h: int, w: int) -> Shape:
+    """The shape of a layer's product, for pictures of h x w."""
+    layer = packed.layer
+    source_h, source_w, _ = weights.generator.shapes(h, w)[layer.inputs[0].layer]
+    if not layer.transposed:
+        return Shape(source_h // 2, source_w // 2, 1)
+    return Shape(source_h, source_w, 1 if layer.activation == "tanh" else 4)
+
+
+class TensorForward(Walk):
+    """The walk in a precision of tensor cores."""
+
+    def __init__(self, weights: TensorWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
+        super().__init__(weights, n, h, w, stream)
+        self.kind, self.shapes = weights.kind, self.generator.shapes(h, w)
+        self.maps = cut(memory, _sizes(weights, n, h, w))
+        self.transfer, self.scratch, self.statistics = (self.maps.pop(name) for name in _SHARED)
+        self.values: dict[str, Any] = {}  # of layers that were given or asked for, float32 (n, h, w, channels)
+
+    @staticmethod
+    def floats(weights: TensorWeights, n: int, h: int, w: int) -> int:
+        """Memory that is needed for n images of h x w, in words."""
+        return sum(_sizes(weights, n, h, w).values())
+
+    # -- what the engine asks for -----------------------------------------------------------------------------
+
+    def set_pictures(self, b: Any) -> None:
+        """The input from 8-bit pictures (n * h * w * channels) in the GPU's memory."""
+        for use in self.weights.uses[INPUT]:
+            self._write(INPUT, use, b, self.n)
+
+    def set_map(self, name: str, value: Any, images: int) -> None:
+        """See :meth:`Walk.set_map`."""
+        size = value.size * self.n // images
+        self._launch(
+            kernels(self.kind).copy_channels, size, value, self._value(name), size, value.size, 1, 1, 0, 1, 1, 0
+        )
+        for use in self.weights.uses.get(name, ()):
+            self._write(name, use, value, images)
+
+    def get_map(self, name: str, out: Any, images: int) -> None:
+        """A layer's value for the first images, to an array (images * h * w * channels) in the GPU's memory."""
+        size = images * int(np.prod(self.shapes[name]))
+        self._launch(kernels(self.kind).copy_channels, size, self.values[name], out, size, size, *ONE_CHANNEL)
+
+    def _value(self, name: str) -> Any:
+        """Memory for a layer's value, which stays. Raises MemoryError."""
+        if name not in self.values:
+            self.values[name] = self.weights.device.empty(self.n * int(np.prod(self.shapes[name])))
+        return self.values[name]
+
+    def _write(self, name: str, use: Use, value: Any, images: int) -> None:
+        """A value into the map of one of its readers."""
+        (h, w, channels), to = self.shapes[name], self.weights.maps[use.map]
+        shape = (self.n, images, h, w, channels, to.border, use.width, to.words, use.first, use.slope)
+        count = self.n * (h + 2 * to.border) * (w + 2 * to.border) * use.width
+        self._launch(kernels(self.kind).write_map[value.dtype == np.uint8], count, value, self.maps[use.map], *shape)
+
+    # -- one layer --------------------------------------------------------------------------------------------
+
+    def _compute(self, packed: TensorPacked, picture: Any, is_wanted: bool) -> None:
+        layer = packed.layer
+        if layer.activation == "tanh":
+            self._last(packed, picture)
+            return
+        uses = self.weights.uses[layer.name]
+        targets = [Target.of(self, use) for use in uses]
+        if not is_wanted:
+            self._fill(packed, targets)
+            return
+        self._fill(packed, [targets[0].plain()])  # first the value as it is, then what others make of it
+        (h, w, channels), value = self.shapes[layer.name], self._value(layer.name)
+        shape = (self.n * h * w, channels, targets[0].stride, targets[0].first)
+        self._launch(kernels(self.kind).read_map, self.n * h * w * uses[0].width, targets[0].array, value, *shape)
+        for use in uses:
+            self._write(layer.name, use, value, self.n)
+
+    def _last(self, packed: TensorPacked, picture: Any) -> None:
+        """The products of every pixel with all taps, then the picture."""
+        self._multiply(packed, slice(0, self.n), _tensorcore.SUMS, ())
+        as_bytes, scale = picture.dtype == np.uint8, np.float32(self.generator.output_scale)
+        shape = (self.n, self.h, self.w, packed.columns, packed.layer.filters, scale)
+        kernel = kernels(self.kind).to_picture[True, as_bytes]
+        self._launch(kernel, self.n * self.h * self.w, self.scratch, packed.bias, picture, *shape)
+
+    def _fill(self, packed: TensorPacked, targets: list[Target]) -> None:
+        """Compute a layer's value into the maps of its readers."""
+        norm, shape = packed.layer.norm, shape_of(self.weights, packed, self.h, self.w)
+        if packed.splits > 1 or (norm and shape.rows < size_of(packed.tile).bm):
+            self._multiply(packed, slice(0, self.n), _tensorcore.SUMS, ())
+            self._finish(packed, shape, targets)
+        elif norm:
+            step = max(1, CACHED // (shape.rows * shape.parities * packed.columns))
+            for first in range(0, self.n, step):
+                images = slice(first, min(first + step, self.n))
+                self._multiply(packed, images, _tensorcore.STATISTICS, [targets[0].plain()])
+                tile = size_of(packed.tile).bm
+                self._normalise(packed, images, shape.parities, -(-shape.rows // tile), tile, targets)
+        else:
+            self._multiply(packed, slice(0, self.n), _tensorcore.MAPS, targets)
+
+    def _multiply(self, packed: TensorPacked, images: slice, leaves: int, targets: Any) -> None:
+        """Launch the product for some images."""
+        tile, shape = size_of(packed.tile), shape_of(self.weights, packed, self.h, self.w)
+        source = self.weights.maps[packed.layer.name]
+        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
+        words, window = source.words, CONVOLUTION
+        if packed.layer.transposed:
+            window = TRANSPOSED if shape.parities > 1 else ONE_PIXEL
+        elif source.border:
+            h, w, words, window = h + 2, w // 2 + 1, 2 * words, OF_PAIRS
+        n = images.stop - images.start
+        groups, rows = (n, shape.rows) if leaves == _tensorcore.STATISTICS else (1, n * shape.rows)
+        tiles = -(-rows // tile.bm)
+        blocks = (groups * tiles, -(-packed.columns // tile.bn), shape.parities * packed.splits)
+        product(packed.tile, self.kind, leaves)[blocks, tile.threads, self.stream](
+            self.maps[packed.layer.name][images.start * h * w * words :],
+            packed.weights,
+            packed.bias,
+            *self._outputs(packed, images, targets),
+            self.statistics,
+            h,
+            w,
+            words,
+            *window,
+            rows,
+            tiles,
+            shape.h,
+            shape.w,
+            packed.columns,
+            shape.parities,
+            packed.splits,
+            *_places(targets),
+        )
+
+    def _outputs(self, packed: TensorPacked, images: slice, targets: Any) -> tuple[Any, Any]:
+        """Where the images' values go: two arrays, of which a kernel uses as many as there are targets."""
+        h, w, _ = self.shapes[packed.layer.name]
+        arrays = [target.array[images.start * h * w * target.stride :] for target in targets]
+        return tuple((*arrays, self.scratch, self.scratch)[:2])
+
+    def _normalise(
+        self, packed: TensorPacked, images: slice, parities: int, tiles: int, tile: int, targets: list[Target]
+    ) -> None:
+        """Launch what normalises maps whose tiles have left statistics."""
+        h, w, _ = self.shapes[packed.layer.name]
+        blocks = (-(-packed.columns // (RUN * LANES)), -(-h * w // (16 * ROWS)), images.stop - images.start)
+        kernels(self.kind).normalise_map[blocks, LANES * ROWS, self.stream](
+            self.statistics,
+            packed.gamma,
+            packed.beta,
+            *self._outputs(packed, images, targets),
+            h * w,
+            parities,
+            tiles,
+            tile,
+            packed.columns,
+            np.float32(packed.layer.norm.eps),
+            *_places(targets),
+        )
+
+    def _finish(self, packed: TensorPacked, shape: Shape, targets: list[Target]) -> None:
+        """Launch what makes maps of sums."""
+        norm, pixels = packed.layer.norm, shape.parities * shape.rows
+        leaves, share = _tensor_maps.MAPS, PART
+        if norm and pixels <= WHOLE:
+            leaves, share = _tensor_maps.NORMALISED, pixels
+        elif norm:
+            leaves = _tensor_maps.STATISTICS
+        parts = -(-pixels // share)
+        images = slice(0, self.n)
+        to = [targets[0].plain()] if leaves == _tensor_maps.STATISTICS else targets
+        blocks = (-(-packed.columns // (RUN * FEW_LANES)), parts, self.n)
+        finish(self.kind, leaves)[blocks, LANES * ROWS, self.stream](
+            self.scratch,
+            packed.bias,
+            packed.gamma,
+            packed.beta,
+            *self._outputs(packed, images, to),
+            self.statistics,
+            shape.h,
+            shape.w,
+            shape.parities,
+            packed.splits,
+            packed.columns,
+            share,
+            np.float32(norm.eps if norm else 0),
+            *_places(to),
+        )
+        if leaves == _tensor_maps.STATISTICS:
+            self._normalise(packed, images, 1, parts, share, targets)
+
+
+class Target(NamedTuple):
+    """Words of a map where a layer's value goes, and through which leaky ReLU."""
+
+    array: Any
+    stride: int
+    first: int
+    slope: np.float32
+
+    @classmethod
+    def of(cls, forward: TensorForward, use: Use) -> Target:
+        """Where one of a value's readers reads it."""
+        return cls(forward.maps[use.map], forward.weights.maps[use.map].words, use.first, use.slope)
+
+    def plain(self) -> Target:
+        """The same place, for a value that is not activated yet."""
+        return self._replace(slope=np.float32(1))
+
+
+def _places(targets: Any) -> tuple[Any, ...]:
+    """Kernels' parameters of two targets; the stride of one that isn't there is 0."""
+    nothing = (0, 0, np.float32(1))
+    first, second = (*(target[1:] for target in targets), nothing, nothing)[:2]
+    return *first, *second
+
+
+_SHARED = ("transfer", "scratch", "statistics")
+
+
+def _sizes(weights: TensorWeights, n: int, h: int, w: int) -> dict[str, int]:
+    """Words of every map, and of what all layers share."""
+    shapes = weights.generator.shapes(h, w)
+    sizes = dict.fromkeys(_SHARED, 0)
+    for name, at in weights.maps.items():
+        map_h, map_w, _ = shapes[at.source]
+        sizes[name] = n * (map_h + 2 * at.border) * (map_w + 2 * at.border) * at.words
+    for name in {INPUT, *weights.uses, *weights.layers}:
+        sizes["transfer"] = max(sizes["transfer"], n * int(np.prod(shapes[name])))
+    for packed in weights.layers.values():
+        shape = shape_of(weights, packed, h, w)
+        tiles = shape.parities * -(-shape.rows // min(size_of(packed.tile).bm, PART))
+        sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * packed.columns)
+        sums = packed.splits * shape.parities * n * shape.rows * packed.columns
+        sizes["scratch"] = max(sizes["scratch"], sums)
+    return rounded(sizes)

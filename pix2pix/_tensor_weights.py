@@ -1,0 +1,142 @@
+"""A generator's weights as tensor cores read them, and where its maps lie.
+
+Each layer has a map of its own from which it reads, in words of the precision: what it is given, activated, side by
+side. A layer's value therefore is written once for each of those who read it. Numbers of channels are padded to
+multiples of 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._gpu_device import Device
+from ._gpu_weights import all_taps, padded, parity_taps, parse, plain_taps
+from ._tensorcore import order_of_columns
+from ._words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
+from .generator import INPUT, Generator, Layer, Weights, fold
+from .plan import Plan
+
+NARROW = 4  # channels of a picture that are worth a layout of their own
+MOST_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Where a layer's value is written for one of its readers: `width` words from `first` of each pixel of its map."""
+
+    map: str
+    first: int
+    width: int
+    slope: np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """What a layer reads: `words` of each pixel, and a border of zeros where pictures have one."""
+
+    source: str
+    words: int
+    border: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPacked:
+    """A layer on the GPU: tile and splits of its product, and its weights in the GPU's memory."""
+
+    layer: Layer
+    tile: str
+    splits: int
+    weights: Any  # words (parities, padded columns, taps * channels)
+    columns: int
+    bias: Any  # (columns), zeros where there is none
+    gamma: Any  # (columns), ones where there is none
+    beta: Any
+
+
+class TensorWeights:
+    """All layers that a plan places on the GPU, packed and uploaded. Engines of one device can share it.
+
+    Raises ValueError for weights that are too large for float16, and for maps that more than two layers read.
+    """
+
+    def __init__(self, generator: Generator, weights: Weights, plan: Plan, device: Device) -> None:
+        self.generator, weights = fold(generator, weights)
+        self.kind, self.device = KINDS[plan.precision], device
+        self.channels = {INPUT: generator.in_channels, **{layer.name: layer.filters for layer in generator.layers}}
+        served = plan.layers_on("cuda")
+        layers = [layer for layer in self.generator.layers if layer.name in served]
+        self.maps: dict[str, MapOf] = {}
+        self.uses: dict[str, list[Use]] = {layer.name: [] for layer in layers}
+        for layer in layers:
+            self._place(layer)
+        for layer in layers:
+            if not self.uses[layer.name] and layer.activation != "tanh":  # read elsewhere alone
+                words = padded(layer.filters) // ELEMENTS[self.kind]
+                self.maps[f"value of {layer.name}"] = MapOf(layer.name, words)
+                self.uses[layer.name].append(Use(f"value of {layer.name}", 0, words, np.float32(1)))
+        self.layers: Mapping[str, TensorPacked] = {
+            layer.name: self._pack(layer, weights, plan.layers[layer.name]) for layer in layers
+        }
+
+    def _place(self, layer: Layer) -> None:
+        """The map that a layer reads, and what is written there."""
+        first = 0
+        for source in layer.inputs:
+            width = self._width(layer, source.layer)
+            uses = self.uses.setdefault(source.layer, [])
+            uses.append(Use(layer.name, first, width, np.float32(source.slope)))
+            if len(uses) > MOST_READERS:
+                raise ValueError(f"the GPU engine takes maps that {MOST_READERS} layers read: not {source.layer}")
+            first += width
+        self.maps[layer.name] = MapOf(layer.inputs[0].layer, first, int(self.reads_pairs(layer)))
+
+    def _width(self, layer: Layer, source: str) -> int:
+        """Words of each pixel that a layer reads of one of its inputs."""
+        channels = self.channels[source]
+        is_narrow = source == INPUT and channels <= NARROW
+        return (NARROW if is_narrow else padded(channels)) // ELEMENTS[self.kind]
+
+    def reads_pairs(self, layer: Layer) -> bool:
+        """Whether a layer reads two neighbours of a picture's pixels as one, which so fill a chunk.
+
+        The picture then has a border of zeros, so that pairs begin where chunks do.
+        """
+        channels = self.channels[layer.inputs[0].layer]
+        return layer.inputs[0].layer == INPUT and channels <= NARROW and ELEMENTS[self.kind] == 2
+
+    def _pack(self, layer: Layer, weights: Weights, algorithm: str) -> TensorPacked:
+        kernel = weights[f"{layer.name}.kernel"]
+        if layer.transposed:
+            kernel = kernel.transpose(0, 1, 3, 2)
+        per_word = ELEMENTS[self.kind]
+        wide = np.zeros((4, 4, self.maps[layer.name].words * per_word, layer.filters), np.float32)
+        row = first = 0
+        for source in layer.inputs:
+            count = self.channels[source.layer]
+            wide[:, :, first : first + count] = kernel[:, :, row : row + count]
+            row, first = row + count, first + self._width(layer, source.layer) * per_word
+        if self.kind == KINDS["float16"] and (largest := np.abs(wide).max()) > LARGEST_FLOAT16:
+            raise ValueError(f"{layer.name} has a weight of {largest:g}, too large for float16: use bfloat16 or tf32")
+        is_last = layer.activation == "tanh"
+        taps = (all_taps if is_last else parity_taps if layer.transposed else plain_taps)(wide)
+        columns = padded(taps.shape[-1])
+        order = order_of_columns(columns)
+        matrix = np.zeros((taps.shape[0], len(order), taps.shape[1]), np.float32)
+        real = order < taps.shape[-1]
+        matrix[:, real] = taps.transpose(0, 2, 1)[:, order[real]]
+
+        def vector(part: str, default: float) -> Any:
+            values = np.full(columns, default, np.float32)
+            if (found := weights.get(f"{layer.name}.{part}")) is not None:
+                values[: layer.filters] = found
+            return self.device.upload(values)
+
+        _, tile, splits = parse(algorithm)
+        words = self.device.upload(words_of(matrix, self.kind).view(np.float32))
+        return TensorPacked(
+            layer, tile, splits, words, columns, vector("bias", 0), vector("gamma", 1), vector("beta", 0)
+        )

@@ -1,0 +1,287 @@
+"""The matrix product on tensor cores that computes every convolution, with no matrix of patches in memory.
+
+out = A @ W + bias, tile by tile, in float16, bfloat16 or tf32, with sums in float32. Rows of A are the pixels of a
+grid, its columns the taps of the filter times the channels of the map, as in :mod:`pix2pix._cuda_gemm`; here maps hold
+what the layer reads, activated, so that chunks of 16 bytes go from them to shared memory by themselves (zeros for what
+lies outside), some stages ahead of the product. A warp loads its fragments of both tiles from there, and multiplies.
+
+Rows in shared memory are of four chunks, put in an order that changes every second row, so that the eight rows that are
+loaded together lie in different banks.
+
+Sources: the stages and the tiling by warps are those of NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; implicit GEMM:
+arXiv:1410.0759; combining the statistics of parts: Chan, Golub, LeVeque 1983.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import cuda, float32
+
+from ._cuda import ALIGNMENT, int32, kernel, quotient
+from ._tensor import (
+    add8,
+    commit_copies,
+    copy_async,
+    fill8,
+    leaky8,
+    load8,
+    load_matrices,
+    multiply8,
+    multiply_fragments,
+    put8,
+    store8,
+    subtract8,
+    take8,
+    wait_for_copies,
+)
+from ._words import RUN, RUN_WORDS
+
+CHUNK, CHUNKS = 4, 4  # words of a chunk, and chunks of a row of either tile in shared memory
+ROW, HALF = 16, 8  # words of that row, of which one instruction multiplies a half
+COLUMN_BITS = 16  # where those begin that say which columns of taps are inside a map
+W_UNIT = 32  # columns that are kept in an order of their own, see order_of_columns
+SUMS, MAPS, STATISTICS = range(3)  # what the product leaves behind
+
+
+@dataclass(frozen=True, slots=True)
+class TensorTile:
+    """How a block of threads shares the bm x bn of out that it computes: each warp has wm x wn of it.
+
+    ``stages`` tiles of A and W are in shared memory at a time. ``blocks`` are to fit a multiprocessor together: what
+    their registers and their shared memory allow.
+    """
+
+    bm: int
+    bn: int
+    wm: int
+    wn: int
+    stages: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.bm // self.wm * (self.bn // self.wn) * 32
+
+
+TENSOR_TILES = {
+    "128x128": TensorTile(128, 128, 64, 64, stages=3, blocks=2),
+    "128x64": TensorTile(128, 64, 64, 32, stages=4, blocks=3),
+    "64x64": TensorTile(64, 64, 32, 32, stages=4, blocks=4),
+}
+SIMULATED_TENSOR_TILE = TensorTile(32, 32, 32, 32, stages=3, blocks=1)  # of every name, in the simulator
+
+
+def order_of_columns(columns: int) -> np.ndarray:
+    """Which column of W is where, padded: so that the columns of a thread, two of each fragment, become runs."""
+    j, lane, e = np.meshgrid(range(4), range(4), range(2), indexing="ij")
+    order = (RUN * lane + 2 * j + e).ravel()
+    return (np.arange(-(-columns // W_UNIT))[:, None] * W_UNIT + order).ravel()
+
+
+def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
+    """The kernel for a tile and a kind of words, which leaves SUMS, MAPS or maps with their STATISTICS.
+
+    Launch with a grid of (groups of rows * tiles of a group, column tiles, parities * splits).
+    """
+    BM, BN, STAGES, KIND, THREADS = tile.bm, tile.bn, tile.stages, kind, tile.threads
+    WM, WN, WARPS_M, WARPS_N = tile.wm, tile.wn, tile.bm // tile.wm, tile.bn // tile.wn
+    MF, NF, NF2 = tile.wm // 16, tile.wn // 8, tile.wn // 16
+    ACCUMULATORS, A_WORDS, B_WORDS = MF * NF * 4, MF * 4, NF * 2
+    GROUPS = NF // 4  # runs of a thread in one row
+    RUNS, RUN_SIZE = 2 * MF * GROUPS, RUN_WORDS[kind]
+    STEP_ROWS = tile.threads // 4  # rows apart of the chunks that one thread copies
+    A_COPIES, B_COPIES = BM // STEP_ROWS, BN // STEP_ROWS
+    A_SIZE, STAGE = BM * ROW, (BM + BN) * ROW
+    AHEAD, PENDING = tile.stages - 1, tile.stages - 2
+    SHARED, ZERO = tile.stages * STAGE, float32(0)
+    IS_SUMS, HAS_STATISTICS = leaves == SUMS, leaves == STATISTICS
+    PARTS = WARPS_M * 8  # sums of each column that threads have
+    MEANS = PARTS * BN  # where means lie in shared memory, behind those
+
+    @kernel(tile.threads, tile.blocks)
+    def tensor_gemm(
+        a,
+        w,
+        bias,
+        out,
+        also,
+        statistics,
+        h,
+        wd,
+        channels,
+        side_y,
+        side_x,
+        zoom_y,
+        zoom_x,
+        origin,
+        step,
+        rows,
+        tiles,
+        grid_h,
+        grid_w,
+        columns,
+        parities,
+        splits,
+        out_stride,
+        out_first,
+        out_slope,
+        also_stride,
+        also_first,
+        also_slope,
+    ):
+        """out = A @ w + bias. All that is `words` is in the kind's; see :mod:`pix2pix._tensor`.
+
+        a: words of maps (N, h, wd, channels). w: words (parities, columns, side_y * side_x * channels), its columns
+        padded to a multiple of W_UNIT and in the order of :func:`order_of_columns`. `channels` is in words, a multiple
+        of CHUNK; `columns` counts elements, a multiple of RUN.
+        Rows come in groups of `rows`, which `tiles` tiles share. Row r of all is pixel (y, x) of grid_h x grid_w of an
+        image; tap (i, j) of side_y x side_x reads the map at (zoom_y * y + origin + py + step * i,
+        zoom_x * x + origin + px + step * j), zeros outside.
+        MAPS: out and also (unless its stride is 0) are words of maps (N, u * grid_h, u * grid_w, stride), written from
+        word `first` at (u * y + py, u * x + px), where u = 2 for four parities (py, px), else 1, through leaky ReLUs.
+        STATISTICS: and statistics (groups, parities * tiles, 2, columns), of each tile's rows: the mean, and the sum of
+        squared deviations from it.
+        SUMS: out (splits, parities, all rows, columns), float32, without bias.
+        """
+        shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
+        acc = cuda.local.array(ACCUMULATORS, float32)
+        a_words = cuda.local.array(A_WORDS, np.uint32)
+        b_words = cuda.local.array(B_WORDS, np.uint32)
+        row_at = cuda.local.array(A_COPIES, np.int32)
+        row_taps = cuda.local.array(A_COPIES, np.int32)
+        thread = int32(cuda.threadIdx.x)
+        group = quotient(cuda.blockIdx.x, tiles)
+        first_row = int32((cuda.blockIdx.x - group * tiles) * BM)
+        first_column = int32(cuda.blockIdx.y * BN)
+        split = quotient(cuda.blockIdx.z, parities)
+        parity = int32(cuda.blockIdx.z - split * parities)
+        py, px = parity >> 1, parity & 1
+
+        for i in range(ACCUMULATORS):
+            acc[i] = ZERO
+        words, chunks = int32(channels), int32(channels // CHUNK)
+        copied, chunk = int32(thread // 4), int32(thread % 4)
+        for copy in range(A_COPIES):
+            row = int32(first_row + copied + copy * STEP_ROWS)
+            pixel = int32(group * rows + row)
+            line = quotient(pixel, grid_w)
+            image = quotient(line, grid_h)
+            y = int32(zoom_y * (line - image * grid_h) + origin + py)
+            x = int32(zoom_x * (pixel - line * grid_w) + origin + px)
+            row_at[copy] = ((image * h + y) * wd + x) * chunks  # the first tap's, in chunks, though it may be outside
+            inside = int32(0)  # bits of the taps' rows that are inside, and of their columns
+            if row < rows:
+                for i in range(side_y):
+                    inside |= int32(0 <= y + step * i and y + step * i < h) << i
+                for i in range(side_x):
+                    inside |= int32(0 <= x + step * i and x + step * i < wd) << (i + COLUMN_BITS)
+            row_taps[copy] = inside
+
+        taps = int32(side_y * side_x)
+        w_rows = int32((columns + W_UNIT - 1) // W_UNIT * W_UNIT)
+        w_row = int32(first_column + copied)
+        w_at = int32((parity * w_rows + w_row) * taps * chunks)
+        w_step = int32(STEP_ROWS * taps * chunks)
+        steps = quotient(taps * words + ROW - 1, ROW)
+        share = quotient(steps + splits - 1, splits)
+        begin = int32(split * share)
+        end = int32(min(begin + share, steps))
+        at_chunk = int32(begin * CHUNKS + chunk)  # of a row of w, which this thread copies next
+        tap = quotient(at_chunk, chunks)
+        channel = int32(at_chunk - tap * chunks)
+        tap_y = quotient(tap, side_x)
+        tap_x = int32(tap - tap_y * side_x)
+        to = int32(copied * ROW + (chunk ^ (copied >> 1 & 3)) * CHUNK)
+
+        warp, lane = thread // 32, thread % 32
+        top, left = int32(warp // WARPS_N * WM), int32(warp % WARPS_N * WN)
+        a_row, b_row = int32(top + lane % 16), int32(left + lane % 8 + lane // 16 * 8)
+        a_at = int32(a_row * ROW + (lane // 16 ^ (a_row >> 1 & 3)) * CHUNK)
+        b_at = int32(A_SIZE + b_row * ROW + (lane // 8 % 2 ^ (b_row >> 1 & 3)) * CHUNK)
+        for at in range(begin - AHEAD, end):
+            if at >= begin:
+                wait_for_copies(PENDING)
+                cuda.syncthreads()
+            if at + AHEAD < end:  # the stage that was multiplied last is free
+                stage = int32((at + AHEAD - begin) % STAGES * STAGE)
+                offset = int32((tap_y * wd + tap_x) * step * chunks + channel)
+                for copy in range(A_COPIES):
+                    is_there = (row_taps[copy] >> tap_y & row_taps[copy] >> (tap_x + COLUMN_BITS) & 1) != 0
+                    place = np.int64(row_at[copy] + offset) * CHUNK
+                    copy_async(shared, int32(stage + to + copy * STEP_ROWS * ROW), a, place, is_there)
+                for copy in range(B_COPIES):
+                    is_there = w_row + copy * STEP_ROWS < w_rows and tap_y < side_y
+                    place = np.int64(w_at + copy * w_step + at_chunk) * CHUNK
+                    copy_async(shared, int32(stage + A_SIZE + to + copy * STEP_ROWS * ROW), w, place, is_there)
+                at_chunk += CHUNKS
+                channel += CHUNKS
+                while channel >= chunks:
+                    channel -= chunks
+                    tap_x += 1
+                    if tap_x == side_x:
+                        tap_x = 0
+                        tap_y += 1
+            commit_copies()
+            if at >= begin:
+                stage = int32((at - begin) % STAGES * STAGE)
+                for half in range(2):  # two chunks of each row at a time
+                    for j in range(NF2):
+                        load_matrices(shared, int32(stage + (b_at ^ half * HALF) + j * 16 * ROW), b_words, 4 * j)
+                    for i in range(MF):
+                        load_matrices(shared, int32(stage + (a_at ^ half * HALF) + i * 16 * ROW), a_words, 4 * i)
+                    multiply_fragments(acc, a_words, b_words, MF, NF, KIND)
+
+        top, left = int32(top + lane // 4), int32(left + lane % 4 * RUN)
+        unit = 2 if parities > 1 else 1
+        all_rows = cuda.gridDim.x // tiles * rows
+        for run in range(RUNS):
+            row = int32(first_row + top + run // GROUPS * 8)
+            column = int32(first_column + left + run % GROUPS * 4 * RUN)
+            if row < rows and column < columns:
+                values = take8(acc, run, RUNS)
+                pixel = group * rows + row
+                if IS_SUMS:
+                    store8(out, ((split * parities + parity) * all_rows + pixel) * columns + column, values)
+                else:
+                    values = add8(values, load8(bias, column))
+                    line = quotient(int32(pixel), grid_w)
+                    pixel = ((line * unit + py) * grid_w + pixel - line * grid_w) * unit + px
+                    word = column // RUN * RUN_SIZE
+                    put8(out, pixel * out_stride + out_first + word, leaky8(values, out_slope), KIND)
+                    if also_stride:
+                        put8(also, pixel * also_stride + also_first + word, leaky8(values, also_slope), KIND)
+
+        if HAS_STATISTICS:
+            wait_for_copies(0)
+            count = float32(min(BM, rows - first_row))
+            part = int32((warp // WARPS_N * 8 + lane // 4) * BN + left)
+            for moment in range(2):
+                cuda.syncthreads()  # nobody reads the tiles, or the means before these, any more
+                for along in range(GROUPS):
+                    total = fill8(ZERO)
+                    for down in range(2 * MF):
+                        if first_row + top + down * 8 < rows:
+                            values = take8(acc, down * GROUPS + along, RUNS)
+                            if moment == 1:
+                                values = subtract8(values, load8(shared, MEANS + left + along * 4 * RUN))
+                                values = multiply8(values, values)
+                            total = add8(total, values)
+                    store8(shared, part + along * 4 * RUN, total)
+                cuda.syncthreads()
+                for column in range(thread, BN, THREADS):
+                    total = ZERO
+                    for i in range(PARTS):
+                        total += shared[i * BN + column]
+                    if moment == 0:
+                        total /= count
+                        shared[MEANS + column] = total
+                    if first_column + column < columns:
+                        chunk = (group * parities + parity) * tiles + quotient(first_row, BM)
+                        value = total + bias[first_column + column] if moment == 0 else total
+                        statistics[(chunk * 2 + moment) * columns + first_column + column] = value
+
+    return tensor_gemm

@@ -1,0 +1,39 @@
+"""Numbers of lower precision as words of 32 bits: two float16 or bfloat16, or one tf32.
+
+On the GPU, maps and weights of lower precision lie in arrays of words, whatever is in them; here is what makes words of
+float32, and what they mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}  # how kernels, whose constants are numbers, call the precisions
+FLOAT16, BFLOAT16, TF32 = KINDS.values()
+ELEMENTS = (2, 2, 1)  # of a word, by kind
+RUN = 8  # channels that are handled together
+RUN_WORDS = tuple(RUN // elements for elements in ELEMENTS)
+LARGEST_FLOAT16 = 65504.0
+
+
+def words_of(values: np.ndarray, kind: int) -> np.ndarray:
+    """float32 (..., elements) -> uint32 (..., words), rounded to nearest; ties to even, of tf32 away from zero."""
+    values = np.ascontiguousarray(values, np.float32)
+    if kind == FLOAT16:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint32)
+    bits = values.view(np.uint32).astype(np.uint64)
+    if kind == BFLOAT16:
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return (rounded[..., ::2] | rounded[..., 1::2] << 16).astype(np.uint32)
+    return (bits + 0x1000 & 0xFFFFE000).astype(np.uint32)
+
+
+def floats_of(words: np.ndarray, kind: int) -> np.ndarray:
+    """uint32 (..., words) -> float32 (..., elements), as tensor cores read them: without a tf32's last 13 bits."""
+    if kind == FLOAT16:
+        return np.ascontiguousarray(words).view(np.float16).astype(np.float32)
+    if kind == BFLOAT16:
+        halves = np.stack([words << 16, words & 0xFFFF0000], axis=-1).astype(np.uint32)
+        return halves.view(np.float32).reshape(*words.shape[:-1], -1)
+    return (words & np.uint32(0xFFFFE000)).view(np.float32)

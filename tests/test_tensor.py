@@ -1,0 +1,284 @@
+"""Tensor cores: words, intrinsics and their twins, single layers, and what the engine does with them."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from pix2pix._words import ELEMENTS, KINDS, floats_of, words_of
+from pix2pix.generator import Generator, random_weights, unet
+from pix2pix.plan import Plan, algorithms, choose
+from pix2pix.reference import ReferenceEngine, to_float
+from tests.gpus import MISSING, SIMULATED, needs_gpu
+from tests.models import VARIANTS, check_output, pictures, weights_of
+
+PRECISIONS = list(KINDS)
+EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}  # of rounding to nearest, relative
+
+
+def rounded(x: np.ndarray, precision: str) -> np.ndarray:
+    """x as words of the precision have it, float64. The last axis may be odd."""
+    flat = np.zeros(-(-x.size // 2) * 2, np.float32)
+    flat[: x.size] = x.ravel()
+    return floats_of(words_of(flat, KINDS[precision]), KINDS[precision])[: x.size].reshape(x.shape).astype(np.float64)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_words_are_the_nearest_numbers(precision):
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(4096) * 10.0 ** rng.integers(-3, 4, 4096)).astype(np.float32)
+    found = rounded(values, precision)
+    assert (np.abs(found - values) <= EPS[precision] * np.abs(values) + 2.0**-25).all()
+    np.testing.assert_array_equal(rounded(found.astype(np.float32), precision), found)
+    assert len(np.unique(found)) > 400
+    kind = KINDS[precision]
+    assert (
+        words_of(np.array([1.0, -2.0], np.float32), kind).tolist()
+        == {
+            "float16": [0xC0003C00],
+            "bfloat16": [0xC0003F80],
+            "tf32": [0x3F800000, 0xC0000000],
+        }[precision]
+    )
+    ties = np.array([1 + EPS[precision], 1 + 3 * EPS[precision]], np.float32)
+    even = [1, 1 + 4 * EPS[precision]] if precision != "tf32" else [1 + 2 * EPS[precision], 1 + 4 * EPS[precision]]
+    assert rounded(ties, precision).tolist() == even
+
+
+if not MISSING:
+    from numba import cuda, float32
+
+    from pix2pix import _tensor_forward, _tensorcore
+    from pix2pix._cuda import ALIGNMENT, kernel
+    from pix2pix._tensor import (
+        commit_copies,
+        copy_async,
+        load8,
+        load_word,
+        pack,
+        put8,
+        store8,
+        store_word,
+        take8,
+        unpack,
+        unpack8,
+        wait_for_copies,
+    )
+    from pix2pix.gpu import GpuEngine
+
+only_simulated = pytest.mark.skipif(not SIMULATED, reason="tests numba's simulator: set NUMBA_ENABLE_CUDASIM=1")
+
+
+# -- intrinsics -------------------------------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_conversions_on_the_gpu_are_those_on_the_host(precision):
+    KIND, PER_WORD = KINDS[precision], ELEMENTS[KINDS[precision]]
+
+    @kernel(1)
+    def convert(x, words, back, runs, acc_out):
+        put8(words, 0, load8(x, 0), KIND)
+        store8(back, 0, unpack8(words, 0, KIND))
+        for i in range(8 // PER_WORD):
+            low, high = unpack(load_word(words, i), KIND)
+            store_word(runs, i, pack(low, high, KIND))
+        acc = cuda.local.array(16, float32)
+        for i in range(16):
+            acc[i] = x[i % 8] + float32(i)
+        for i in range(2):
+            store8(acc_out, 8 * (1 - i), take8(acc, i, 2))
+
+    x = np.array([0.1, -3.3, 1e-4, 65000, 7, -0.0, 1 / 3, 1000.25], np.float32)
+    device = [cuda.to_device(a) for a in (x, *(np.zeros(8, np.float32) for _ in range(3)), np.zeros(16, np.float32))]
+    convert[1, 1](*device)
+    _, words, back, runs, acc = (d.copy_to_host() for d in device)
+    count = 8 // PER_WORD
+    np.testing.assert_array_equal(words[:count].view(np.uint32), words_of(x, KIND))
+    np.testing.assert_array_equal(back, rounded(x, precision))
+    np.testing.assert_array_equal(runs[:count].view(np.uint32), words_of(x, KIND))
+    np.testing.assert_array_equal(
+        acc, np.concatenate([x + np.arange(8, 16, dtype=np.float32), x + np.arange(8, dtype=np.float32)])
+    )
+
+
+@only_simulated
+@needs_gpu
+@pytest.mark.parametrize("waits_for", [None, 1, 0])
+def test_copies_arrive_when_they_are_waited_for(waits_for):
+    """Two groups of copies: what has not been waited for is not there, so that a kernel that forgets is wrong."""
+
+    @kernel(1)
+    def copy(x, out):
+        shared = cuda.shared.array(8, float32, ALIGNMENT)
+        for i in range(8):
+            shared[i] = float32(-1)
+        copy_async(shared, 0, x, 0, True)
+        commit_copies()
+        copy_async(shared, 4, x, 4, False)
+        commit_copies()
+        if waits_for is not None:
+            wait_for_copies(waits_for)
+        for i in range(8):
+            out[i] = shared[i]
+
+    out = np.zeros(8, np.float32)
+    copy[1, 1](np.arange(1, 9, dtype=np.float32), out)
+    assert out.tolist() == {None: [-1] * 8, 1: [1, 2, 3, 4] + [-1] * 4, 0: [1, 2, 3, 4] + [0] * 4}[waits_for]
+
+
+@only_simulated
+@needs_gpu
+def test_lanes_that_do_not_come_are_missed():
+    from pix2pix._tensor import multiply_fragments
+
+    @kernel(32)
+    def divided(out):
+        acc = cuda.local.array(16, float32)
+        words = cuda.local.array(8, np.uint32)
+        if cuda.threadIdx.x != 3:
+            multiply_fragments(acc, words, words, 1, 4, 0)
+
+    with pytest.raises(RuntimeError, match="lanes of a warp"):
+        divided[1, 32](np.zeros(1))
+
+
+@needs_gpu
+def test_every_column_has_its_place():
+    order = _tensorcore.order_of_columns(72)
+    assert sorted(order) == list(range(96))
+    assert order[:10].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 2, 3]  # PTX: lane q has columns 2q and 2q + 1
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def network(precision: str, norm: bool) -> tuple[Generator, dict[str, np.ndarray]]:
+    """A generator whose slopes and kernels the precision has exactly."""
+    g = unet(ngf=4, depth=5, slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None)
+    weights = {name: w * 5 if name.endswith("kernel") else w for name, w in random_weights(g, seed=5).items()}
+    return g, {n: rounded(w, precision).astype(np.float32) if n.endswith("kernel") else w for n, w in weights.items()}
+
+
+# The last tile of an image, or of all, is ragged; maps of more than one tile, of one, of less; shared sums.
+CASES = [
+    ("tensor-128x128", 2, 32, 32, True),
+    ("tensor-64x64-split2", 1, 32, 96, False),
+    ("tensor-128x64-split8", 1, 32, 64, True),
+    ("tensor-128x64", 3, 32, 32, False),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize("algorithm, n, h, w, norm", CASES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, h, w, norm):
+    """Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding
+    of the result (of a map before its norm, one more), and none of the picture."""
+    check_layers(precision, algorithm, n, h, w, norm)
+
+
+@only_simulated
+@needs_gpu
+def test_warps_share_a_tile(monkeypatch):
+    tile = _tensorcore.TensorTile(32, 64, 16, 32, stages=4, blocks=1)
+    monkeypatch.setattr(_tensor_forward, "SIMULATED_TENSOR_TILE", tile)
+    _tensor_forward.product.cache_clear()
+    check_layers("float16", "tensor-128x128", 1, 32, 32, True)
+    _tensor_forward.product.cache_clear()
+
+
+def check_layers(precision, algorithm, n, h, w, norm):
+    g, weights = network(precision, norm)
+    x = rounded(to_float(pictures(n, h, w)), precision).astype(np.float32)
+    oracle = ReferenceEngine(g, weights)
+    known = oracle.run(x, outputs=[layer.name for layer in g.layers])
+    known = {name: rounded(value, precision).astype(np.float32) for name, value in known.items()} | {"input": x}
+    with GpuEngine(g, weights, precision=precision, plan=algorithm) as engine:
+        for layer in g.layers:
+            given = {source.layer: known[source.layer] for source in layer.inputs}
+            expected = oracle.run(inputs=given, outputs=[layer.name])[layer.name]
+            got = engine.run(inputs=given, outputs=[layer.name])[layer.name]
+            is_last = layer.activation == "tanh"
+            tolerance = 2e-5 if is_last else 3 * EPS[precision] * max(1, np.abs(expected).max())
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=layer.name)
+
+
+# -- the engine -------------------------------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pictures_do_not_depend_on_their_batch(precision):
+    b = pictures(3, 32, 32)
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    with GpuEngine(g, weights, precision=precision) as engine:
+        together = engine.translate(b)
+        for image, result in zip(b, together, strict=True):
+            np.testing.assert_array_equal(engine.translate(image), result)
+        y = engine.run(to_float(b))
+        check_output(y, ReferenceEngine(g, weights).run(to_float(b)), precision)
+        assert engine.share().precision == precision
+
+
+@needs_gpu
+def test_maps_are_normalised_some_images_at_a_time(monkeypatch):
+    b = pictures(2, 32, 32)
+    with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
+        expected = engine.translate(b)
+    launches = []
+    multiply = _tensor_forward.TensorForward._multiply
+
+    def counted(self, packed, images, leaves, targets):
+        launches.append((packed.layer.name, images.start))
+        multiply(self, packed, images, leaves, targets)
+
+    monkeypatch.setattr(_tensor_forward.TensorForward, "_multiply", counted)
+    monkeypatch.setattr(_tensor_forward, "CACHED", 1)
+    with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
+        np.testing.assert_array_equal(engine.translate(b), expected)
+    assert {("encoder_2", first) for first in range(2)} <= set(launches)
+
+
+@needs_gpu
+def test_a_session_keeps_maps_and_values():
+    x = to_float(pictures(1, 32, 32))
+    names = ["encoder_2", "encoder_3", "decoder_2", "decoder_1"]
+    with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="tf32") as engine:
+        expected = engine.run(x, outputs=names)
+        with engine.session() as session:
+            first = session.run({"input": x}, ["encoder_3"], ["encoder_1", "encoder_2"])
+            given = {"encoder_3": first["encoder_3"]}
+            second = session.run(given, ["decoder_2", "encoder_2"], ["encoder_1", "decoder_2", "encoder_3"])
+            third = session.run({}, ["decoder_1", "encoder_3"])
+    for name, value in {**first, **second, **third}.items():
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=8 * EPS["tf32"] * scale, err_msg=name)
+
+
+@needs_gpu
+def test_weights_too_large_for_float16_are_named():
+    g, weights = VARIANTS["tensorflow"], dict(weights_of("tensorflow"))
+    weights["encoder_3.kernel"] = weights["encoder_3.kernel"] * 1e6
+    with pytest.raises(ValueError, match="encoder_3 has a weight of .*bfloat16 or tf32"):
+        GpuEngine(g, weights, precision="float16")
+    GpuEngine(g, weights, precision="bfloat16").close()
+
+
+def test_plans_name_what_tensor_cores_can_do():
+    g = unet(ngf=64, depth=8)
+    for precision in PRECISIONS:
+        for tune in ("latency", "throughput"):
+            plan = choose(g, tune, precision=precision, hardware="cuda")
+            plan.check(g)
+            assert all(name.startswith("tensor-") for name in plan.layers.values())
+            assert plan.layers["decoder_1"] == "tensor-128x64" or "split" not in plan.layers["decoder_1"]
+    assert not any("tensor" in name for name in algorithms(g.layers[0], "cuda"))
+    with pytest.raises(ValueError, match="no layer can be computed by 'im2col'"):
+        choose(g, "latency", "im2col", "float16", "cuda")
+    with pytest.raises(ValueError, match="tensor-"):
+        Plan({layer.name: "implicit-128x64" for layer in g.layers}, "cuda", "tf32").check(g)
