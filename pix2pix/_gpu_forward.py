@@ -106,7 +106,7 @@ class Forward(Walk):
         self.transfer, self.scratch, self.statistics = (arrays.pop(name) for name in _SHARED)
         shapes = self.generator.shapes(h, w)
         self.maps = {
-            name: Map(arrays[at.buffer], *shapes[name][:2], at)
+            name: Map(arrays[at.buffer], shapes[name][0], shapes[name][1], at)
             for name, at in weights.slices.items()
             if at.buffer in arrays
         }

@@ -233,6 +233,7 @@ class TensorForward(Walk):
         self, packed: TensorPacked, images: slice, parities: int, tiles: int, tile: int, targets: list[Target]
     ) -> None:
         """Launch what normalises maps whose tiles have left statistics."""
+        assert packed.layer.norm is not None
         h, w, _ = self.shapes[packed.layer.name]
         blocks = (-(-packed.columns // (RUN * LANES)), -(-h * w // (16 * ROWS)), images.stop - images.start)
         kernels(self.kind).normalise_map[blocks, LANES * ROWS, self.stream](

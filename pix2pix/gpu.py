@@ -323,7 +323,7 @@ class GpuEngine(BaseEngine):
         self._memory = self._device.empty(1)
         self._device.release()
 
-    def _add_constants(self, forward: Forward) -> None:
+    def _add_constants(self, forward: Forward | TensorForward) -> None:
         """The values of those layers of this engine that are the same for every picture of the size.
 
         What they read is either constant too, or makes no difference: zeros do.

@@ -358,8 +358,8 @@ def test_what_is_not_there_is_named():
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     with pytest.raises(RuntimeError, match="device cuda:97: this machine has"):
         GpuEngine(g, weights, index=97)
-    with pytest.raises(RuntimeError, match="computes in float32"):
-        GpuEngine(g, weights, precision="bfloat16")
+    with pytest.raises(ValueError, match="precision 'float8', expected one of"):
+        GpuEngine(g, weights, precision="float8")
     with pytest.raises(ValueError, match="has no layer for 'cuda'"):
         GpuEngine(g, weights, plan=choose(g, "latency"))
 

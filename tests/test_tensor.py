@@ -68,9 +68,6 @@ if not MISSING:
     )
     from pix2pix.gpu import GpuEngine
 
-only_simulated = pytest.mark.skipif(not SIMULATED, reason="tests numba's simulator: set NUMBA_ENABLE_CUDASIM=1")
-
-
 # -- intrinsics -------------------------------------------------------------------------------------------------------
 
 
@@ -103,47 +100,6 @@ def test_conversions_on_the_gpu_are_those_on_the_host(precision):
     np.testing.assert_array_equal(
         acc, np.concatenate([x + np.arange(8, 16, dtype=np.float32), x + np.arange(8, dtype=np.float32)])
     )
-
-
-@only_simulated
-@needs_gpu
-@pytest.mark.parametrize("waits_for", [None, 1, 0])
-def test_copies_arrive_when_they_are_waited_for(waits_for):
-    """Two groups of copies: what has not been waited for is not there, so that a kernel that forgets is wrong."""
-
-    @kernel(1)
-    def copy(x, out):
-        shared = cuda.shared.array(8, float32, ALIGNMENT)
-        for i in range(8):
-            shared[i] = float32(-1)
-        copy_async(shared, 0, x, 0, True)
-        commit_copies()
-        copy_async(shared, 4, x, 4, False)
-        commit_copies()
-        if waits_for is not None:
-            wait_for_copies(waits_for)
-        for i in range(8):
-            out[i] = shared[i]
-
-    out = np.zeros(8, np.float32)
-    copy[1, 1](np.arange(1, 9, dtype=np.float32), out)
-    assert out.tolist() == {None: [-1] * 8, 1: [1, 2, 3, 4] + [-1] * 4, 0: [1, 2, 3, 4] + [0] * 4}[waits_for]
-
-
-@only_simulated
-@needs_gpu
-def test_lanes_that_do_not_come_are_missed():
-    from pix2pix._tensor import multiply_fragments
-
-    @kernel(32)
-    def divided(out):
-        acc = cuda.local.array(16, float32)
-        words = cuda.local.array(8, np.uint32)
-        if cuda.threadIdx.x != 3:
-            multiply_fragments(acc, words, words, 1, 4, 0)
-
-    with pytest.raises(RuntimeError, match="lanes of a warp"):
-        divided[1, 32](np.zeros(1))
 
 
 @needs_gpu
@@ -182,16 +138,6 @@ def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, 
     check_layers(precision, algorithm, n, h, w, norm)
 
 
-@only_simulated
-@needs_gpu
-def test_warps_share_a_tile(monkeypatch):
-    tile = _tensorcore.TensorTile(32, 64, 16, 32, stages=4, blocks=1)
-    monkeypatch.setattr(_tensor_forward, "SIMULATED_TENSOR_TILE", tile)
-    _tensor_forward.product.cache_clear()
-    check_layers("float16", "tensor-128x128", 1, 32, 32, True)
-    _tensor_forward.product.cache_clear()
-
-
 def check_layers(precision, algorithm, n, h, w, norm):
     g, weights = network(precision, norm)
     x = rounded(to_float(pictures(n, h, w)), precision).astype(np.float32)
@@ -206,6 +152,56 @@ def check_layers(precision, algorithm, n, h, w, norm):
             is_last = layer.activation == "tanh"
             tolerance = 2e-5 if is_last else 3 * EPS[precision] * max(1, np.abs(expected).max())
             np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=layer.name)
+
+
+# -- what only the simulator shows ------------------------------------------------------------------------------------
+
+if SIMULATED:
+
+    @needs_gpu
+    @pytest.mark.parametrize("waits_for", [None, 1, 0])
+    def test_copies_arrive_when_they_are_waited_for(waits_for):
+        """Two groups of copies: what has not been waited for is not there, so that a kernel that forgets is wrong."""
+
+        @kernel(1)
+        def copy(x, out):
+            shared = cuda.shared.array(8, float32, ALIGNMENT)
+            for i in range(8):
+                shared[i] = float32(-1)
+            copy_async(shared, 0, x, 0, True)
+            commit_copies()
+            copy_async(shared, 4, x, 4, False)
+            commit_copies()
+            if waits_for is not None:
+                wait_for_copies(waits_for)
+            for i in range(8):
+                out[i] = shared[i]
+
+        out = np.zeros(8, np.float32)
+        copy[1, 1](np.arange(1, 9, dtype=np.float32), out)
+        assert out.tolist() == {None: [-1] * 8, 1: [1, 2, 3, 4] + [-1] * 4, 0: [1, 2, 3, 4] + [0] * 4}[waits_for]
+
+    @needs_gpu
+    def test_lanes_that_do_not_come_are_missed():
+        from pix2pix._tensor import multiply_fragments
+
+        @kernel(32)
+        def divided(out):
+            acc = cuda.local.array(16, float32)
+            words = cuda.local.array(8, np.uint32)
+            if cuda.threadIdx.x != 3:
+                multiply_fragments(acc, words, words, 1, 4, 0)
+
+        with pytest.raises(RuntimeError, match="lanes of a warp"):
+            divided[1, 32](np.zeros(1))
+
+    @needs_gpu
+    def test_warps_share_a_tile(monkeypatch):
+        tile = _tensorcore.TensorTile(32, 64, 16, 32, stages=4, blocks=1)
+        monkeypatch.setattr(_tensor_forward, "SIMULATED_TENSOR_TILE", tile)
+        _tensor_forward.product.cache_clear()
+        check_layers("float16", "tensor-128x128", 1, 32, 32, True)
+        _tensor_forward.product.cache_clear()
 
 
 # -- the engine -------------------------------------------------------------------------------------------------------
