@@ -47,10 +47,11 @@ class Walk:
         """
         given = {*given}
         wanted = {name for name in wanted if name not in given}
-        layers = self.generator.needed(tuple(wanted), {*given, *self.constants})
+        constants = self.generator.unaffected(self.constants, given)
+        layers = self.generator.needed(tuple(wanted), given | constants)
         used = wanted.union(source.layer for layer in layers for source in layer.inputs)
         for name, value in self.constants.items():
-            if name in used and name not in given:
+            if name in used and name in constants:
                 self.set_map(name, value, 1)
         for layer in layers:
             self._compute(self.weights.layers[layer.name], picture, layer.name in wanted)

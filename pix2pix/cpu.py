@@ -213,7 +213,8 @@ class CpuEngine(BaseEngine):
     def _forward(self, given: Maps, results: Maps, space: Workspace, stop: threading.Event) -> None:
         """Compute ``results`` from the given layers, in place, or give up before a layer when ``stop`` is set."""
         last = self.generator.layers[-1].name
-        maps: dict[str, Any] = dict(space.constants)
+        constants = self._folded.unaffected(space.constants, given)
+        maps: dict[str, Any] = {name: space.constants[name] for name in constants}
         wanted = tuple(name for name in results if name not in given)
         layers = self._folded.needed(wanted, {**maps, **given})
         read = {source.layer for layer in layers for source in layer.inputs}

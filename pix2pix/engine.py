@@ -363,12 +363,13 @@ def load(
     ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` names one or several,
     see :mod:`pix2pix.devices`; ``precision`` is float32, bfloat16 where the processor has it, or, on a GPU, tf32,
     float16 or bfloat16. ``tune`` is ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps
-    what the model's own framework does at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a file. ``threads`` defaults to the
-    physical cores that this process may use; with several devices, less one for each GPU. ``workers`` share the work,
-    see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine is a pool. ``gpu_layers`` places
-    some layers on the GPU and the others on the CPU, in words that :mod:`pix2pix.placement` explains; ``auto`` measures
-    what is best, and writes the file ``plan``, or takes it if it is there. ``key`` picks one of several models in a
-    file; ``overrides`` corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
+    what the model's own framework does at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a
+    file. ``threads`` defaults to the physical cores that this process may use; with several devices, less one for each
+    GPU. ``workers`` share the work, see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine
+    is a pool. ``gpu_layers`` places some layers on the GPU and the others on the CPU, in words that
+    :mod:`pix2pix.placement` explains; ``auto`` measures what is best, and writes the file ``plan``, or takes it if it
+    is there. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does not say, e.g.
+    ``{"eps": 1e-5}``.
 
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.

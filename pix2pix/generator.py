@@ -251,6 +251,14 @@ class Generator:
                 constant.append(layer.name)
         return tuple(constant)
 
+    def unaffected(self, constants: Collection[str], given: Collection[str]) -> set[str]:
+        """Those of ``constants`` (:meth:`constant_layers`) that stay so when the values of ``given`` are set."""
+        changed: set[str] = set()
+        for layer in self.layers:
+            if layer.name in given or any(source.layer in changed for source in layer.inputs):
+                changed.update({layer.name}.intersection(constants))
+        return set(constants) - changed
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all tensors that the generator needs."""
         return {name: shape for layer in self.layers for name, shape in layer.tensors(self.statistics).items()}

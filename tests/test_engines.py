@@ -241,6 +241,17 @@ def test_layers_can_be_given_and_asked_for(engine, precision):
     assert np.abs(deeper["decoder_2"] - engine.run(x, outputs=["decoder_2"])["decoder_2"]).max() > 0.01
 
 
+def test_a_layer_that_is_a_constant_may_be_given_another_value(engine, precision):
+    x = to_float(pictures(1, 32, 32))
+    names = ["encoder_1", "encoder_2", "encoder_3", "encoder_4", "encoder_5"]
+    assert "encoder_5" in engine.generator.constant_layers(32, 32)
+    given = engine.run(x, outputs=names)
+    given["encoder_5"] = given["encoder_5"] * 2 + 1
+    expected = ReferenceEngine(VARIANTS["tensorflow"], weights_of("tensorflow")).run(inputs=given)
+    check_output(engine.run(inputs=given), expected, precision)
+    check_output(engine.run(x), oracle("tensorflow", x), precision)  # and is forgotten
+
+
 def test_stream_keeps_order_and_equals_translate(engine):
     batches = [pictures(n, 32, 32, seed=n) for n in (3, 1, 2, 3)]
     results = list(engine.stream(iter(batches)))
