@@ -76,9 +76,10 @@ else:
         return builder.bitcast(pointer, element.as_pointer(pointer.type.addrspace)) if element else pointer
 
     def _shared_address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-        """The 32-bit address of array[index] in shared memory."""
-        pointer = _pointer(context, builder, array_type, array, index)
-        return builder.ptrtoint(builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, 3)), I32)
+        """The 32-bit address of array[index], of 32 bits too, in shared memory."""
+        data = context.make_array(array_type)(context, builder, array).data
+        base = builder.ptrtoint(builder.addrspacecast(data, ir.PointerType(data.type.pointee, 3)), I32)
+        return builder.add(base, builder.shl(index, I32(2)))
 
     def _assembly(builder: Any, result: Any, arguments: Any, text: str, constraints: str, effect: bool = True) -> Any:
         function = ir.FunctionType(result, [argument.type for argument in arguments])

@@ -87,7 +87,7 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
 
     Launch with a grid of (groups of rows * tiles of a group, column tiles, parities * splits).
     """
-    BM, BN, STAGES, KIND, THREADS = tile.bm, tile.bn, tile.stages, kind, tile.threads
+    BM, BN, KIND, THREADS = tile.bm, tile.bn, kind, tile.threads
     WM, WN, WARPS_M, WARPS_N = tile.wm, tile.wn, tile.bm // tile.wm, tile.bn // tile.wn
     MF, NF, NF2 = tile.wm // 16, tile.wn // 8, tile.wn // 16
     ACCUMULATORS, A_WORDS, B_WORDS = MF * NF * 4, MF * 4, NF * 2
@@ -96,8 +96,8 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
     STEP_ROWS = tile.threads // 4  # rows apart of the chunks that one thread copies
     A_COPIES, B_COPIES = BM // STEP_ROWS, BN // STEP_ROWS
     A_SIZE, STAGE = BM * ROW, (BM + BN) * ROW
-    AHEAD, PENDING = tile.stages - 1, tile.stages - 2
-    SHARED, ZERO = tile.stages * STAGE, float32(0)
+    AHEAD, PENDING, SHARED = tile.stages - 1, tile.stages - 2, tile.stages * STAGE
+    ZERO = float32(0)
     IS_SUMS, HAS_STATISTICS = leaves == SUMS, leaves == STATISTICS
     PARTS = WARPS_M * 8  # sums of each column that threads have
     MEANS = PARTS * BN  # where means lie in shared memory, behind those
@@ -184,17 +184,23 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         taps = int32(side_y * side_x)
         w_rows = int32((columns + W_UNIT - 1) // W_UNIT * W_UNIT)
         w_row = int32(first_column + copied)
-        w_at = int32((parity * w_rows + w_row) * taps * chunks)
+        w_at = int32((parity * w_rows + w_row) * taps * chunks)  # in chunks
         w_step = int32(STEP_ROWS * taps * chunks)
+        w_inside = int32(0)  # bits of this thread's rows of W that there are
+        for copy in range(B_COPIES):
+            w_inside |= int32(w_row + copy * STEP_ROWS < w_rows) << copy
         steps = quotient(taps * words + ROW - 1, ROW)
         share = quotient(steps + splits - 1, splits)
         begin = int32(split * share)
         end = int32(min(begin + share, steps))
-        at_chunk = int32(begin * CHUNKS + chunk)  # of a row of w, which this thread copies next
+        at_chunk = int32(begin * CHUNKS + chunk)  # of a row of W, which this thread copies next
         tap = quotient(at_chunk, chunks)
         channel = int32(at_chunk - tap * chunks)
         tap_y = quotient(tap, side_x)
         tap_x = int32(tap - tap_y * side_x)
+        step_y, step_x = int32(step * wd * chunks), int32(step * chunks)
+        rows_of_taps, taps_of_row = int32(side_y), int32(side_x)
+        w_at = int32(w_at + at_chunk)
         to = int32(copied * ROW + (chunk ^ (copied >> 1 & 3)) * CHUNK)
 
         warp, lane = thread // 32, thread % 32
@@ -202,38 +208,46 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         a_row, b_row = int32(top + lane % 16), int32(left + lane % 8 + lane // 16 * 8)
         a_at = int32(a_row * ROW + (lane // 16 ^ (a_row >> 1 & 3)) * CHUNK)
         b_at = int32(A_SIZE + b_row * ROW + (lane // 8 % 2 ^ (b_row >> 1 & 3)) * CHUNK)
-        for at in range(begin - AHEAD, end):
+        full, ready = int32(0), int32(0)  # the stages that are copied to, and multiplied, next
+        # Everything in this loop is of 32 bits, which numba has to be told after each operation.
+        for at in range(int32(begin - AHEAD), end):
             if at >= begin:
                 wait_for_copies(PENDING)
                 cuda.syncthreads()
-            if at + AHEAD < end:  # the stage that was multiplied last is free
-                stage = int32((at + AHEAD - begin) % STAGES * STAGE)
-                offset = int32((tap_y * wd + tap_x) * step * chunks + channel)
+            if int32(at + AHEAD) < end:  # the stage that was multiplied last is free
+                offset = int32(tap_y * step_y + tap_x * step_x + channel)
+                mask = int32(1 << tap_y | 1 << (tap_x + COLUMN_BITS))
+                w_mask = w_inside if tap_y < rows_of_taps else int32(0)
                 for copy in range(A_COPIES):
-                    is_there = (row_taps[copy] >> tap_y & row_taps[copy] >> (tap_x + COLUMN_BITS) & 1) != 0
-                    place = np.int64(row_at[copy] + offset) * CHUNK
-                    copy_async(shared, int32(stage + to + copy * STEP_ROWS * ROW), a, place, is_there)
+                    place = np.int64(int32(row_at[copy] + offset)) * CHUNK
+                    is_there = int32(row_taps[copy] & mask) == mask
+                    copy_async(shared, int32(full + to + copy * STEP_ROWS * ROW), a, place, is_there)
                 for copy in range(B_COPIES):
-                    is_there = w_row + copy * STEP_ROWS < w_rows and tap_y < side_y
-                    place = np.int64(w_at + copy * w_step + at_chunk) * CHUNK
-                    copy_async(shared, int32(stage + A_SIZE + to + copy * STEP_ROWS * ROW), w, place, is_there)
-                at_chunk += CHUNKS
-                channel += CHUNKS
+                    place = np.int64(int32(w_at + copy * w_step)) * CHUNK
+                    is_there = int32(w_mask & 1 << copy) != 0
+                    copy_async(shared, int32(full + A_SIZE + to + copy * STEP_ROWS * ROW), w, place, is_there)
+                w_at = int32(w_at + CHUNKS)
+                channel = int32(channel + CHUNKS)
                 while channel >= chunks:
-                    channel -= chunks
-                    tap_x += 1
-                    if tap_x == side_x:
-                        tap_x = 0
-                        tap_y += 1
+                    channel = int32(channel - chunks)
+                    tap_x = int32(tap_x + 1)
+                    if tap_x == taps_of_row:
+                        tap_x = int32(0)
+                        tap_y = int32(tap_y + 1)
+                full = int32(full + STAGE)
+                if full == SHARED:
+                    full = int32(0)
             commit_copies()
             if at >= begin:
-                stage = int32((at - begin) % STAGES * STAGE)
                 for half in range(2):  # two chunks of each row at a time
                     for j in range(NF2):
-                        load_matrices(shared, int32(stage + (b_at ^ half * HALF) + j * 16 * ROW), b_words, 4 * j)
+                        load_matrices(shared, int32(ready + (b_at ^ half * HALF) + j * 16 * ROW), b_words, 4 * j)
                     for i in range(MF):
-                        load_matrices(shared, int32(stage + (a_at ^ half * HALF) + i * 16 * ROW), a_words, 4 * i)
+                        load_matrices(shared, int32(ready + (a_at ^ half * HALF) + i * 16 * ROW), a_words, 4 * i)
                     multiply_fragments(acc, a_words, b_words, MF, NF, KIND)
+                ready = int32(ready + STAGE)
+                if ready == SHARED:
+                    ready = int32(0)
 
         top, left = int32(top + lane // 4), int32(left + lane % 4 * RUN)
         unit = 2 if parities > 1 else 1
