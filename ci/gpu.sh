@@ -19,6 +19,7 @@ python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
 
 build() {
+    rm -f pix2pix/__pycache__/*.nb[ic] # numba doesn't notice all changes of what kernels are made of
     "$python" setup.py build_ext --inplace >build-gpu.log 2>&1 || { cat build-gpu.log; exit 1; }
     rm build-gpu.log
     "$python" - <<'CODE'

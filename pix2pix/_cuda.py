@@ -25,7 +25,8 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
     """Decorator: a kernel for blocks of `threads`, of which `blocks` must fit a multiprocessor together.
 
     Compiled when first launched, and kept on disk beside the source (or in NUMBA_CACHE_DIR): numba notices changes of
-    the kernel's own file and of its compile-time constants, which therefore are numbers only, but not changes here.
+    the kernel's own file and of its compile-time constants, which therefore are numbers only, but not changes of
+    intrinsics, here and in _tensor.py, and of what is imported: after those, delete them (``ci/gpu.sh build`` does).
     """
 
     def compile_lazily(function: Callable[..., None]) -> Any:

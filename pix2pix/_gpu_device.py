@@ -19,6 +19,7 @@ from numba import cuda
 from ._cuda import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+LEAST_CAPABILITY = 8, 0
 SIMULATOR = threading.Lock()  # numba simulates one kernel at a time, in the whole process
 
 try:
@@ -70,6 +71,9 @@ class Device:
     def __init__(self, index: int) -> None:
         self.index, self.name = index, name_of(index)
         cuda.select_device(index)
+        if not SIMULATED and (found := tuple(cuda.get_current_device().compute_capability)) < LEAST_CAPABILITY:
+            needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, found))
+            raise RuntimeError(f"device cuda:{index}: {self.name} has compute capability {there}, {needed} is needed")
         # Not the default queue: it waits for all others, and so may not be used while one of them is recorded.
         self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")

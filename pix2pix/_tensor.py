@@ -41,6 +41,7 @@ if SIMULATED:
         multiply_fragments,
         pack,
         put8,
+        round8,
         store8,
         store_word,
         subtract8,
@@ -84,6 +85,12 @@ else:
     def _assembly(builder: Any, result: Any, arguments: Any, text: str, constraints: str, effect: bool = True) -> Any:
         function = ir.FunctionType(result, [argument.type for argument in arguments])
         return builder.call(ir.InlineAsm(function, text, constraints, side_effect=effect), arguments)
+
+    def _of_a_warp(builder: Any, result: Any, arguments: Any, text: str, constraints: str, effect: bool = True) -> Any:
+        """The same for what all lanes do together, which therefore may not be moved to where some are missing."""
+        call = _assembly(builder, result, arguments, text, constraints, effect)
+        call.attributes.add("convergent")
+        return call
 
     def _registers(first: int, count: int) -> str:
         return "{" + ",".join(f"${i}" for i in range(first, first + count)) + "}"
@@ -192,7 +199,7 @@ else:
             shared, at, fragments, to = arguments
             address = _shared_address(context, builder, signature.args[0], shared, at)
             text = f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {_registers(0, 4)},[$4];"
-            found = _assembly(builder, ir.LiteralStructType([I32] * 4), [address], text, "=r,=r,=r,=r,r,~{memory}")
+            found = _of_a_warp(builder, ir.LiteralStructType([I32] * 4), [address], text, "=r,=r,=r,=r,r,~{memory}")
             for i, word in enumerate(_elements(builder, found, 4)):
                 index = builder.add(to, ir.Constant(to.type, i))
                 builder.store(word, _pointer(context, builder, signature.args[2], fragments, index))
@@ -234,7 +241,7 @@ else:
                     pointers = [_pointer(context, builder, signature.args[0], arguments[0], at) for at in places]
                     sums = [builder.load(pointer) for pointer in pointers]
                     operands = [*left[4 * i : 4 * i + 4], *right[2 * j : 2 * j + 2], *sums]
-                    found = _assembly(builder, ir.LiteralStructType([FLOAT] * 4), operands, text, constraints, False)
+                    found = _of_a_warp(builder, ir.LiteralStructType([FLOAT] * 4), operands, text, constraints, False)
                     for value, pointer in zip(_elements(builder, found, 4), pointers, strict=True):
                         builder.store(value, pointer)
             return context.get_dummy_value()
@@ -321,6 +328,18 @@ else:
             return context.make_tuple(builder, RUN_TYPE, _unpacked(builder, constants[0], words))
 
         return RUN_TYPE(array, types.int64, kind), generate
+
+    @intrinsic
+    def round8(typing, run, kind):
+        """A run as its words have it."""
+        if (constants := _literals(kind)) is None:
+            return None
+
+        def generate(context, builder, signature, arguments):
+            words = _packed(builder, constants[0], _elements(builder, arguments[0], RUN))
+            return context.make_tuple(builder, RUN_TYPE, _unpacked(builder, constants[0], words))
+
+        return RUN_TYPE(RUN_TYPE, kind), generate
 
     @intrinsic
     def put8(typing, array, at, run, kind):

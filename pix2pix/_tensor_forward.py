@@ -3,8 +3,9 @@
 A layer's value is written, activated, into the map of each layer that reads it, in words of the precision
 (:mod:`pix2pix._words`); the value itself, in float32, is kept only where it is asked for, or was given. Norms need the
 statistics of a whole image: where the rows of one image fill tiles of the product, each tile leaves those of its rows,
-and maps are normalised in place in a second pass, some images at a time, which so are still in the GPU's cache. Smaller
-maps are finished from sums that blocks have shared, by one block for the whole of some channels.
+and maps are normalised in place in a second pass, some images at a time, which so are still in the GPU's cache. What is
+smaller, or whose sums blocks have shared, is finished from sums: by one block for the whole of some channels if the map
+is small, else in parts that leave statistics too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .generator import INPUT
 
 LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
 WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
+MOST_PARTS = 65535  # of a grid
 ONE_CHANNEL = (1, 1, 0, 1, 1, 0)  # of a pixel: how copy_channels copies an array
 PART = 32 if SIMULATED else 256  # pixels of larger ones that a block finishes
 CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
@@ -95,6 +97,12 @@ def shape_of(weights: TensorWeights, packed: TensorPacked, h: int, w: int) -> Sh
     if not layer.transposed:
         return Shape(source_h // 2, source_w // 2, 1)
     return Shape(source_h, source_w, 1 if layer.activation == "tanh" else 4)
+
+
+def leaves_sums(packed: TensorPacked, shape: Shape) -> bool:
+    """Whether a layer's product leaves sums, that something else makes a map or a picture of."""
+    is_small = packed.layer.norm is not None and shape.rows < size_of(packed.tile).bm
+    return packed.splits > 1 or is_small or packed.layer.activation == "tanh"
 
 
 class TensorForward(Walk):
@@ -176,7 +184,7 @@ class TensorForward(Walk):
     def _fill(self, packed: TensorPacked, targets: list[Target]) -> None:
         """Compute a layer's value into the maps of its readers."""
         norm, shape = packed.layer.norm, shape_of(self.weights, packed, self.h, self.w)
-        if packed.splits > 1 or (norm and shape.rows < size_of(packed.tile).bm):
+        if leaves_sums(packed, shape):
             self._multiply(packed, slice(0, self.n), _tensorcore.SUMS, ())
             self._finish(packed, shape, targets)
         elif norm:
@@ -253,7 +261,7 @@ class TensorForward(Walk):
     def _finish(self, packed: TensorPacked, shape: Shape, targets: list[Target]) -> None:
         """Launch what makes maps of sums."""
         norm, pixels = packed.layer.norm, shape.parities * shape.rows
-        leaves, share = _tensor_maps.MAPS, PART
+        leaves, share = _tensor_maps.MAPS, max(PART, -(-pixels // MOST_PARTS))
         if norm and pixels <= WHOLE:
             leaves, share = _tensor_maps.NORMALISED, pixels
         elif norm:
@@ -323,6 +331,7 @@ def _sizes(weights: TensorWeights, n: int, h: int, w: int) -> dict[str, int]:
         shape = shape_of(weights, packed, h, w)
         tiles = shape.parities * -(-shape.rows // min(size_of(packed.tile).bm, PART))
         sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * packed.columns)
-        sums = packed.splits * shape.parities * n * shape.rows * packed.columns
-        sizes["scratch"] = max(sizes["scratch"], sums)
+        if leaves_sums(packed, shape):
+            sums = packed.splits * shape.parities * n * shape.rows * packed.columns
+            sizes["scratch"] = max(sizes["scratch"], sums)
     return rounded(sizes)

@@ -1,7 +1,8 @@
 """CUDA kernels around the product on tensor cores: maps in words of a lower precision, normalised and activated.
 
 A map holds a layer's value as another layer reads it: activated, in the words of a kind (:mod:`pix2pix._tensor`), side
-by side with what it is concatenated with. Arithmetic is in float32. Statistics are combined in a fixed order.
+by side with what it is concatenated with. Arithmetic is in float32; a value is rounded before it is activated, and
+again after it, so that it is the same whether it comes from here or was given. Statistics have a fixed order.
 
 Source: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983, for the combination.
 """
@@ -23,6 +24,7 @@ from ._tensor import (
     multiply8,
     pack,
     put8,
+    round8,
     store8,
     store_word,
     subtract8,
@@ -167,7 +169,7 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
             for pixel in range(begin + row, min(begin + share, pixels), ROWS):
                 at = image * pixels + pixel
                 v = unpack8(out, at * out_stride + out_first + word, KIND)
-                v = add8(multiply8(v, scale), shift)
+                v = round8(add8(multiply8(v, scale), shift), KIND)
                 put8(out, at * out_stride + out_first + word, leaky8(v, out_slope), KIND)
                 if also_stride:
                     put8(also, at * also_stride + also_first + word, leaky8(v, also_slope), KIND)
@@ -272,6 +274,7 @@ def make_finish_map(lanes: int, rows: int, kind: int, leaves: int) -> Any:
                 v = load8(partial, (parity * every + image * grid + r) * columns + column)
                 if NORMALISES:
                     v = add8(multiply8(subtract8(v, mean), scale), load8(beta, column))
+                v = round8(v, KIND)
                 y = quotient(r, grid_w)
                 line = (image * grid_h + y) * unit + parity // 2
                 pixel = (line * grid_w + r - y * grid_w) * unit + parity % 2

@@ -15,6 +15,7 @@ from ._cuda import plain
 from ._words import RUN, TF32, floats_of, words_of
 
 LANES, CHUNK = 32, 4
+COPIES_ARE_EARLY = False  # whether copies come when they are begun, which is as likely as when they are waited for
 LANE = np.arange(LANES)
 
 
@@ -65,7 +66,15 @@ def copy_async(shared, to, array, at, is_there):
     """See pix2pix._tensor."""
     if to % CHUNK or at % CHUNK:
         raise ValueError(f"a copy from {at} to {to}, which are not both multiples of {CHUNK}")
-    _queue()[-1].append((shared, to, plain(array), at, is_there))
+    copy = shared, to, plain(array), at, is_there
+    if COPIES_ARE_EARLY:
+        _copy(*copy)
+    else:
+        _queue()[-1].append(copy)
+
+
+def _copy(shared, to, array, at, is_there):
+    shared[to : to + CHUNK] = array[at : at + CHUNK] if is_there else 0
 
 
 def commit_copies():
@@ -77,8 +86,8 @@ def wait_for_copies(groups):
     """See pix2pix._tensor."""
     queue = _queue()
     while len(queue) - 1 > groups:
-        for shared, to, array, at, is_there in queue.pop(0):
-            shared[to : to + CHUNK] = array[at : at + CHUNK] if is_there else 0
+        for copy in queue.pop(0):
+            _copy(*copy)
 
 
 # -- the product ------------------------------------------------------------------------------------------------------
@@ -163,6 +172,11 @@ def unpack8(array, at, kind):
     """See pix2pix._tensor."""
     words = plain(array)[at : at + (RUN if kind == TF32 else RUN // 2)].view(np.uint32)
     return words.view(np.float32).copy() if kind == TF32 else floats_of(words, kind)
+
+
+def round8(run, kind):
+    """See pix2pix._tensor."""
+    return floats_of(words_of(run, kind), kind)
 
 
 def put8(array, at, run, kind):

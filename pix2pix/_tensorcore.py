@@ -32,6 +32,7 @@ from ._tensor import (
     multiply8,
     multiply_fragments,
     put8,
+    round8,
     store8,
     subtract8,
     take8,
@@ -261,7 +262,7 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
                 if IS_SUMS:
                     store8(out, ((split * parities + parity) * all_rows + pixel) * columns + column, values)
                 else:
-                    values = add8(values, load8(bias, column))
+                    values = round8(add8(values, load8(bias, column)), KIND)
                     line = quotient(int32(pixel), grid_w)
                     pixel = ((line * unit + py) * grid_w + pixel - line * grid_w) * unit + px
                     word = column // RUN * RUN_SIZE
