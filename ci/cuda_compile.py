@@ -12,11 +12,15 @@ Needs numba-cuda and what disassembles: ci/requirements/cuda.txt.
 from __future__ import annotations
 
 import argparse
+import functools
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +49,7 @@ class Kernel(NamedTuple):
     usual: bool = True  # one of those that `make test` compiles
 
 
+@functools.cache
 def declared() -> dict[str, Kernel]:
     """Every specialisation that the engine launches on a GPU."""
     product = (*[FLOATS] * 4, *[WHOLE] * 6, REAL, REAL, *[WHOLE] * 12)
@@ -89,8 +94,8 @@ def tensor_kernels() -> dict[str, Kernel]:
     for precision, kind in KINDS.items():
         for leaves, name in enumerate(("sums", "maps", "statistics")):
             for tile, size in _tensorcore.TENSOR_TILES.items():
-                products = size.wm // 16 * (size.wn // 8) * 2
-                loads = (size.wm // 16 + size.wn // 16) * 2
+                products = size.wm // 16 * (size.wn // 8)  # of half a row of the tiles; some compilers write out both
+                loads = size.wm // 16 + size.wn // 16
                 kernels[f"product {tile} {name} {precision}"] = Kernel(
                     _tensorcore.make_tensor_gemm(size, kind, leaves),
                     (*[FLOATS] * 6, *[WHOLE] * 16, *places),
@@ -166,8 +171,9 @@ def examine(code: bytes) -> tuple[dict[str, int], str]:
         return {name: int(value) for name, value in resources.items()}, dump("-sass")
 
 
-def check(kernel: Kernel, architecture: str) -> tuple[str, list[str]]:
+def check(name: str, architecture: str) -> tuple[str, list[str]]:
     """(a line of the table, what is wrong) of a kernel for one architecture."""
+    kernel = declared()[name]
     resources, instructions = examine(cubin(kernel.kernel, kernel.signature, ARCHITECTURES[architecture]))
     found = {op: len(re.findall(rf"\b{re.escape(op)}\b", instructions)) for op in (*kernel.opcodes, *FORBIDDEN)}
     threads, blocks = kernel.kernel.targetoptions["launch_bounds"]
@@ -189,14 +195,20 @@ def main() -> int:
     everything = parser.parse_args().all
     failures = 0
     print(f"{'kernel':32}{'for':8}{'regs stack shared blocks  instructions'}")
-    for architecture in ARCHITECTURES if everything else ("sm_90a",):
-        for name, kernel in declared().items():
-            if everything or kernel.usual:
-                line, wrong = check(kernel, architecture)
-                print(f"{name:32}{architecture:8}{line}", flush=True)
-                for problem in wrong:
-                    print(f"{'':32}WRONG: {problem}")
-                failures += bool(wrong)
+    tasks = [
+        (name, architecture)
+        for architecture in (ARCHITECTURES if everything else ("sm_90a",))
+        for name, kernel in declared().items()
+        if everything or kernel.usual
+    ]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as executor:
+        for (name, architecture), (line, wrong) in zip(
+            tasks, executor.map(check, *zip(*tasks, strict=True)), strict=True
+        ):
+            print(f"{name:32}{architecture:8}{line}", flush=True)
+            for problem in wrong:
+                print(f"{'':32}WRONG: {problem}")
+            failures += bool(wrong)
     print(f"{failures} of the kernels are not as they should be" if failures else "all as they should be")
     return 1 if failures else 0
 
