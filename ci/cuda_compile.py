@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every specialisation, for every architecture")
     everything = parser.parse_args().all
     failures = 0
-    print(f"{'kernel':32}{'for':8}{'regs stack shared blocks  instructions'}")
+    print(f"{'kernel':36}{'for':8}{'regs stack shared blocks  instructions'}")
     tasks = [
         (name, architecture)
         for architecture in (ARCHITECTURES if everything else ("sm_90a",))
@@ -205,9 +205,9 @@ def main() -> int:
         for (name, architecture), (line, wrong) in zip(
             tasks, executor.map(check, *zip(*tasks, strict=True)), strict=True
         ):
-            print(f"{name:32}{architecture:8}{line}", flush=True)
+            print(f"{name:36}{architecture:8}{line}", flush=True)
             for problem in wrong:
-                print(f"{'':32}WRONG: {problem}")
+                print(f"{'':36}WRONG: {problem}")
             failures += bool(wrong)
     print(f"{failures} of the kernels are not as they should be" if failures else "all as they should be")
     return 1 if failures else 0
