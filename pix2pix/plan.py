@@ -133,7 +133,7 @@ def choose(
             source_h, _, _ = shapes[layer.inputs[0].layer]
             grid = source_h if layer.transposed else source_h // layer.stride
             takes = algorithms(layer, hardware, precision)
-            best = (_on_gpu if hardware == "cuda" else _on_cpu)(layer, grid, tune, precision)
+            best = _on_gpu(layer, grid, tune, precision) if hardware == "cuda" else _on_cpu(layer, grid, tune)
             best = measured.get(tuned.shape(generator, layer), best)
             chosen = str(plan) if plan else best
             layers[layer.name] = chosen if chosen in takes else takes[0]
@@ -189,18 +189,15 @@ def algorithms(layer: Layer, hardware: str = "cpu", precision: str = "float32") 
     return tuple(name for name in ALGORITHMS["cpu"] if layer.transposed or "shared" not in name)
 
 
-def _on_cpu(layer: Layer, grid: int, tune: str, precision: str) -> str:
-    """What was fastest for a layer whose base grid is grid x grid; see bench/README.md.
+def _on_cpu(layer: Layer, grid: int, tune: str) -> str:
+    """What was fastest for a layer whose base grid is grid x grid, in either precision; see bench/README.md.
 
     Larger tiles multiply less, but have more weights to read: on small maps, and for one picture at a time, reading
-    them is what costs. bfloat16 has no digits left for the coefficients of tiles of 4.
+    them is what costs.
     """
     if layer.transposed and grid >= 32:
         return "winograd-shared3"
-    if precision == "bfloat16":
-        if grid >= 16:
-            return "winograd-shared3" if layer.transposed else "winograd3"
-    elif grid >= 16 or (grid >= 8 and tune == "throughput"):
+    if grid >= 16 or (grid >= 8 and tune == "throughput"):
         return "winograd4"
     return "winograd2" if grid >= 8 or (grid >= 4 and tune == "throughput") else "direct"
 
