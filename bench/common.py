@@ -120,9 +120,9 @@ def commit() -> str:
         return "unknown"
 
 
-def peak(thread_count: int) -> dict[str, float]:
-    """What this machine can do with so many threads now: FMA GFLOP/s (float32) and memory GB/s."""
-    return cpu.measure(threads=thread_count, seconds=0.1)
+def peak(thread_count: int, precision: str = "float32") -> dict[str, float]:
+    """What this machine can do with so many threads now: FMA GFLOP/s in a precision, and memory GB/s."""
+    return cpu.measure(thread_count, 0.1, precision)
 
 
 def median_peak(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -34,7 +34,7 @@ cdef extern from "_simd.h" nogil:
     void store_bfloat16(unsigned short* to, vec x)
     bint can_bfloat16()
     const char* processor_isa()
-    float multiply_add(long rounds)
+    float multiply_add(long rounds, bint bfloat16)
     float first_lane(vec v)
     const float* ZEROS
 
@@ -167,13 +167,15 @@ include "_cpu_winograd.pxi"
 include "_cpu_output.pxi"
 
 
-def run_multiply_adds(long rounds, long threads) -> tuple[int, float]:
+def run_multiply_adds(long rounds, long threads, bint half=False) -> tuple[int, float]:
     """Keep all threads busy with multiply-adds on registers: (floating-point operations, something that needs them)."""
     cdef long _thread
     cdef float total = 0
+    if half and not can_bfloat16():
+        raise RuntimeError("this processor has no AVX512_BF16")
     for _thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
-        total += multiply_add(rounds)
-    return threads * rounds * 12 * 2 * VL, total
+        total += multiply_add(rounds, half)
+    return threads * rounds * 12 * 2 * VL * (2 if half else 1), total
 
 
 def run_sum(const float[::1] x, long threads):

@@ -25,6 +25,12 @@
 #define MR_MAX 6
 #endif
 #define NR (2 * VL)
+#if VL == 16 && defined(__x86_64__)
+#include <immintrin.h>
+#define HAS_BFLOAT16 1 /* kernels are built; whether the processor can run them is can_bfloat16's to say */
+#else
+#define HAS_BFLOAT16 0
+#endif
 
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
@@ -45,23 +51,26 @@ static inline unsigned short to_bfloat16(float x) {
     return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* In assembler, for the intrinsic could only be inlined where everything around it is compiled for AVX512_BF16. */
 static inline void store_bfloat16(unsigned short *to, vec x) {
+    vec_half half;
+#if HAS_BFLOAT16
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(x));
+#else
     vec_bits bits = (vec_bits)x;
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    *(vec_half *)to = __builtin_convertvector(bits, vec_half);
+    half = __builtin_convertvector(bits, vec_half);
+#endif
+    *(vec_half *)to = half;
 }
 
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* Two ways to add a product: floats, and pairs of bfloat16 in the place of floats (then `depth` counts pairs). */
 #define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
-#if VL == 16 && defined(__x86_64__)
-#include <immintrin.h>
-#define HAS_BFLOAT16 1
+#if HAS_BFLOAT16
 #define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(w))
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
-#else
-#define HAS_BFLOAT16 0
 #endif
 
 /* c[i][:] = init[i][:] + sum over taps t and k < depth of a[i * a_stride + taps[2t] + k] * b[taps[2t+1] + k*NR + :]
@@ -153,8 +162,24 @@ static inline int can_bfloat16(void) {
 #endif
 }
 
-/* Fused multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations. */
-static inline float multiply_add(long rounds) {
+#if HAS_BFLOAT16
+WITH_BFLOAT16 static float multiply_add_bfloat16(long rounds) {
+    vec x[12], ones = (vec)((vec_bits){0} + 0x3f803f80);
+    UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);
+    for (long r = 0; r < rounds; r++) {
+        UNROLL for (int i = 0; i < 12; i++) x[i] = ADD_BFLOAT16(x[i], ones, ones);
+    }
+    vec total = x[0];
+    UNROLL for (int i = 1; i < 12; i++) total += x[i];
+    return total[0];
+}
+#endif
+
+/* Fused multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations, twice that in bfloat16. */
+static inline float multiply_add(long rounds, int bfloat16) {
+#if HAS_BFLOAT16
+    if (bfloat16) return multiply_add_bfloat16(rounds);
+#endif
     vec x[12], factor = splat(0.999999f), term = splat(1e-6f);
     UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);
     for (long r = 0; r < rounds; r++) {
