@@ -186,10 +186,14 @@ class BaseEngine:
     def translate_until(self, stop: threading.Event, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """:meth:`translate`, but given up soon after ``stop`` is set: then nobody knows what ``out`` holds."""
         pictures, results, out = self._checked_batch(b, out)
+        self.translate_part(stop, pictures, results)
+        return out
+
+    def translate_part(self, stop: threading.Event, b: np.ndarray, out: np.ndarray) -> None:
+        """:meth:`translate_until` of pictures that another engine of this generator and these layers has checked."""
         with self._usable():
             if out.size:
-                self._translate(pictures, results, stop)
-        return out
+                self._translate(b, out, stop)
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
         """Translate an iterable of uint8 batches, in order; the next batch is fetched while this one is computed.

@@ -82,6 +82,7 @@ class PoolEngine(BaseEngine):
         except BaseException:
             self._close()
             raise
+        self.layers = frozenset.intersection(*(engine.layers for engine in engines))
         self.pixels_at_once = max(worker.pixels for worker in workers)
         self.plan: Plan | None = _common(engines, "plan")
         self.threads: int | None = _common(engines, "threads")
@@ -181,7 +182,7 @@ class PoolEngine(BaseEngine):
         """The request to fill ``out`` from ``b``, both (N,H,W,C)."""
 
         def do(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
-            engine.translate_until(stop, b[images], out[images])
+            engine.translate_part(stop, b[images], out[images])
 
         return Request(do, len(b), b.shape[1] * b.shape[2], first=first, most=most)
 

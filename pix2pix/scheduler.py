@@ -95,7 +95,7 @@ class Scheduler:
     """
 
     def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
-        self._workers, self._wake, self._room = workers, wake, room
+        self._live, self._wake, self._room = list(workers), wake, room
         self._lock = threading.Lock()
         # Callers wait for requests to finish, workers for what others take or do: a part that is taken wakes no caller,
         # who would want the GIL just when a worker is about to give its device work.
@@ -103,6 +103,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()  # those with images that nobody does
         self._unfinished = 0
         self._streams = 0
+        self._leaving = 0  # workers that wait for others to take or do something
         self._closed = False
 
     # -- for callers ------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this engine is closed: load the model again")
-            if not self._live():
+            if not self._live:
                 raise RuntimeError("no worker is left, all devices have failed: load the model again")
             if not request.left:
                 request.finished.set()
@@ -164,12 +165,14 @@ class Scheduler:
                     part = Part(request, request.cut(worker.pixels))
                     if not request.left:
                         self._waiting.popleft()
-                    self._changed.notify_all()
+                    self._tell_leaving()
                     return part
                 if not passed_on:
                     passed_on = True
                     self._wake(1)
+                self._leaving += 1
                 self._changed.wait()
+                self._leaving -= 1
             worker.engaged = False
             return None
 
@@ -199,33 +202,34 @@ class Scheduler:
         """The worker's device failed: it gets no more parts, others do this one. Returns how many workers are left."""
         with self._lock:
             worker.retired = True
-            live = self._live()
+            self._live.remove(worker)
             if not part.request.stop.is_set():
                 self._give_back(part.request, [part.images])
-            for request in [] if live else list(self._waiting):
+            for request in [] if self._live else list(self._waiting):
                 request.error = RuntimeError(f"no worker is left: {worker.name} was the last, and failed: {error}")
                 request.error.__cause__ = error
                 self._abandon(request)
             self._returned(part)
-            self._wake_idle(len(live))
-            return len(live)
+            self._wake_idle(len(self._live))
+            return len(self._live)
 
     # -- all of this holds the lock ---------------------------------------------------------------------------
 
-    def _live(self) -> list[Worker]:
-        return [worker for worker in self._workers if not worker.retired]
-
     def _wake_idle(self, most: int) -> None:
-        idle = sum(not worker.engaged for worker in self._live())
+        idle = sum(not worker.engaged for worker in self._live)
         if count := min(most, idle):
             self._wake(count)
-        self._changed.notify_all()
+        self._tell_leaving()
+
+    def _tell_leaving(self) -> None:
+        if self._leaving:  # mostly nobody: and when a part is done, every line of Python is time that its device waits
+            self._changed.notify_all()
 
     def _others_are_sooner(self, worker: Worker, request: Request) -> bool:
         """Whether the other workers will have done all that waits before this one has done a part of it."""
         if self._streams or not worker.pace:
             return False
-        others = [other.pace for other in self._live() if other is not worker and other.pace]
+        others = [other.pace for other in self._live if other is not worker and other.pace]
         if not others:
             return False
         waiting = sum((s.stop - s.start) * r.pixels for r in self._waiting for s in r.left)
@@ -252,4 +256,4 @@ class Scheduler:
             request.finished.set()
             self._unfinished -= 1
             self._finished.notify_all()
-        self._changed.notify_all()
+        self._tell_leaving()
