@@ -24,7 +24,7 @@ import numpy as np
 from .engine import BaseEngine
 from .generator import Generator
 from .plan import Plan
-from .scheduler import Request, Scheduler, Worker
+from .scheduler import Device, Request, Scheduler, Worker
 
 # Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device
 # does that, others do many. Only QUEUED of them wait or are computed: enough that when the last one has been read, fast
@@ -66,11 +66,9 @@ class PoolEngine(BaseEngine):
         self.device = ", ".join(f"{crew.name} ({crew.workers} worker{'s'[crew.workers == 1 :]})" for crew in crews)
         self.workers = sum(crew.workers for crew in crews)
         self.ahead = AHEAD * self.workers
-        locks = [threading.Lock() for _ in crews]
+        shared = [(crew, threading.Lock(), Device(crew.name)) for crew in crews]
         posts = deque(
-            (crew, lock, Worker(crew.name, crew.pixels or 0))
-            for crew, lock in zip(crews, locks, strict=True)
-            for _ in range(crew.workers)
+            (crew, lock, Worker(device, crew.pixels or 0)) for crew, lock, device in shared for _ in range(crew.workers)
         )
         workers = [worker for _, _, worker in posts]
         self._scheduler = Scheduler(workers, self._wake, QUEUED * self.workers)
@@ -102,16 +100,16 @@ class PoolEngine(BaseEngine):
         """Do parts until none is left for this worker."""
         worker, engine = self._bound.worker, self._bound.engine
         while part := self._scheduler.take(worker):
-            start = time.perf_counter()
+            began = time.perf_counter()
             try:
                 part.request.do(engine, part.images, part.request.stop)
             except REQUESTS_FAULT as error:
-                self._scheduler.refused(part, error)
+                self._scheduler.refused(worker, part, error)
             except BaseException as error:
                 left = self._scheduler.lost(worker, part, error)
-                log.warning("%s failed, a worker is retired and %d are left: %s", worker.name, left, error)
+                log.warning("%s failed, a worker is retired and %d are left: %s", worker.device.name, left, error)
             else:
-                self._scheduler.done(worker, part, time.perf_counter() - start)
+                self._scheduler.done(worker, part, began, time.perf_counter())
 
     def _release(self) -> None:
         try:

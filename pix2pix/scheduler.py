@@ -1,8 +1,8 @@
 """Who does which images: requests are cut into parts for whichever worker is idle, and parts of failed ones go round.
 
 No threads of its own, no engines: workers' threads come and take parts, callers' threads put requests and wait. A part
-has as many images as suit the worker that takes it, so a slow one does little at a time. Near the end a slow worker
-leaves what is left to faster ones, if they will be done with it sooner.
+has as many images as suit the worker that takes it, so a slow one does little at a time. Near the end workers of a
+slow device leave what is left to those of faster ones, if they will be done with it sooner.
 """
 
 from __future__ import annotations
@@ -16,17 +16,41 @@ from typing import Any, NamedTuple
 
 Work = Callable[[Any, slice, threading.Event], None]
 
-SMOOTHING = 0.25  # the weight of the latest part in a worker's pace
+SMOOTHING = 1 / 8  # the weight of the latest part in a device's pace, when there have been so many
+
+
+@dataclass(eq=False, slots=True)
+class Device:
+    """What the scheduler knows of a device: ``pace`` is its seconds per pixel, with all its workers at work, and None
+    before its first part; ``held`` are the pixels that its workers have taken and not done.
+
+    The pace is the device's and not a worker's, since how long a worker waits for the others differs from part to part.
+    """
+
+    name: str
+    pace: float | None = None
+    held: int = 0
+    done: int = 0  # parts
+    ended: float = 0.0  # when the latest part was done
+
+    def did(self, pixels: int, began: float, ended: float) -> None:
+        """A worker has done so many pixels between these times, in seconds."""
+        pace = max(0.0, ended - max(began, self.ended)) / pixels
+        self.done += 1
+        self.pace = pace if self.pace is None else self.pace + max(SMOOTHING, 1 / self.done) * (pace - self.pace)
+        self.ended = max(ended, self.ended)
+
+    def until(self, pixels: int) -> float:
+        """In how many seconds it will have done what is held, and then so many pixels."""
+        return (self.pace or 0.0) * (self.held + pixels)
 
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """What the scheduler knows of a worker: ``pixels`` is how large its parts may be, ``pace`` its seconds per pixel,
-    waiting for its device included, and None before its first part."""
+    """What the scheduler knows of a worker: ``pixels`` is how large its parts may be."""
 
-    name: str
+    device: Device
     pixels: int
-    pace: float | None = None
     engaged: bool = False  # it has a part, or is asking for one
     retired: bool = False
 
@@ -96,14 +120,15 @@ class Scheduler:
 
     def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
         self._live, self._wake, self._room = list(workers), wake, room
+        self._devices = {worker.device for worker in workers}
         self._lock = threading.Lock()
-        # Callers wait for requests to finish, workers for what others take or do: a part that is taken wakes no caller,
+        # Callers wait for requests to finish, workers for what others do: a part that is taken wakes no caller,
         # who would want the GIL just when a worker is about to give its device work.
         self._finished, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._waiting: deque[Request] = deque()  # those with images that nobody does
         self._unfinished = 0
         self._streams = 0
-        self._leaving = 0  # workers that wait for others to take or do something
+        self._leaving = 0  # workers that leave what waits to others, and wait until these have taken it
         self._closed = False
 
     # -- for callers ------------------------------------------------------------------------------------------
@@ -163,9 +188,11 @@ class Scheduler:
                 request = self._waiting[0]
                 if not worker.retired and not self._others_are_sooner(worker, request):
                     part = Part(request, request.cut(worker.pixels))
+                    worker.device.held += part.pixels
                     if not request.left:
                         self._waiting.popleft()
-                    self._tell_leaving()
+                        if not self._waiting:
+                            self._tell_leaving()
                     return part
                 if not passed_on:
                     passed_on = True
@@ -176,14 +203,13 @@ class Scheduler:
             worker.engaged = False
             return None
 
-    def done(self, worker: Worker, part: Part, seconds: float) -> None:
-        """The worker did its part in so many seconds."""
-        pace = seconds / part.pixels
+    def done(self, worker: Worker, part: Part, began: float, ended: float) -> None:
+        """The worker did its part between these times, in seconds."""
         with self._lock:
-            worker.pace = pace if worker.pace is None else worker.pace + SMOOTHING * (pace - worker.pace)
-            self._returned(part)
+            worker.device.did(part.pixels, began, ended)
+            self._returned(worker, part)
 
-    def refused(self, part: Part, error: Exception) -> None:
+    def refused(self, worker: Worker, part: Part, error: Exception) -> None:
         """The images of this part cannot be done: they are tried one by one, to find which, and then their request
         fails with ``error``."""
         request, images = part
@@ -196,20 +222,22 @@ class Scheduler:
                 error.add_note(f"image {request.first + images.start} (from 0) of what the pool was given")
                 request.error = error
                 self._abandon(request)
-            self._returned(part)
+            self._returned(worker, part)
 
     def lost(self, worker: Worker, part: Part, error: BaseException) -> int:
         """The worker's device failed: it gets no more parts, others do this one. Returns how many workers are left."""
         with self._lock:
             worker.retired = True
             self._live.remove(worker)
+            self._devices = {worker.device for worker in self._live}
             if not part.request.stop.is_set():
                 self._give_back(part.request, [part.images])
             for request in [] if self._live else list(self._waiting):
-                request.error = RuntimeError(f"no worker is left: {worker.name} was the last, and failed: {error}")
+                last = worker.device.name
+                request.error = RuntimeError(f"no worker is left: {last} was the last, and failed: {error}")
                 request.error.__cause__ = error
                 self._abandon(request)
-            self._returned(part)
+            self._returned(worker, part)
             self._wake_idle(len(self._live))
             return len(self._live)
 
@@ -226,15 +254,19 @@ class Scheduler:
             self._changed.notify_all()
 
     def _others_are_sooner(self, worker: Worker, request: Request) -> bool:
-        """Whether the other workers will have done all that waits before this one has done a part of it."""
-        if self._streams or not worker.pace:
+        """Whether other devices will have done all that waits before this one has done a part of it.
+
+        Never so for the fastest one when nobody holds anything: somebody always goes on.
+        """
+        if self._streams or not worker.device.pace:
             return False
-        others = [other.pace for other in self._live if other is not worker and other.pace]
+        others = [device for device in self._devices if device.pace and device is not worker.device]
         if not others:
             return False
         waiting = sum((s.stop - s.start) * r.pixels for r in self._waiting for s in r.left)
         part = max(1, min(request.most, worker.pixels // request.pixels)) * request.pixels
-        return worker.pace * part > waiting / sum(1 / pace for pace in others) + min(others) * part
+        soonest = min(device.until(part) for device in others)
+        return worker.device.until(part) > soonest + waiting / sum(1 / device.pace for device in others if device.pace)
 
     def _give_back(self, request: Request, parts: Sequence[slice]) -> None:
         if not request.left:
@@ -247,7 +279,8 @@ class Scheduler:
             self._waiting.remove(request)
         self._settle(request)
 
-    def _returned(self, part: Part) -> None:
+    def _returned(self, worker: Worker, part: Part) -> None:
+        worker.device.held -= part.pixels
         part.request.running -= 1
         self._settle(part.request)
 
