@@ -24,7 +24,7 @@ import numpy as np
 from .engine import BaseEngine
 from .generator import Generator
 from .plan import Plan
-from .scheduler import Device, Request, Scheduler, Worker
+from .scheduler import Device, Feed, Request, Scheduler, Worker
 
 # Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device
 # does that, others do many. Only QUEUED of them wait or are computed: enough that when the last one has been read, fast
@@ -176,13 +176,13 @@ class PoolEngine(BaseEngine):
         """So many of n images at once let every device have some."""
         return -(-n // len(self.devices))
 
-    def _translation(self, b: np.ndarray, out: np.ndarray, *, first: int = 0, most: int | None = None) -> Request:
+    def _translation(self, b: np.ndarray, out: np.ndarray, **options: Any) -> Request:
         """The request to fill ``out`` from ``b``, both (N,H,W,C)."""
 
         def do(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
             engine.translate_part(stop, b[images], out[images])
 
-        return Request(do, len(b), b.shape[1] * b.shape[2], first=first, most=most)
+        return Request(do, len(b), b.shape[1] * b.shape[2], **options)
 
     def _await(self, request: Request) -> None:
         """Have a request done. If the wait is interrupted, it is given up."""
@@ -202,12 +202,12 @@ class PoolEngine(BaseEngine):
         """
         flying: deque[tuple[Request, np.ndarray]] = deque()
         try:
-            with self._scheduler.more_to_come():
+            with self._scheduler.more_to_come() as feed:
                 first = 0
                 for batch in batches:
-                    flying.append(self._start(batch, first))
+                    flying.append(self._start(batch, first, feed))
                     first += flying[-1][0].images
-                    while flying and self._must_land(flying):
+                    while flying and self._must_land(flying, feed):
                         yield self._landed(flying)
             while flying:
                 yield self._landed(flying)
@@ -217,21 +217,21 @@ class PoolEngine(BaseEngine):
             for request, _ in flying:
                 request.finished.wait()
 
-    def _start(self, batch: np.ndarray, first: int) -> tuple[Request, np.ndarray]:
+    def _start(self, batch: np.ndarray, first: int, feed: Feed) -> tuple[Request, np.ndarray]:
         """A copied batch's request, put, and the array that it fills; a mistake fails the request, in its turn."""
         try:
             pictures, results, out = self._checked_batch(np.array(batch), None)
-            request = self._translation(pictures, results, first=first)
+            request = self._translation(pictures, results, first=first, feed=feed)
             with self._usable():
                 self._scheduler.put(request)
             return request, out
         except Exception as error:
             return Request.failed(error), batch
 
-    def _must_land(self, flying: deque[tuple[Request, np.ndarray]]) -> bool:
+    def _must_land(self, flying: deque[tuple[Request, np.ndarray]], feed: Feed) -> bool:
         """Whether the oldest batch comes before another one is read; waits until either can be."""
         if len(flying) < self.ahead:
-            self._scheduler.wait_for_room(flying[0][0])
+            self._scheduler.wait_for_room(feed)
             return flying[0][0].finished.is_set()
         return True
 

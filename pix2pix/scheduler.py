@@ -55,17 +55,50 @@ class Worker:
     retired: bool = False
 
 
+class Feed:
+    """A stream's requests: there is room for more while fewer than ``room`` are ``unfinished``.
+
+    When there is none, it is waited for until an eighth of it is free, so that the stream's thread, which wants the GIL
+    as workers do, wakes up once for several parts and not for each.
+    """
+
+    def __init__(self, room: int, lock: threading.Lock) -> None:
+        self.unfinished = 0
+        self._room, self._enough = room, room - max(1, room // 8)
+        self._less = threading.Condition(lock)
+
+    def wait(self) -> None:
+        """Wait until there is room. The lock is held, and let go of meanwhile."""
+        if self.unfinished >= self._room:
+            self._less.wait_for(lambda: self.unfinished <= self._enough)
+
+    def count(self, change: int) -> None:
+        """So many more are unfinished. The lock is held."""
+        self.unfinished += change
+        if self.unfinished == self._enough:
+            self._less.notify_all()
+
+
 class Request:
     """So many images, of so many ``pixels`` each, to be done by calls of ``do(engine, images, stop)``.
 
     In such a call, ``images`` is a slice of ``most`` images at most, and ``stop`` is set when it should give up soon.
-    ``first`` is the number of the first image where errors tell it. ``finished`` is set when all calls have returned,
-    and no more will be made.
+    ``first`` is the number of the first image where errors tell it, ``feed`` the stream that it belongs to.
+    ``finished`` is set when all calls have returned, and no more will be made.
     """
 
-    def __init__(self, do: Work, images: int, pixels: int, *, first: int = 0, most: int | None = None) -> None:
+    def __init__(
+        self,
+        do: Work,
+        images: int,
+        pixels: int,
+        *,
+        first: int = 0,
+        most: int | None = None,
+        feed: Feed | None = None,
+    ) -> None:
         self.do, self.images, self.pixels, self.first = do, images, pixels, first
-        self.most = most or images
+        self.most, self.feed = most or images, feed
         self.stop, self.finished = threading.Event(), threading.Event()
         self.error: BaseException | None = None
         self.left = deque([slice(0, images)] if images else [])  # nobody does these; only the scheduler touches them
@@ -114,17 +147,15 @@ class Part(NamedTuple):
 class Scheduler:
     """Requests in the order of their coming, and the workers that do them.
 
-    ``wake(n)`` must make n idle workers ask for a part. There is room for more while fewer than ``room`` requests are
-    unfinished.
+    ``wake(n)`` must make n idle workers ask for a part. ``room`` is how many requests of a stream may be unfinished.
     """
 
     def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
         self._live, self._wake, self._room = list(workers), wake, room
         self._devices = {worker.device for worker in workers}
         self._lock = threading.Lock()
-        # Callers wait for requests to finish, workers for what others do: a part that is taken wakes no caller,
-        # who would want the GIL just when a worker is about to give its device work.
-        self._finished, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
+        # Nobody is woken without need, who would want the GIL just when a worker is about to give its device work.
+        self._none_left, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
         self._waiting: deque[Request] = deque()  # those with images that nobody does
         self._unfinished = 0
         self._streams = 0
@@ -143,14 +174,14 @@ class Scheduler:
             if not request.left:
                 request.finished.set()
                 return
-            self._unfinished += 1
+            self._count(request, 1)
             self._waiting.append(request)
             self._wake_idle(request.images)
 
-    def wait_for_room(self, oldest: Request) -> None:
-        """Wait until there is room for another request, or ``oldest`` is finished."""
+    def wait_for_room(self, feed: Feed) -> None:
+        """Wait until there is room for another request of a stream."""
         with self._lock:
-            self._finished.wait_for(lambda: oldest.finished.is_set() or self._unfinished < self._room)
+            feed.wait()
 
     def cancel(self, request: Request) -> None:
         """Begin nothing more of a request; it is finished as soon as what has begun has given up."""
@@ -159,12 +190,12 @@ class Scheduler:
                 self._abandon(request)
 
     @contextmanager
-    def more_to_come(self) -> Iterator[None]:
-        """Meanwhile no request is the last one, and so nobody leaves anything to others."""
+    def more_to_come(self) -> Iterator[Feed]:
+        """For the requests of a stream. Meanwhile none is the last one, and so nobody leaves anything to others."""
         with self._lock:
             self._streams += 1
         try:
-            yield
+            yield Feed(self._room, self._lock)
         finally:
             with self._lock:
                 self._streams -= 1
@@ -173,7 +204,7 @@ class Scheduler:
         """Take no more requests, and wait until all are finished."""
         with self._lock:
             self._closed = True
-            self._finished.wait_for(lambda: not self._unfinished)
+            self._none_left.wait_for(lambda: not self._unfinished)
 
     # -- for workers ------------------------------------------------------------------------------------------
 
@@ -287,6 +318,12 @@ class Scheduler:
     def _settle(self, request: Request) -> None:
         if not request.left and not request.running:
             request.finished.set()
-            self._unfinished -= 1
-            self._finished.notify_all()
+            self._count(request, -1)
         self._tell_leaving()
+
+    def _count(self, request: Request, change: int) -> None:
+        self._unfinished += change
+        if not self._unfinished:
+            self._none_left.notify_all()
+        if request.feed:
+            request.feed.count(change)

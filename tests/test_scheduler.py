@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pix2pix.scheduler import Device, Request, Scheduler, Worker
+from pix2pix.scheduler import Device, Feed, Request, Scheduler, Worker
 
 
 def ignore(engine, images, stop):
@@ -177,21 +177,43 @@ def test_a_slow_worker_does_what_a_faster_one_leaves_by_failing():
     assert images_of(board.scheduler.take(slow)) == (0, 1)
 
 
-def test_there_is_room_until_enough_is_unfinished():
+def test_a_stream_has_room_until_enough_of_its_own_is_unfinished():
     worker = worker_of("", 10)
     board = Board(worker)
-    first, second = request(1), request(1)
-    board.scheduler.put(first)
-    board.scheduler.wait_for_room(first)
-    board.scheduler.put(second)
-    waiting = threading.Thread(target=board.scheduler.wait_for_room, args=(first,))
+    board.scheduler.put(request(5))
+    with board.scheduler.more_to_come() as feed:
+        first, second = request(1, feed=feed), request(1, feed=feed)
+        board.scheduler.put(first)
+        board.scheduler.wait_for_room(feed)
+        board.scheduler.put(second)
+        waiting = threading.Thread(target=board.scheduler.wait_for_room, args=(feed,))
+        waiting.start()
+        parts = [board.scheduler.take(worker) for _ in range(7)]
+        board.scheduler.done(worker, parts[0], 0.0, 1.0)
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        board.scheduler.done(worker, parts[6], 0.0, 1.0)
+        waiting.join(5)
+        assert not waiting.is_alive() and not first.finished.is_set()
+
+
+def test_a_stream_that_waits_for_room_waits_until_there_is_some_for_several():
+    feed = Feed(16, lock := threading.Lock())
+    feed.unfinished = 16
+    waiting = threading.Thread(target=lambda: feed_wait(feed, lock))
     waiting.start()
-    waiting.join(0.2)
-    assert waiting.is_alive()
-    parts = [board.scheduler.take(worker) for _ in range(2)]
-    board.scheduler.done(worker, parts[1], 0.0, 1.0)
-    waiting.join(5)
-    assert not waiting.is_alive() and not first.finished.is_set()
+    for left in (True, False):
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        with lock:
+            feed.count(-1)
+        waiting.join(0.2 if left else 5)
+        assert waiting.is_alive() == left
+
+
+def feed_wait(feed: Feed, lock: threading.Lock) -> None:
+    with lock:
+        feed.wait()
 
 
 def test_what_a_device_holds_is_done_first():
