@@ -103,26 +103,29 @@ class Tuning:
         return {"us": times, "failed": self.failed, "left_out": self.left_out}
 
 
-def candidates(generator: Generator, precision: str) -> list[str]:
-    """All algorithms that are worth timing in a precision."""
-    return [name for name in algorithms(generator.layers[0], "cuda", precision) if name != READABLE]
+def candidates(generator: Generator, precision: str, is_hopper: bool) -> list[str]:
+    """All algorithms that are worth timing in a precision, those first whose sums no blocks share."""
+    found = dict.fromkeys(name for layer in generator.layers for name in algorithms(layer, "cuda", precision))
+    names = [name for name in found if name != READABLE and (is_hopper or not name.startswith("hopper"))]
+    return sorted(names, key=lambda name: int(name.partition("-split")[2] or 1))
 
 
 def measure(arguments: argparse.Namespace) -> int:
     """Tune all precisions, and write what came of it after each; the exit status."""
-    from pix2pix._gpu_device import name_of
+    from pix2pix._gpu_device import HOPPER, capability_of, name_of
 
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
     oracle = Oracle(generator, weights)
     batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
     told = common.gpu()
-    gpu = name_of(int(arguments.device.removeprefix("cuda:")))
+    index = int(arguments.device.removeprefix("cuda:"))
+    gpu, is_hopper = name_of(index), capability_of(index) == HOPPER
     record: dict[str, Any] = {"gpu": told, "precisions": {}}
     failed = 0
     for precision in arguments.precisions.split(","):
         tuning = Tuning(generator, weights, batches, precision, oracle)
-        tuning.run(candidates(generator, precision), arguments.device, until)
+        tuning.run(candidates(generator, precision, is_hopper), arguments.device, until)
         for tune in batches:
             path = arguments.output / f"plan-cuda-{precision}-{tune}.json"
             tuning.plan(tune).save(path)

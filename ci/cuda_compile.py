@@ -22,21 +22,23 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from numba import cuda, float32, int64, uint8
+from numba import cuda, float32, int64, uint8, uint64
 from numba.cuda import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
 from numba.cuda.cudadrv import nvvm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm, _tensor_maps, _tensorcore  # noqa: E402
+from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm, _hopper_gemm, _tensor_maps, _tensorcore  # noqa: E402
 from pix2pix._words import KINDS  # noqa: E402
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
-FLOATS, BYTES, REAL, WHOLE = float32[::1], uint8[::1], float32, int64
+FLOATS, BYTES, BOXES, REAL, WHOLE = float32[::1], uint8[::1], uint64[::1], float32, int64
+WAITS_FOR_ALL = "WARPGROUP.DEPBAR.LE gsb0, 0x0"  # products of a warpgroup; one after each where they can't overlap
 FORBIDDEN = ("LDL", "STL", "DADD", "DMUL", "DFMA")  # spills, and arithmetic in float64
 
 
@@ -47,6 +49,8 @@ class Kernel(NamedTuple):
     signature: tuple[Any, ...]
     opcodes: Mapping[str, int]
     usual: bool = True  # one of those that `make test` compiles
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    most: Mapping[str, int] = MappingProxyType({})  # the greatest number of others, with operands
 
 
 @functools.cache
@@ -101,6 +105,15 @@ def tensor_kernels() -> dict[str, Kernel]:
                     (*[FLOATS] * 6, *[WHOLE] * 16, *places),
                     {"HMMA": products, "LDSM": loads, "LDGSTS": 2, "STG.E.128": 1},
                     tile == "128x128" and name == "statistics" and precision == "float16",
+                )
+            for tile, size in _hopper_gemm.HOPPER_TILES.items():
+                kernels[f"hopper {tile} {name} {precision}"] = Kernel(
+                    _hopper_gemm.make_hopper_gemm(size, kind, leaves),
+                    (BOXES, BOXES, *[FLOATS] * 4, *[WHOLE] * 14, *places),
+                    {"HGMMA": 4, "UTMALDG": 2, "SYNCS": 4, "STG.E.128": 1},
+                    tile == "128x256" and name == "statistics" and precision == "float16",
+                    ("sm_90a",),
+                    {WAITS_FOR_ALL: 1},
                 )
         kernels |= {
             f"normalise_map {precision}": Kernel(
@@ -177,11 +190,13 @@ def check(name: str, architecture: str) -> tuple[str, list[str]]:
     resources, instructions = examine(cubin(kernel.kernel, kernel.signature, ARCHITECTURES[architecture]))
     found = {op: len(re.findall(rf"\b{re.escape(op)}\b", instructions)) for op in (*kernel.opcodes, *FORBIDDEN)}
     threads, blocks = kernel.kernel.targetoptions["launch_bounds"]
+    times = {text: instructions.count(text) for text in kernel.most}
     warps = REGISTERS // (-(-resources["REG"] * 32 // 256) * 256)
     resident = warps * 32 // threads
     wrong = [f"{resources[name]} bytes of {name}" for name in ("STACK", "LOCAL") if resources[name]]
     wrong += [f"{found[op]} {op}" for op in FORBIDDEN if found[op]]
     wrong += [f"{found[op]} {op}, expected {least}" for op, least in kernel.opcodes.items() if found[op] < least]
+    wrong += [f"{times[text]} {text}, expected {most}" for text, most in kernel.most.items() if times[text] > most]
     wrong += [f"{resident} blocks to a multiprocessor, expected {blocks}"] if resident < blocks else []
     counts = ", ".join(f"{found[op]} {op}" for op in kernel.opcodes)
     line = f"{resources['REG']:4} {resources['STACK']:5} {resources['SHARED']:6} {resident:6}  {counts}"
@@ -199,7 +214,7 @@ def main() -> int:
         (name, architecture)
         for architecture in (ARCHITECTURES if everything else ("sm_90a",))
         for name, kernel in declared().items()
-        if everything or kernel.usual
+        if (everything or kernel.usual) and architecture in kernel.architectures
     ]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as executor:
         for (name, architecture), (line, wrong) in zip(

@@ -1,4 +1,4 @@
-"""A tiny network under several plans on a GPU, for compute-sanitizer: every kernel, and a result that is right."""
+"""Tiny networks under several plans on a GPU, for compute-sanitizer: every kernel, and results that are right."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pix2pix._gpu_device import HOPPER, capability_of  # noqa: E402
 from pix2pix.generator import random_weights, unet  # noqa: E402
 from pix2pix.gpu import GpuEngine  # noqa: E402
 from pix2pix.metrics import psnr  # noqa: E402
@@ -15,12 +16,16 @@ from tests.models import PSNR  # noqa: E402
 
 FLOAT32 = (None, "implicit-32x128-split4", "implicit-128x128", "im2col")
 LOWER = (None, "tensor-64x64-split4", "tensor-128x128", "tensor-64x64")
+BOXES = ("hopper-128x64-split4", "hopper-128x256", "hopper-128x128", "hopper-128x64")  # of 64 channels and more
 
-generator = unet(ngf=5, depth=4)
-weights = random_weights(generator)
+narrow, wide = unet(ngf=5, depth=4), unet(ngf=32, depth=3)
+cases = [(narrow, "float32", FLOAT32), *((narrow, precision, LOWER) for precision in PSNR)]
+if capability_of(0) == HOPPER:
+    cases += [(wide, precision, BOXES) for precision in PSNR]
 b = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
-expected = ReferenceEngine(generator, weights).translate(b)
-for precision, plans in {"float32": FLOAT32, **dict.fromkeys(PSNR, LOWER)}.items():
+for generator, precision, plans in cases:
+    weights = random_weights(generator)
+    expected = ReferenceEngine(generator, weights).translate(b)
     for plan in plans:
         with GpuEngine(generator, weights, precision=precision, plan=plan) as engine:
             result = engine.translate(b)

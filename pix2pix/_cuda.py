@@ -9,6 +9,7 @@ else, so that who has no GPU needs no numba.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,11 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
     return compile_lazily
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator: a part of kernels, which becomes part of their source, with the caller's compile-time constants."""
+    return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
+
+
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
@@ -54,6 +60,10 @@ if SIMULATED:
     def quotient(a, b):
         """a // b of int32 that are not negative."""
         return a // b
+
+    def synchronise():
+        """Wait for all threads of the block; of a name that means the same in all modules."""
+        threading.current_thread().syncthreads()
 
     @functools.cache
     def _places(count, runs, depth, pitch):
@@ -73,6 +83,7 @@ else:
 
     VECTOR = ir.VectorType(ir.FloatType(), 4)
     TUPLE = types.UniTuple(types.float32, 4)
+    synchronise = cuda.syncthreads
 
     def _vector_pointer(context, builder, array_type, array, index):
         data = context.make_array(array_type)(context, builder, array).data

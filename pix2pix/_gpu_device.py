@@ -19,7 +19,7 @@ from numba import cuda
 from ._cuda import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
-LEAST_CAPABILITY = 8, 0
+LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)
 SIMULATOR = threading.Lock()  # numba simulates one kernel at a time, in the whole process
 
 try:
@@ -65,15 +65,22 @@ def name_of(index: int) -> str:
     return found.decode() if isinstance(found, bytes) else found
 
 
+def capability_of(index: int) -> tuple[int, int]:
+    """The compute capability of the GPU of that index; the simulator can do what all GPUs together can."""
+    return HOPPER if SIMULATED else tuple(cuda.gpus[index].compute_capability)
+
+
 class Device:
     """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none of that index."""
 
     def __init__(self, index: int) -> None:
         self.index, self.name = index, name_of(index)
         cuda.select_device(index)
-        if not SIMULATED and (found := tuple(cuda.get_current_device().compute_capability)) < LEAST_CAPABILITY:
-            needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, found))
+        self.capability = capability_of(index)
+        if self.capability < LEAST_CAPABILITY:
+            needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, self.capability))
             raise RuntimeError(f"device cuda:{index}: {self.name} has compute capability {there}, {needed} is needed")
+        self._allowed: set[tuple[Any, tuple[Any, ...]]] = set()
         # Not the default queue: it waits for all others, and so may not be used while one of them is recorded.
         self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
@@ -103,6 +110,24 @@ class Device:
             if getattr(error, "code", None) != OUT_OF_MEMORY:
                 raise
             raise MemoryError(f"{whose} has no {size:,} bytes of memory left") from None
+
+    def allow_shared(self, kernel: Any, arguments: tuple[Any, ...], size: int) -> None:
+        """Let a kernel have `size` bytes of shared memory, of which it may take 48 KB unasked.
+
+        numba has no way to ask (https://github.com/NVIDIA/numba-cuda/issues/94), and so is asked for what it compiles.
+        """
+        if SIMULATED:
+            return
+        signature = tuple(kernel.typeof_pyval(argument) for argument in arguments)
+        if (kernel, signature) in self._allowed:
+            return
+        from cuda.bindings.driver import CUfunction_attribute
+        from numba.cuda.cudadrv.driver import driver
+
+        function = kernel.compile(signature)._codelibrary.get_cufunc()
+        attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.cuKernelSetAttribute(attribute, size, function.handle, function.device.id)
+        self._allowed.add((kernel, signature))
 
     def stream(self) -> Any:
         """A queue of work."""

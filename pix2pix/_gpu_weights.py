@@ -113,7 +113,7 @@ class DeviceWeights:
 
 
 def parse(algorithm: str) -> tuple[str, str, int]:
-    """(kind, tile, splits) of an algorithm's name: im2col, implicit-128x64, implicit-128x64-split4."""
+    """(kind, tile, splits) of an algorithm's name: im2col, implicit-128x64, tensor-128x64-split4."""
     kind, _, rest = algorithm.partition("-")
     tile, _, splits = rest.partition("-split")
     return kind, tile or next(iter(TILES)), int(splits or 1)

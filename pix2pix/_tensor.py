@@ -281,7 +281,7 @@ else:
                 found.append(merged)
             return context.make_tuple(builder, RUN_TYPE, found)
 
-        return RUN_TYPE(acc, types.int64, runs), generate
+        return RUN_TYPE(acc, types.int32, runs), generate
 
     # -- runs -------------------------------------------------------------------------------------------------
 

@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _gpu_walk, _tensor_maps, _tensorcore
+from ._boxes import describe, of_map, of_weights
 from ._cuda import SIMULATED
 from ._gpu_walk import THREADS, Walk, cut, rounded
+from ._hopper import ROW
+from ._hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
 from ._tensor_weights import TensorPacked, TensorWeights, Use
-from ._tensorcore import SIMULATED_TENSOR_TILE, TENSOR_TILES, TensorTile
+from ._tensorcore import SIMULATED_TENSOR_TILE, TENSOR_TILES, W_UNIT, TensorTile
 from ._words import RUN
 from .generator import INPUT
 
@@ -33,9 +36,10 @@ CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GP
 
 
 @functools.cache
-def product(tile: str, kind: int, leaves: int) -> Any:
-    """The product's kernel for a tile of that name."""
-    return _tensorcore.make_tensor_gemm(size_of(tile), kind, leaves)
+def product(tile: TensorTile | HopperTile, kind: int, leaves: int) -> Any:
+    """The product's kernel for a tile."""
+    make = make_hopper_gemm if isinstance(tile, HopperTile) else _tensorcore.make_tensor_gemm
+    return make(tile, kind, leaves)
 
 
 @functools.cache
@@ -53,11 +57,6 @@ def kernels(kind: int) -> SimpleNamespace:
         read_map=_tensor_maps.make_read_map(THREADS, kind),
         normalise_map=_tensor_maps.make_normalise_map(LANES, ROWS, kind),
     )
-
-
-def size_of(tile: str) -> TensorTile:
-    """The tile of that name; a small one in the simulator."""
-    return SIMULATED_TENSOR_TILE if SIMULATED else TENSOR_TILES[tile]
 
 
 class Window(NamedTuple):
@@ -99,9 +98,25 @@ def shape_of(weights: TensorWeights, packed: TensorPacked, h: int, w: int) -> Sh
     return Shape(source_h, source_w, 1 if layer.activation == "tanh" else 4)
 
 
-def leaves_sums(packed: TensorPacked, shape: Shape) -> bool:
+def window_of(weights: TensorWeights, packed: TensorPacked) -> Window:
+    """Which pixels a layer's product reads."""
+    if packed.layer.transposed:
+        return ONE_PIXEL if packed.layer.activation == "tanh" else TRANSPOSED
+    return OF_PAIRS if weights.maps[packed.layer.name].border else CONVOLUTION
+
+
+def tile_of(weights: TensorWeights, packed: TensorPacked, shape: Shape) -> TensorTile | HopperTile:
+    """How blocks share a layer's product: in the form that its plan says, if that can do with the shape."""
+    if packed.kind == "hopper" and weights.maps[packed.layer.name].words % ROW == 0:
+        tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[packed.tile]
+        if tile.box(shape.h, shape.w):
+            return tile
+    return SIMULATED_TENSOR_TILE if SIMULATED else TENSOR_TILES.get(packed.tile, TENSOR_TILES["128x128"])
+
+
+def leaves_sums(packed: TensorPacked, shape: Shape, tile: TensorTile | HopperTile) -> bool:
     """Whether a layer's product leaves sums, that something else makes a map or a picture of."""
-    is_small = packed.layer.norm is not None and shape.rows < size_of(packed.tile).bm
+    is_small = packed.layer.norm is not None and shape.rows < tile.bm
     return packed.splits > 1 or is_small or packed.layer.activation == "tanh"
 
 
@@ -113,6 +128,11 @@ class TensorForward(Walk):
         self.kind, self.shapes = weights.kind, self.generator.shapes(h, w)
         self.maps = cut(memory, _sizes(weights, n, h, w))
         self.transfer, self.scratch, self.statistics = (self.maps.pop(name) for name in _SHARED)
+        self.boxes: dict[str, tuple[Any, Any]] = {}  # of layers whose product goes over boxes
+        for name, packed in weights.layers.items():
+            shape = shape_of(weights, packed, h, w)
+            if isinstance(tile := tile_of(weights, packed, shape), HopperTile):
+                self.boxes[name] = self._described(packed, shape, tile)
         self.values: dict[str, Any] = {}  # of layers that were given or asked for, float32 (n, h, w, channels)
 
     @staticmethod
@@ -184,7 +204,8 @@ class TensorForward(Walk):
     def _fill(self, packed: TensorPacked, targets: list[Target]) -> None:
         """Compute a layer's value into the maps of its readers."""
         norm, shape = packed.layer.norm, shape_of(self.weights, packed, self.h, self.w)
-        if leaves_sums(packed, shape):
+        tile = tile_of(self.weights, packed, shape)
+        if leaves_sums(packed, shape, tile):
             self._multiply(packed, slice(0, self.n), _tensorcore.SUMS, ())
             self._finish(packed, shape, targets)
         elif norm:
@@ -192,37 +213,26 @@ class TensorForward(Walk):
             for first in range(0, self.n, step):
                 images = slice(first, min(first + step, self.n))
                 self._multiply(packed, images, _tensorcore.STATISTICS, [targets[0].plain()])
-                tile = size_of(packed.tile).bm
-                self._normalise(packed, images, shape.parities, -(-shape.rows // tile), tile, targets)
+                self._normalise(packed, images, shape.parities, -(-shape.rows // tile.bm), tile.bm, targets)
         else:
             self._multiply(packed, slice(0, self.n), _tensorcore.MAPS, targets)
 
     def _multiply(self, packed: TensorPacked, images: slice, leaves: int, targets: Any) -> None:
         """Launch the product for some images."""
-        tile, shape = size_of(packed.tile), shape_of(self.weights, packed, self.h, self.w)
-        source = self.weights.maps[packed.layer.name]
-        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
-        words, window = source.words, CONVOLUTION
-        if packed.layer.transposed:
-            window = TRANSPOSED if shape.parities > 1 else ONE_PIXEL
-        elif source.border:
-            h, w, words, window = h + 2, w // 2 + 1, 2 * words, OF_PAIRS
-        n = images.stop - images.start
-        groups, rows = (n, shape.rows) if leaves == _tensorcore.STATISTICS else (1, n * shape.rows)
-        tiles = -(-rows // tile.bm)
-        blocks = (groups * tiles, -(-packed.columns // tile.bn), shape.parities * packed.splits)
-        product(packed.tile, self.kind, leaves)[blocks, tile.threads, self.stream](
-            self.maps[packed.layer.name][images.start * h * w * words :],
-            packed.weights,
+        shape = shape_of(self.weights, packed, self.h, self.w)
+        tile = tile_of(self.weights, packed, shape)
+        if isinstance(tile, HopperTile):
+            tiles, operands, pixels = self._boxed(packed, images, shape, tile)
+        else:
+            groups = images.stop - images.start if leaves == _tensorcore.STATISTICS else 1
+            tiles, operands, pixels = self._in_rows(packed, images, shape, tile, groups)
+        kernel = product(tile, self.kind, leaves)
+        arguments = (
+            *operands,
             packed.bias,
             *self._outputs(packed, images, targets),
             self.statistics,
-            h,
-            w,
-            words,
-            *window,
-            rows,
-            tiles,
+            *pixels,
             shape.h,
             shape.w,
             packed.columns,
@@ -230,6 +240,51 @@ class TensorForward(Walk):
             packed.splits,
             *_places(targets),
         )
+        if tile.shared:
+            self.weights.device.allow_shared(kernel, arguments, tile.shared)
+        blocks = (tiles, -(-packed.columns // tile.bn), shape.parities * packed.splits)
+        kernel[blocks, tile.threads, self.stream, tile.shared](*arguments)
+
+    def _in_rows(
+        self, packed: TensorPacked, images: slice, shape: Shape, tile: TensorTile, groups: int
+    ) -> tuple[int, tuple[Any, ...], tuple[int, ...]]:
+        """How the product goes over pixels in rows, of which tiles don't cross the borders of `groups` of images.
+
+        Number of tiles, operands and parameters of :func:`make_tensor_gemm`.
+        """
+        source, window = self.weights.maps[packed.layer.name], window_of(self.weights, packed)
+        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
+        words = source.words
+        if source.border:
+            h, w, words = h + 2, w // 2 + 1, 2 * words
+        rows = (images.stop - images.start) * shape.rows // groups
+        tiles = -(-rows // tile.bm)
+        map_of_images = self.maps[packed.layer.name][images.start * h * w * words :]
+        return groups * tiles, (map_of_images, packed.weights), (h, w, words, *window, rows, tiles)
+
+    def _boxed(
+        self, packed: TensorPacked, images: slice, shape: Shape, tile: HopperTile
+    ) -> tuple[int, tuple[Any, ...], tuple[int, ...]]:
+        """How it goes over pixels in boxes: number of tiles, operands and parameters of :func:`make_hopper_gemm`."""
+        words, window = self.weights.maps[packed.layer.name].words, window_of(self.weights, packed)
+        box = tile.box(shape.h, shape.w)
+        assert box is not None
+        n = images.stop - images.start
+        tiles = -(-n // box.images) * (shape.h // box.h) * (shape.w // box.w)
+        taps = window.side_y, window.zoom_y, window.origin, window.step
+        sides = box.h.bit_length() - 1, box.w.bit_length() - 1
+        return tiles, self.boxes[packed.layer.name], (words, *taps, images.start, n, *sides)
+
+    def _described(self, packed: TensorPacked, shape: Shape, tile: HopperTile) -> tuple[Any, Any]:
+        """Boxes of what a layer reads, and of its weights."""
+        device, words = self.weights.device, self.weights.maps[packed.layer.name].words
+        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
+        box, zoom = tile.box(shape.h, shape.w), window_of(self.weights, packed).zoom_y
+        assert box is not None
+        rows = shape.parities * -(-packed.columns // W_UNIT) * W_UNIT
+        maps = of_map(self.maps[packed.layer.name], self.n, h, w, words, zoom, box)
+        weights = of_weights(packed.weights, rows, packed.weights.size // rows, tile.bn)
+        return describe(device, maps), describe(device, weights)
 
     def _outputs(self, packed: TensorPacked, images: slice, targets: Any) -> tuple[Any, Any]:
         """Where the images' values go: two arrays, of which a kernel uses as many as there are targets."""
@@ -329,9 +384,10 @@ def _sizes(weights: TensorWeights, n: int, h: int, w: int) -> dict[str, int]:
         sizes["transfer"] = max(sizes["transfer"], n * int(np.prod(shapes[name])))
     for packed in weights.layers.values():
         shape = shape_of(weights, packed, h, w)
-        tiles = shape.parities * -(-shape.rows // min(size_of(packed.tile).bm, PART))
+        tile = tile_of(weights, packed, shape)
+        tiles = shape.parities * -(-shape.rows // min(tile.bm, PART))
         sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * packed.columns)
-        if leaves_sums(packed, shape):
+        if leaves_sums(packed, shape, tile):
             sums = packed.splits * shape.parities * n * shape.rows * packed.columns
             sizes["scratch"] = max(sizes["scratch"], sums)
     return rounded(sizes)

@@ -17,41 +17,61 @@ from ._words import RUN, TF32, floats_of, words_of
 LANES, CHUNK = 32, 4
 COPIES_ARE_EARLY = False  # whether copies come when they are begun, which is as likely as when they are waited for
 LANE = np.arange(LANES)
+_meeting = threading.Lock()
 
 
-# -- a warp's lanes ---------------------------------------------------------------------------------------------------
+# -- threads that wait ------------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Where threads of a block wait for something to become true."""
+
+    def __init__(self):
+        self._condition = threading.Condition()
+
+    def until(self, is_so):
+        """Wait. Raises RuntimeError if nobody makes it so."""
+        with self._condition:
+            if not self._condition.wait_for(is_so, timeout=60):
+                raise RuntimeError("some threads of a block wait for others, which don't come")
+
+    def changed(self):
+        """Have those who wait look again."""
+        with self._condition:
+            self._condition.notify_all()
 
 
 class Gathering:
-    """Where the lanes of one warp wait for each other, and the last of them works for all."""
+    """Where some threads wait for each other, and the last of them works for all."""
 
-    def __init__(self):
-        self._barrier = threading.Barrier(LANES, timeout=60)
-        self._brought = [None] * LANES
+    def __init__(self, count):
+        self._brought, self._count, self._rounds = {}, count, 0
+        self._waiting = Waiting()
 
     def meet(self, lane, value, work):
-        """Call ``work`` with the values of all lanes, once. Raises RuntimeError if some of them don't come."""
-        self._brought[lane] = value
-        try:
-            if self._barrier.wait() == 0:
-                work(self._brought)
-            self._barrier.wait()
-        except threading.BrokenBarrierError:
-            raise RuntimeError("some lanes of a warp wait for others, which don't come") from None
+        """Call ``work`` with the values of all threads, once."""
+        with _meeting:
+            rounds = self._rounds
+            self._brought[lane] = value
+            is_last = len(self._brought) == self._count
+        if not is_last:
+            self._waiting.until(lambda: self._rounds > rounds)
+            return
+        brought, self._brought = [self._brought[i] for i in range(self._count)], {}
+        work(brought)
+        self._rounds += 1
+        self._waiting.changed()
 
 
-_making = threading.Lock()
-
-
-def _together(value, work):
-    """``work`` on what all lanes of this thread's warp bring."""
+def together(value, work, count=LANES):
+    """``work`` on what all threads of this thread's warp, or other group of `count` neighbours, bring."""
     thread = threading.current_thread()
-    warp, lane = divmod(thread.thread_id, LANES)
-    with _making:
-        warps = thread._manager.__dict__.setdefault("warps", {})
-        if warp not in warps:
-            warps[warp] = Gathering()
-    warps[warp].meet(lane, value, work)
+    group, lane = divmod(thread.thread_id, count)
+    with _meeting:
+        groups = thread._manager.__dict__.setdefault("groups", {})
+        if (count, group) not in groups:
+            groups[count, group] = Gathering(count)
+    groups[count, group].meet(lane, value, work)
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------
@@ -121,6 +141,13 @@ def _places(mf, nf):
     return rows, columns, places
 
 
+def accumulate(sums, product, mf, nf):
+    """Add a product of 16 * mf rows and 8 * nf columns to the sums of a warp's lanes."""
+    rows, columns, places = _places(mf, nf)
+    for lane, acc in enumerate(sums):
+        acc[places] += product[rows[lane], columns[lane]]
+
+
 def multiply_fragments(acc, a, b, mf, nf, kind):
     """See pix2pix._tensor."""
 
@@ -135,12 +162,10 @@ def multiply_fragments(acc, a, b, mf, nf, kind):
             for part in range(2):
                 right[:, row, column + part * 4] = b_words[part::2]
         product = floats_of(left, kind).reshape(16 * mf, -1) @ floats_of(right, kind).reshape(8 * nf, -1).T
-        rows, columns, places = _places(mf, nf)
-        for lane, (_, sums, _, _) in enumerate(brought):
-            sums[places] += product[rows[lane], columns[lane]]
+        accumulate([sums for _, sums, _, _ in brought], product, mf, nf)
 
     loads = threading.current_thread().__dict__.pop("loads", [])
-    _together((loads, acc, a, b), work)
+    together((loads, acc, a, b), work)
 
 
 def take8(acc, run, runs):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._gpu_device import Device
+from ._gpu_device import HOPPER, Device
 from ._gpu_weights import all_taps, padded, parity_taps, parse, plain_taps
 from ._tensorcore import order_of_columns
 from ._words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
@@ -45,9 +45,10 @@ class MapOf:
 
 @dataclass(frozen=True, slots=True)
 class TensorPacked:
-    """A layer on the GPU: tile and splits of its product, and its weights in the GPU's memory."""
+    """A layer on the GPU: kind, tile and splits of its product, and its weights in the GPU's memory."""
 
     layer: Layer
+    kind: str  # "tensor" or "hopper"
     tile: str
     splits: int
     weights: Any  # words (parities, padded columns, taps * channels)
@@ -60,7 +61,8 @@ class TensorPacked:
 class TensorWeights:
     """All layers that a plan places on the GPU, packed and uploaded. Engines of one device can share it.
 
-    Raises ValueError for weights that are too large for float16, and for maps that more than two layers read.
+    Raises ValueError for weights that are too large for float16, and for maps that more than two layers read;
+    RuntimeError for a plan that takes another GPU.
     """
 
     def __init__(self, generator: Generator, weights: Weights, plan: Plan, device: Device) -> None:
@@ -69,6 +71,12 @@ class TensorWeights:
         self.channels = {INPUT: generator.in_channels, **{layer.name: layer.filters for layer in generator.layers}}
         served = plan.layers_on("cuda")
         layers = [layer for layer in self.generator.layers if layer.name in served]
+        if device.capability != HOPPER and (boxed := [n for n in served if plan.layers[n].startswith("hopper")]):
+            there, needed = (".".join(map(str, version)) for version in (device.capability, HOPPER))
+            raise RuntimeError(
+                f"cuda:{device.index} ({device.name}) has compute capability {there}, and the plan's "
+                f"{plan.layers[boxed[0]]!r} for {boxed[0]} is for {needed}: use another plan"
+            )
         self.maps: dict[str, MapOf] = {}
         self.uses: dict[str, list[Use]] = {layer.name: [] for layer in layers}
         for layer in layers:
@@ -135,8 +143,7 @@ class TensorWeights:
                 values[: layer.filters] = found
             return self.device.upload(values)
 
-        _, tile, splits = parse(algorithm)
+        kind, tile, splits = parse(algorithm)
         words = self.device.upload(words_of(matrix, self.kind).view(np.float32))
-        return TensorPacked(
-            layer, tile, splits, words, columns, vector("bias", 0), vector("gamma", 1), vector("beta", 0)
-        )
+        parts = vector("bias", 0), vector("gamma", 1), vector("beta", 0)
+        return TensorPacked(layer, kind, tile, splits, words, columns, *parts)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, int32, kernel, quotient
+from ._cuda import ALIGNMENT, inlined, int32, kernel, quotient, synchronise
 from ._tensor import (
     add8,
     commit_copies,
@@ -67,6 +67,11 @@ class TensorTile:
         """Threads of a block."""
         return self.bm // self.wm * (self.bn // self.wn) * 32
 
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a size that is given at the launch."""
+        return 0
+
 
 TENSOR_TILES = {
     "128x128": TensorTile(128, 128, 64, 64, stages=3, blocks=2),
@@ -81,6 +86,82 @@ def order_of_columns(columns: int) -> np.ndarray:
     j, lane, e = np.meshgrid(range(4), range(4), range(2), indexing="ij")
     order = (RUN * lane + 2 * j + e).ravel()
     return (np.arange(-(-columns // W_UNIT))[:, None] * W_UNIT + order).ravel()
+
+
+@inlined
+def put_run(
+    values, pixel, word, out, out_stride, out_first, out_slope, also, also_stride, also_first, also_slope, kind
+):
+    """8 channels of a pixel, rounded, to the maps of those who read them, each through its leaky ReLU."""
+    values = round8(values, kind)
+    put8(out, pixel * out_stride + out_first + word, leaky8(values, out_slope), kind)
+    if also_stride:
+        put8(also, pixel * also_stride + also_first + word, leaky8(values, also_slope), kind)
+
+
+@inlined
+def leave_statistics(
+    acc,
+    shared,
+    part,
+    parts,
+    count,
+    downs,
+    left,
+    groups,
+    runs,
+    rows,
+    bias,
+    first_column,
+    columns,
+    width,
+    statistics,
+    chunk,
+    thread,
+    threads,
+):
+    """Statistics of a tile of `rows` rows and `width` columns from `first_column` on: statistics (tiles, 2, columns).
+
+    They are the mean, with the bias, and the sum of squared deviations from it. A thread has `count` rows, at most
+    `downs`, 8 apart, of the columns of its runs, as take8 has them, and is one of the `parts` that have the others:
+    the first row of part i is i // 8 * 8 * downs + i % 8. Each part sums up, and squares its distances from its own
+    mean; that is combined in the order of parts. A thread beyond the last part has nothing, but must come along.
+    """
+    squares = parts * width  # where they lie in shared memory, behind the sums
+    synchronise()  # nobody reads the tiles any more
+    if part < parts and count > 0:
+        for along in range(groups):
+            total, square = fill8(float32(0)), fill8(float32(0))
+            for down in range(downs):
+                if down < count:
+                    total = add8(total, take8(acc, down * groups + along, runs))
+            mean = multiply8(total, fill8(float32(1) / float32(count)))
+            for down in range(downs):
+                if down < count:
+                    values = subtract8(take8(acc, down * groups + along, runs), mean)
+                    square = add8(square, multiply8(values, values))
+            at = int32(part * width + left + int32(along) * 4 * RUN)
+            store8(shared, at, total)
+            store8(shared, int32(squares + at), square)
+    synchronise()
+    column = int32(thread)
+    while column < width:
+        if first_column + column < columns:
+            total = float32(0)
+            for i in range(parts):
+                if int32(i // 8 * 8 * downs + i % 8) < rows:
+                    total += shared[int32(i * width + column)]
+            mean = total / float32(rows)
+            square = float32(0)
+            for i in range(parts):
+                its = float32(min(downs, quotient(int32(max(0, rows - (i // 8 * 8 * downs + i % 8)) + 7), 8)))
+                if its > 0:
+                    distance = shared[int32(i * width + column)] / its - mean
+                    square += shared[int32(squares + i * width + column)] + its * distance * distance
+            at = np.int64(chunk) * 2 * columns + first_column + column
+            statistics[at] = mean + bias[first_column + column]
+            statistics[at + columns] = square
+        column = int32(column + threads)
 
 
 def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
@@ -101,7 +182,6 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
     ZERO = float32(0)
     IS_SUMS, HAS_STATISTICS = leaves == SUMS, leaves == STATISTICS
     PARTS = WARPS_M * 8  # sums of each column that threads have
-    MEANS = PARTS * BN  # where means lie in shared memory, behind those
 
     @kernel(tile.threads, tile.blocks)
     def tensor_gemm(
@@ -262,41 +342,50 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
                 if IS_SUMS:
                     store8(out, ((split * parities + parity) * all_rows + pixel) * columns + column, values)
                 else:
-                    values = round8(add8(values, load8(bias, column)), KIND)
                     line = quotient(int32(pixel), grid_w)
                     pixel = ((line * unit + py) * grid_w + pixel - line * grid_w) * unit + px
+                    values = add8(values, load8(bias, column))
                     word = column // RUN * RUN_SIZE
-                    put8(out, pixel * out_stride + out_first + word, leaky8(values, out_slope), KIND)
-                    if also_stride:
-                        put8(also, pixel * also_stride + also_first + word, leaky8(values, also_slope), KIND)
+                    put_run(
+                        values,
+                        pixel,
+                        word,
+                        out,
+                        out_stride,
+                        out_first,
+                        out_slope,
+                        also,
+                        also_stride,
+                        also_first,
+                        also_slope,
+                        KIND,
+                    )
 
         if HAS_STATISTICS:
             wait_for_copies(0)
-            count = float32(min(BM, rows - first_row))
-            part = int32((warp // WARPS_N * 8 + lane // 4) * BN + left)
-            for moment in range(2):
-                cuda.syncthreads()  # nobody reads the tiles, or the means before these, any more
-                for along in range(GROUPS):
-                    total = fill8(ZERO)
-                    for down in range(2 * MF):
-                        if first_row + top + down * 8 < rows:
-                            values = take8(acc, down * GROUPS + along, RUNS)
-                            if moment == 1:
-                                values = subtract8(values, load8(shared, MEANS + left + along * 4 * RUN))
-                                values = multiply8(values, values)
-                            total = add8(total, values)
-                    store8(shared, part + along * 4 * RUN, total)
-                cuda.syncthreads()
-                for column in range(thread, BN, THREADS):
-                    total = ZERO
-                    for i in range(PARTS):
-                        total += shared[i * BN + column]
-                    if moment == 0:
-                        total /= count
-                        shared[MEANS + column] = total
-                    if first_column + column < columns:
-                        chunk = (group * parities + parity) * tiles + quotient(first_row, BM)
-                        value = total + bias[first_column + column] if moment == 0 else total
-                        statistics[(chunk * 2 + moment) * columns + first_column + column] = value
+            part = int32(warp // WARPS_N * 8 + lane // 4)
+            chunk = (group * parities + parity) * tiles + quotient(first_row, BM)
+            rows_here = int32(min(BM, rows - first_row))
+            count = int32(min(2 * MF, quotient(int32(max(0, rows_here - top) + 7), 8)))
+            leave_statistics(
+                acc,
+                shared,
+                part,
+                PARTS,
+                count,
+                2 * MF,
+                left,
+                GROUPS,
+                RUNS,
+                rows_here,
+                bias,
+                first_column,
+                columns,
+                BN,
+                statistics,
+                chunk,
+                thread,
+                THREADS,
+            )
 
     return tensor_gemm

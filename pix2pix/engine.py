@@ -119,21 +119,26 @@ class BaseEngine:
         """Free what the subclass keeps for the sizes that it has seen."""
 
     def _in_parts(self, size: tuple[int, ...], work: Callable[[slice], None]) -> None:
-        """``work`` for all images of (n, h, w), as many at a time as fit; fewer from now on if a GPU's memory ends."""
+        """``work`` for all images of (n, h, w), as many at a time as fit; fewer from now on if a GPU's memory ends.
+
+        One image that doesn't fit is tried once more, when all that was kept for other sizes has been let go of.
+        """
         n, h, w = size
-        first = 0
+        first, is_last_try = 0, False
         while first < n:
             step = min(n - first, max(1, self.pixels_at_once // (h * w)), self.most_images)
             try:
                 work(slice(first, first + step))
             except MemoryError as error:
-                if step == 1:
+                if is_last_try:
                     raise
                 self._forget()
-                self.pixels_at_once = step // 2 * h * w
-                log.warning("%s: going on with %d images at a time", error, step // 2)
+                is_last_try = step == 1
+                if step > 1:
+                    self.pixels_at_once = step // 2 * h * w
+                    log.warning("%s: going on with %d images at a time", error, step // 2)
                 continue
-            first += step
+            first, is_last_try = first + step, False
 
     # -- the protocol -----------------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class GpuEngine(BaseEngine):
         check_layers(generator, "the GPU engine", most_inputs=2)
         self.precision, self.index = precision, index
         self._leader = ThreadPoolExecutor(1, thread_name_prefix=f"pix2pix-cuda-{index}")
+        self._thread = 0  # the leader's, once it has begun
         try:
             self._do(self._open, weights)
         except BaseException:
@@ -122,6 +123,7 @@ class GpuEngine(BaseEngine):
         return f"{self.device} ({self._device.name}), {'CUDA graphs' if self._device.has_graphs else 'plain launches'}"
 
     def _open(self, weights: Weights | DeviceWeights | TensorWeights) -> None:
+        self._thread = threading.get_ident()
         self._device = Device(self.index)
         if not isinstance(weights, DeviceWeights | TensorWeights):
             make = DeviceWeights if self.precision == "float32" else TensorWeights
@@ -209,6 +211,8 @@ class GpuEngine(BaseEngine):
 
     def _do(self, work: Callable[..., T], *arguments: Any) -> T:
         """``work`` in the engine's own thread. An interrupt leaves it to come to its end there."""
+        if threading.get_ident() == self._thread:
+            return work(*arguments)
 
         def do() -> T:
             with simulator():
@@ -217,7 +221,7 @@ class GpuEngine(BaseEngine):
         return self._leader.submit(do).result()
 
     def _release(self) -> None:
-        self._forget()
+        self._let_go()
         del self._weights, self._memory
         self._device.release()
 
@@ -307,7 +311,7 @@ class GpuEngine(BaseEngine):
             raise MemoryError(f"got {n} images to keep in the GPU's memory, it takes {MOST_IMAGES} at a time")
         needed = self._walk.floats(self._weights, n, h, w)
         if needed > self._memory.size:
-            self._forget()
+            self._let_go()
             self._memory = self._device.empty(needed)
         size = Size(self._walk(self._weights, n, h, w, self._memory, self._stream))
         self._add_constants(size.forward)
@@ -317,6 +321,9 @@ class GpuEngine(BaseEngine):
         return size
 
     def _forget(self) -> None:
+        self._do(self._let_go)
+
+    def _let_go(self) -> None:
         self._stream.synchronize()
         self._outward.synchronize()
         self._sizes.clear()

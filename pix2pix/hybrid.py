@@ -130,6 +130,9 @@ class HybridEngine(BaseEngine):
         self.gpu.close()
         self._close_cpu()
 
+    def _forget(self) -> None:
+        self.gpu._forget()
+
     def _walk(
         self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...], stop: threading.Event
     ) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def _tiled(kind: str, tiles: Iterable[str]) -> tuple[str, ...]:
 
 # What the engine of each kind of hardware can do. winogradM is Winograd's F(M x M, 2 x 2); in the shared form, all
 # parities of a transposed convolution use one transformed input. On a GPU, what computes in float32, and what tensor
-# cores compute in the other precisions.
+# cores compute in the other precisions: of all GPUs that have them, and of those of compute capability 9.0 alone.
 ALGORITHMS = {
     "cpu": (
         "direct",
@@ -38,10 +38,12 @@ ALGORITHMS = {
         "im2col",
         *_tiled("implicit", ("128x128", "128x64", "32x128")),
         *_tiled("tensor", ("128x128", "128x64", "64x64")),
+        *_tiled("hopper", ("128x256", "128x128", "128x64")),
     ),
 }
 PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
 TUNES = ("latency", "throughput")
+ROW_CHANNELS = {"float16": 64, "bfloat16": 64, "tf32": 32}  # in 128 bytes, of which hopper's tiles are made
 MULTIPROCESSORS, IMAGES = 132, 32  # of an H200; of a batch that plans for throughput are made for
 
 
@@ -179,9 +181,11 @@ def algorithms(layer: Layer, hardware: str = "cpu", precision: str = "float32") 
     On a CPU there is no choice where pictures are read or written: they have too few channels.
     """
     if hardware == "cuda":
-        on_tensor_cores = precision != "float32"
-        names = tuple(name for name in ALGORITHMS["cuda"] if name.startswith("tensor-") == on_tensor_cores)
-        if on_tensor_cores and layer.activation == "tanh":  # its sums are few, and short
+        kinds = {"im2col", "implicit"} if precision == "float32" else {"tensor"}
+        if precision in ROW_CHANNELS and layer.in_channels % ROW_CHANNELS[precision] == 0:
+            kinds.add("hopper")
+        names = tuple(name for name in ALGORITHMS["cuda"] if name.split("-")[0] in kinds)
+        if precision != "float32" and layer.activation == "tanh":  # its sums are few, and short
             return tuple(name for name in names if "split" not in name)
         return names
     if layer.inputs[0].layer == INPUT or layer.activation == "tanh":

@@ -2,7 +2,7 @@
 
 As it comes, it polls the threads of a block while they run; here, one runs at a time, up to the next barrier. Their
 order changes at every barrier, so that what one thread reads before another has written it, for want of a barrier, is
-seen to be wrong.
+seen to be wrong. Blocks come in an order of chance too.
 """
 
 from __future__ import annotations
@@ -42,25 +42,23 @@ class _Thread(kernel.BlockThread):
             raise RuntimeError("another thread of the block has failed")
 
 
-class Gathering:
-    """In place of the one of pix2pix._tensor_twins: lanes of a warp that wait for the others give their turn back."""
+class Waiting:
+    """In place of the one of pix2pix._tensor_twins: threads that wait give their turn back."""
 
     def __init__(self):
-        self._brought, self._waiting = {}, []
+        self._threads = []
 
-    def meet(self, lane, value, work):
-        """Call ``work`` with what all lanes bring, when the last of them has come."""
+    def until(self, is_so):
+        """Give the turn to others until it is so."""
         thread = threading.current_thread()
-        self._brought[lane] = value
-        if len(self._brought) < _tensor_twins.LANES:
-            self._waiting.append(thread)
+        while not is_so():
+            self._threads.append(thread)
             thread.pause()
-            return
-        brought = [self._brought[i] for i in range(_tensor_twins.LANES)]
-        self._brought = {}
-        work(brought)
-        thread._manager.ready.extend(self._waiting)
-        self._waiting = []
+
+    def changed(self):
+        """Have those who wait look again, when it is their turn."""
+        threading.current_thread()._manager.ready.extend(self._threads)
+        self._threads = []
 
 
 class Block:
@@ -94,7 +92,7 @@ class Block:
                 raise RuntimeError("some threads of a block wait for others that have ended, or wait elsewhere")
             if running and not self.at_barrier:
                 self._abort(running)
-                raise RuntimeError("some lanes of a warp wait for others, which don't come")
+                raise RuntimeError("some threads of a block wait for others, which don't come")
             self.ready, self.at_barrier = self.at_barrier, []
 
     @staticmethod
@@ -105,5 +103,20 @@ class Block:
                 thread.turn.release()
 
 
+class Shuffled:
+    """In place of numpy where numba goes over a grid: its blocks come in any order."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    @staticmethod
+    def ndindex(*grid):
+        """Places of a grid, in an order that depends on its size alone."""
+        places = list(np.ndindex(*grid))
+        random.Random(hash(grid)).shuffle(places)
+        return places
+
+
 kernel.BlockManager = Block
-_tensor_twins.Gathering = Gathering
+kernel.np = Shuffled()
+_tensor_twins.Waiting = Waiting

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 
 import numpy as np
 import pytest
 
-from pix2pix._words import ELEMENTS, KINDS, floats_of, words_of
-from pix2pix.generator import Generator, random_weights, unet
+from pix2pix._words import ELEMENTS, KINDS, words_of
+from pix2pix.generator import unet
 from pix2pix.plan import Plan, algorithms, choose
 from pix2pix.reference import ReferenceEngine, to_float
 from tests.gpus import EDGE, MISSING, SIMULATED, needs_gpu
+from tests.layers import EPS, PRECISIONS, check_layers, rounded
 from tests.models import VARIANTS, check_output, pictures, weights_of
-
-PRECISIONS = list(KINDS)
-EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}  # of rounding to nearest, relative
-
-
-def rounded(x: np.ndarray, precision: str) -> np.ndarray:
-    """x as words of the precision have it, float64. The last axis may be odd."""
-    flat = np.zeros(-(-x.size // 2) * 2, np.float32)
-    flat[: x.size] = x.ravel()
-    return floats_of(words_of(flat, KINDS[precision]), KINDS[precision])[: x.size].reshape(x.shape).astype(np.float64)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -112,14 +103,6 @@ def test_every_column_has_its_place():
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def network(precision: str, norm: bool, ngf: int) -> tuple[Generator, dict[str, np.ndarray]]:
-    """A generator whose slopes and kernels the precision has exactly."""
-    g = unet(ngf=ngf, depth=5, slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None)
-    weights = {name: w * 5 if name.endswith("kernel") else w for name, w in random_weights(g, seed=5).items()}
-    return g, {n: rounded(w, precision).astype(np.float32) if n.endswith("kernel") else w for n, w in weights.items()}
-
-
 # The last tile of an image, or of all, is ragged; maps of more than one tile, of one, of less; shared sums.
 CASES = [
     *([] if SIMULATED else [("tensor-128x128", 2, 64, 96, True), ("tensor-128x64-split4", 1, 128, 128, True)]),
@@ -137,22 +120,6 @@ def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, 
     """Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding
     of the result (of a map before its norm, one more), and none of the picture."""
     check_layers(precision, algorithm, n, h, w, norm)
-
-
-def check_layers(precision, algorithm, n, h, w, norm, ngf=4):
-    g, weights = network(precision, norm, ngf)
-    x = rounded(to_float(pictures(n, h, w)), precision).astype(np.float32)
-    oracle = ReferenceEngine(g, weights)
-    known = oracle.run(x, outputs=[layer.name for layer in g.layers])
-    known = {name: rounded(value, precision).astype(np.float32) for name, value in known.items()} | {"input": x}
-    with GpuEngine(g, weights, precision=precision, plan=algorithm) as engine:
-        for layer in g.layers:
-            given = {source.layer: known[source.layer] for source in layer.inputs}
-            expected = oracle.run(inputs=given, outputs=[layer.name])[layer.name]
-            got = engine.run(inputs=given, outputs=[layer.name])[layer.name]
-            is_last = layer.activation == "tanh"
-            tolerance = 2e-5 if is_last else 3 * EPS[precision] * max(1, np.abs(expected).max())
-            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=layer.name)
 
 
 # -- what only the simulator shows ------------------------------------------------------------------------------------
@@ -193,7 +160,7 @@ if SIMULATED and not MISSING:
             if cuda.threadIdx.x != 3:
                 multiply_fragments(acc, words, words, 1, 4, 0)
 
-        with pytest.raises(RuntimeError, match="lanes of a warp"):
+        with pytest.raises(RuntimeError, match="wait for others, which don't come"):
             divided[1, 32](np.zeros(1))
 
     TILES = {
@@ -266,6 +233,48 @@ def test_a_session_keeps_maps_and_values():
         np.testing.assert_array_equal(engine.run(x), expected["decoder_1"])
     for name, value in {**first, **second, **third}.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@needs_gpu
+def test_values_of_other_sizes_make_room(monkeypatch):
+    """Values that were asked for lie beside the maps of their size: they go when another size needs the memory."""
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    names = [layer.name for layer in g.layers]
+    xs = [to_float(pictures(1, 32, w)) for w in (64, 96, 32)]
+    with GpuEngine(g, weights, precision="float16") as engine:
+        held = most = 0
+        limit = None
+        allocate = engine._device.empty
+
+        def empty(size, dtype=np.float32):
+            nonlocal held, most
+            if limit is not None and held + size > limit:
+                raise MemoryError(f"no {size} left")
+            array = allocate(size, dtype)
+            held, most = held + size, max(most, held + size)
+            weakref.finalize(array, give_back, size)
+            return array
+
+        def give_back(size):
+            nonlocal held
+            held -= size
+
+        monkeypatch.setattr(engine._device, "empty", empty)
+        expected, needs = [], []
+        for x in xs:
+            engine._forget()
+            most = held
+            expected.append(engine.run(x, outputs=names))
+            needs.append(most)
+        engine._forget()
+        limit = max(needs)
+        for _ in range(2):
+            for x, values in zip(xs, expected, strict=True):
+                for name, value in engine.run(x, outputs=names).items():
+                    np.testing.assert_array_equal(value, values[name], err_msg=name)
+        limit = held // 2
+        with pytest.raises(MemoryError, match="left"):
+            engine.run(to_float(pictures(1, 64, 64)), outputs=names)
 
 
 @needs_gpu

@@ -1,0 +1,57 @@
+"""Layers on tensor cores, one at a time: a network whose numbers a precision has exactly, and the comparison."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from pix2pix._words import KINDS, floats_of, words_of
+from pix2pix.generator import Generator, random_weights, unet
+from pix2pix.reference import ReferenceEngine, to_float
+from tests.models import VARIANTS, pictures
+
+PRECISIONS = list(KINDS)
+EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}  # of rounding to nearest, relative
+
+
+def rounded(x: np.ndarray, precision: str) -> np.ndarray:
+    """x as words of the precision have it, float64. The last axis may be odd."""
+    flat = np.zeros(-(-x.size // 2) * 2, np.float32)
+    flat[: x.size] = x.ravel()
+    return floats_of(words_of(flat, KINDS[precision]), KINDS[precision])[: x.size].reshape(x.shape).astype(np.float64)
+
+
+@functools.cache
+def network(precision: str, norm: bool, ngf: int, depth: int) -> tuple[Generator, dict[str, np.ndarray]]:
+    """A generator whose slopes and kernels the precision has exactly."""
+    g = unet(
+        ngf=ngf, depth=depth, slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None
+    )
+    weights = {name: w * 5 if name.endswith("kernel") else w for name, w in random_weights(g, seed=5).items()}
+    return g, {n: rounded(w, precision).astype(np.float32) if n.endswith("kernel") else w for n, w in weights.items()}
+
+
+def check_layers(
+    precision: str, algorithm: str, n: int, h: int, w: int, norm: bool, ngf: int = 4, depth: int = 5
+) -> None:
+    """Compare every layer that the engine computes, from what the oracle gives it, with the oracle's.
+
+    Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding of
+    the result (of a map before its norm, one more), and none of the picture.
+    """
+    from pix2pix.gpu import GpuEngine
+
+    g, weights = network(precision, norm, ngf, depth)
+    x = rounded(to_float(pictures(n, h, w)), precision).astype(np.float32)
+    oracle = ReferenceEngine(g, weights)
+    known = oracle.run(x, outputs=[layer.name for layer in g.layers])
+    known = {name: rounded(value, precision).astype(np.float32) for name, value in known.items()} | {"input": x}
+    with GpuEngine(g, weights, precision=precision, plan=algorithm) as engine:
+        for layer in g.layers:
+            given = {source.layer: known[source.layer] for source in layer.inputs}
+            expected = oracle.run(inputs=given, outputs=[layer.name])[layer.name]
+            got = engine.run(inputs=given, outputs=[layer.name])[layer.name]
+            is_last = layer.activation == "tanh"
+            tolerance = 2e-5 if is_last else 3 * EPS[precision] * max(1, np.abs(expected).max())
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=layer.name)

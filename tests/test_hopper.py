@@ -1,0 +1,228 @@
+"""Hopper's form of the product: single layers, its barriers and copies in the simulator, and what plans make of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pix2pix.generator import unet
+from pix2pix.plan import algorithms, choose
+from tests.gpus import MISSING, SIMULATED, needs_gpu
+from tests.layers import PRECISIONS, check_layers, network
+
+if not MISSING:
+    from numba import cuda, float32
+
+    from pix2pix import _tensor_forward
+    from pix2pix._boxes import Boxes, describe
+    from pix2pix._cuda import ALIGNMENT, kernel
+    from pix2pix._gpu_device import HOPPER, Device, capability_of
+    from pix2pix._hopper import (
+        PATTERN,
+        ROW,
+        acquire_boxes,
+        aligned_place,
+        arrive_with_words,
+        copy_box,
+        make_barrier,
+        publish_barriers,
+        wait_for_phase,
+    )
+    from pix2pix._hopper_gemm import HOPPER_TILES, Box, HopperTile
+    from pix2pix.gpu import GpuEngine
+
+    IS_HOPPER = capability_of(0) == HOPPER
+else:
+    IS_HOPPER = False
+
+needs_hopper = pytest.mark.skipif(not MISSING and not IS_HOPPER, reason="needs compute capability 9.0")
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+# Some whole images to a tile, one of which is missing; shared sums; parts of images; a grid that no box divides.
+CASES = [
+    *([] if SIMULATED else [("hopper-128x256", 3, 128, 128, True), ("hopper-128x64-split4", 2, 256, 128, True)]),
+    ("hopper-128x128", 3, 32, 32, True),
+    ("hopper-128x64-split2", 1, 32, 32, True),
+    ("hopper-128x256", 1, 32, 96, False),
+    ("hopper-128x128", 1, 64, 64, True),
+]
+QUICK = {("float16", CASES[-4]), ("tf32", CASES[-4]), ("bfloat16", CASES[-3]), ("float16", CASES[-2])}
+
+
+def cases():
+    return [
+        pytest.param(precision, *case, marks=[pytest.mark.full] if SIMULATED and (precision, case) not in QUICK else [])
+        for precision in PRECISIONS
+        for case in CASES
+    ]
+
+
+@needs_gpu
+@needs_hopper
+@pytest.mark.parametrize("precision, algorithm, n, h, w, norm", cases())
+def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, h, w, norm):
+    check_layers(precision, algorithm, n, h, w, norm, ngf=32, depth=3)
+
+
+@needs_gpu
+@needs_hopper
+def test_which_layers_go_over_boxes():
+    """Those whose channels fill rows of shared memory, on grids that boxes divide; others go by tensor-128x128."""
+    g, weights = network("float16", True, 32, 3)
+    with GpuEngine(g, weights, precision="float16", plan="hopper-128x128") as engine:
+
+        def boxed(h, w):
+            return sorted(engine._do(engine._size, 1, h, w).forward.boxes)
+
+        decoders = ["decoder_1", "decoder_2"]
+        assert boxed(32, 32) == [*decoders, "decoder_3", "encoder_3"]
+        assert boxed(32, 96) == decoders if SIMULATED else boxed(32, 96) == ["decoder_1"]
+    with GpuEngine(*network("tf32", True, 32, 3), precision="tf32", plan="hopper-128x128") as engine:
+        assert boxed(32, 32) == [*decoders, "decoder_3", "encoder_2", "encoder_3"]
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    "h, w, box",
+    [
+        (64, 64, (1, 2, 64)),
+        (8, 8, (2, 8, 8)),
+        (4, 4, (8, 4, 4)),
+        (24, 80, (1, 8, 16)),
+        (128, 192, (1, 2, 64)),
+        (24, 24, None),
+        (5, 5, None),
+    ],
+)
+def test_a_tile_is_a_box_of_pixels(h, w, box):
+    assert HopperTile(128, 64, stages=2, blocks=1).box(h, w) == (box and Box(*box))
+
+
+@needs_gpu
+def test_tiles_fit_shared_memory():
+    """Stages of as many blocks as are to fit a multiprocessor (228 KB, of which each block costs one more), with their
+    barriers; and the sums and squares of a tile's columns where the stages were."""
+    for tile in HOPPER_TILES.values():
+        barriers = 16 * tile.stages
+        assert tile.blocks * (tile.shared + barriers + 1024) <= 228 * 1024
+        assert 2 * (tile.bm // 2) * tile.bn * 4 <= tile.shared
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+
+@needs_gpu
+@needs_hopper
+@pytest.mark.parametrize("origin", [(0, 0, 0, 0, 0), (32, -1, 1, -1, 0), (96, 3, 0, 5, 1), (0, -4, 0, 0, 0)])
+def test_a_box_is_what_lies_there_in_the_order_of_a_pattern(origin):
+    sizes, box = (2, 6, 2, 4, 128), (2, 4, 1, 2, ROW)
+    COUNT = int(np.prod(box))
+    X0, X1, X2, X3, X4 = origin
+
+    @kernel(32)
+    def copy(boxes, out):
+        shared = cuda.shared.array(0, float32, ALIGNMENT)
+        barriers = cuda.shared.array(4, float32, ALIGNMENT)
+        first = aligned_place(shared)
+        if cuda.threadIdx.x == 0:
+            make_barrier(barriers, 1, 1)
+            publish_barriers()
+        cuda.syncthreads()
+        if cuda.threadIdx.x == 0:
+            acquire_boxes(boxes)
+            arrive_with_words(barriers, 1, COUNT)
+            copy_box(shared, first, barriers, 1, boxes, X0, X1, X2, X3, X4)
+        wait_for_phase(barriers, 1, 0)
+        for i in range(cuda.threadIdx.x, COUNT, 32):
+            out[i] = shared[first + i]
+
+    x = np.arange(1, np.prod(sizes) + 1, dtype=np.float32)
+    padded = np.zeros([3 * size for size in sizes], np.float32)
+    padded[tuple(slice(size, 2 * size) for size in sizes)] = x.reshape(sizes)
+    starts = [size + at for size, at in zip(sizes, reversed(origin), strict=True)]
+    expected = padded[tuple(slice(at, at + size) for at, size in zip(starts, box, strict=True))].reshape(-1, 8, 4)
+    for row, chunks in enumerate(expected):
+        chunks[:] = chunks[np.arange(8) ^ row % 8]
+
+    device = Device(0)
+    strides = tuple(int(np.prod(sizes[i + 1 :])) for i in range(5))
+    boxes = describe(device, Boxes(device.upload(x), sizes, strides, box))
+    out = device.upload(np.zeros(COUNT, np.float32))
+    copy[1, 32, 0, 4 * (COUNT + PATTERN)](boxes, out)
+    np.testing.assert_array_equal(out.copy_to_host().reshape(-1, 8, 4), expected)
+
+
+# -- what only the simulator shows ------------------------------------------------------------------------------------
+
+if SIMULATED and not MISSING:
+
+    @needs_gpu
+    def test_boxes_arrive_when_they_are_waited_for():
+        @kernel(1)
+        def copy(boxes, out, waits):
+            shared = cuda.shared.array(0, float32)
+            barriers = cuda.shared.array(2, float32)
+            first = aligned_place(shared)
+            shared[first] = float32(-1)
+            make_barrier(barriers, 0, 1)
+            arrive_with_words(barriers, 0, ROW)
+            copy_box(shared, first, barriers, 0, boxes, 0, 0, 0, 0, 0)
+            if waits:
+                wait_for_phase(barriers, 0, 0)
+            out[0] = shared[first]
+
+        device = Device(0)
+        boxes = Boxes(
+            device.upload(np.full(ROW, 7, np.float32)), (1, 1, 1, 1, ROW), (ROW,) * 4 + (1,), (1, 1, 1, 1, ROW)
+        )
+        for waits, expected in ((False, -1), (True, 7)):
+            out = np.zeros(1, np.float32)
+            copy[1, 1, 0, 4 * (ROW + PATTERN)](describe(device, boxes), out, waits)
+            assert out[0] == expected
+
+    @needs_gpu
+    def test_words_that_do_not_come_are_missed():
+        @kernel(1)
+        def wait():
+            barriers = cuda.shared.array(2, float32)
+            make_barrier(barriers, 0, 1)
+            arrive_with_words(barriers, 0, ROW)
+            wait_for_phase(barriers, 0, 0)
+
+        with pytest.raises(RuntimeError, match="wait for others, which don't come"):
+            wait[1, 1]()
+
+    @needs_gpu
+    @pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.full)])
+    def test_groups_of_warps_share_a_tile(early, monkeypatch):
+        """Whether boxes come when they are begun, or not before they are waited for."""
+        from pix2pix import _tensor_twins
+
+        monkeypatch.setattr(_tensor_twins, "COPIES_ARE_EARLY", early)
+        monkeypatch.setattr(_tensor_forward, "SIMULATED_HOPPER_TILE", HopperTile(128, 64, stages=2, blocks=1))
+        check_layers("float16", "hopper-128x128", 2, 32, 32, True, ngf=32, depth=3)
+
+
+# -- the engine -------------------------------------------------------------------------------------------------------
+
+
+def test_plans_take_it_when_they_are_told():
+    g = unet(ngf=64, depth=8)
+    for precision in PRECISIONS:
+        plan = choose(g, "throughput", precision=precision, hardware="cuda")
+        assert all(name.startswith("tensor-") for name in plan.layers.values())
+        plan = choose(g, "throughput", "hopper-128x256-split2", precision, "cuda")
+        others = {name for name, algorithm in plan.layers.items() if algorithm != "hopper-128x256-split2"}
+        assert others == {"encoder_1", "decoder_1"}
+    narrow = unet(ngf=32, depth=5)
+    assert "hopper-128x64" not in algorithms(narrow["encoder_2"], "cuda", "float16")
+    assert "hopper-128x64" in algorithms(narrow["encoder_2"], "cuda", "tf32")
+    assert not any("hopper" in name for name in algorithms(g["encoder_3"], "cuda"))
+
+
+@needs_gpu
+def test_other_gpus_say_that_they_cannot(monkeypatch):
+    monkeypatch.setattr("pix2pix._tensor_weights.HOPPER", (99, 0))
+    with pytest.raises(RuntimeError, match="capability 9.0, and the plan's 'hopper-128x64' for .* is for 99.0"):
+        GpuEngine(*network("float16", True, 32, 3), precision="float16", plan="hopper-128x64")
