@@ -38,8 +38,9 @@ CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GP
 @functools.cache
 def product(tile: TensorTile | HopperTile, kind: int, leaves: int) -> Any:
     """The product's kernel for a tile."""
-    make = make_hopper_gemm if isinstance(tile, HopperTile) else _tensorcore.make_tensor_gemm
-    return make(tile, kind, leaves)
+    if isinstance(tile, HopperTile):
+        return make_hopper_gemm(tile, kind, leaves)
+    return _tensorcore.make_tensor_gemm(tile, kind, leaves)
 
 
 @functools.cache

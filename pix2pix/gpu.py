@@ -131,7 +131,7 @@ class GpuEngine(BaseEngine):
         self._weights = weights
         self._walk: Any = Forward if self.precision == "float32" else TensorForward
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
-        self._memory = self._device.empty(1)
+        self._no_memory = self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
         self.pixels_at_once, self.most_images = PIXELS_AT_ONCE, MOST_IMAGES
 
@@ -222,7 +222,7 @@ class GpuEngine(BaseEngine):
 
     def _release(self) -> None:
         self._let_go()
-        del self._weights, self._memory
+        del self._weights, self._memory, self._no_memory
         self._device.release()
 
     def _begin(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> deque[Ticket]:
@@ -327,7 +327,7 @@ class GpuEngine(BaseEngine):
         self._stream.synchronize()
         self._outward.synchronize()
         self._sizes.clear()
-        self._memory = self._device.empty(1)
+        self._memory = self._no_memory
         self._device.release()
 
     def _add_constants(self, forward: Forward | TensorForward) -> None:
