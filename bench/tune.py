@@ -1,18 +1,20 @@
 """Which tile and split is fastest for each layer on this GPU: the table that plans on such GPUs go by.
 
     python -m bench.tune [--precisions float16,tf32,bfloat16,float32] [--tune throughput,latency] [--device cuda:0]
-                         [--seconds 400] [--output DIR]
+                         [--seconds 400] [--hopper] [--output DIR]
 
 Every candidate runs the whole network, is compared with the float64 oracle, and then each of its layers is timed by
 itself; one that fails, or is wrong, is left out, and the exit status is 1. Writes pix2pix/plans/NAME-OF-THE-GPU.json,
 which plans go by from then on (:mod:`pix2pix.tuned`), plan-cuda-PRECISION-TUNE.json for ``--plan``, and tune.json with
-all times. After ``--seconds`` no candidate is begun: those left out are in tune.json. Without a GPU, it says that
-nothing was measured.
+all times. After ``--seconds`` no candidate is begun: those left out are in tune.json. With ``--hopper``, candidates are
+those that only such GPUs can run, beside the times that tune.json has of the others: in a process of its own, which a
+fault of a kernel ends for all that come after it. Without a GPU, it says that nothing was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,6 +80,14 @@ class Tuning:
                 total = 1e3 * sum(seconds.values())
                 print(f"{self.precision} N={len(b)} {candidate:24s} {total:8.3f} ms", flush=True)
 
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Take over what :meth:`report` has of another process."""
+        for tune, layers in report.get("us", {}).items():
+            for name, taken in layers.items():
+                self.times.setdefault(tune, {}).setdefault(name, {}).update({a: 1e-6 * us for a, us in taken.items()})
+        self.failed |= report.get("failed", {})
+        self.left_out += report.get("left_out", [])
+
     def plan(self, tune: str) -> Plan:
         """What took the least for each layer; layers that were not timed have what they have by rule."""
         layers = dict(choose(self.generator, tune, None, self.precision, "cuda").layers)
@@ -103,29 +113,33 @@ class Tuning:
         return {"us": times, "failed": self.failed, "left_out": self.left_out}
 
 
-def candidates(generator: Generator, precision: str, is_hopper: bool) -> list[str]:
-    """All algorithms that are worth timing in a precision, those first whose sums no blocks share."""
+def candidates(generator: Generator, precision: str, of_hopper: bool) -> list[str]:
+    """All algorithms of Hopper's own, or of all GPUs, that are worth timing; those first whose sums no blocks share."""
     found = dict.fromkeys(name for layer in generator.layers for name in algorithms(layer, "cuda", precision))
-    names = [name for name in found if name != READABLE and (is_hopper or not name.startswith("hopper"))]
+    names = [name for name in found if name != READABLE and of_hopper == name.startswith("hopper")]
     return sorted(names, key=lambda name: int(name.partition("-split")[2] or 1))
 
 
 def measure(arguments: argparse.Namespace) -> int:
     """Tune all precisions, and write what came of it after each; the exit status."""
-    from pix2pix._gpu_device import HOPPER, capability_of, name_of
+    from pix2pix._gpu_device import name_of
 
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
     oracle = Oracle(generator, weights)
     batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
     told = common.gpu()
-    index = int(arguments.device.removeprefix("cuda:"))
-    gpu, is_hopper = name_of(index), capability_of(index) == HOPPER
+    gpu = name_of(_index(arguments.device))
     record: dict[str, Any] = {"gpu": told, "precisions": {}}
+    if arguments.hopper:
+        record = json.loads((common.RESULTS / "tune.json").read_text(encoding="utf-8"))
     failed = 0
     for precision in arguments.precisions.split(","):
         tuning = Tuning(generator, weights, batches, precision, oracle)
-        tuning.run(candidates(generator, precision, is_hopper), arguments.device, until)
+        if arguments.hopper:
+            tuning.add(record["precisions"].get(precision, {}))
+        before = len(tuning.failed)
+        tuning.run(candidates(generator, precision, arguments.hopper), arguments.device, until)
         for tune in batches:
             path = arguments.output / f"plan-cuda-{precision}-{tune}.json"
             tuning.plan(tune).save(path)
@@ -134,9 +148,29 @@ def measure(arguments: argparse.Namespace) -> int:
         file = tuned.save(gpu, facts, {precision: {tune: tuning.table(tune) for tune in batches}})
         record["precisions"][precision] = tuning.report()
         common.save("tune", record)
-        failed += len(tuning.failed)
-        print(f"{precision}: {len(tuning.left_out)} candidates left out, {len(tuning.failed)} failed; wrote {file}")
+        news = len(tuning.failed) - before
+        failed += news
+        print(f"{precision}: {len(tuning.left_out)} candidates left out, {news} failed; wrote {file}")
     return 1 if failed else 0
+
+
+def _index(device: str) -> int:
+    return int(device.removeprefix("cuda:"))
+
+
+def _lacks(arguments: argparse.Namespace) -> str:
+    """What isn't there for this to be measured; nothing if all is."""
+    try:
+        check_device(arguments.device, "float32", None, None)
+    except RuntimeError as error:
+        return f"no CUDA device ({error})"
+    from pix2pix._gpu_device import HOPPER, capability_of
+
+    if arguments.hopper and capability_of(_index(arguments.device)) != HOPPER:
+        return "no GPU of compute capability 9.0"
+    if arguments.hopper and not (common.RESULTS / "tune.json").exists():
+        return "no times of what all GPUs can do: run it without --hopper first"
+    return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,12 +180,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tune", default=",".join(IMAGES), help="what for (%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=400, help="after which none is begun (%(default)s)")
+    parser.add_argument("--hopper", action="store_true", help="Hopper's own algorithms, beside what was timed before")
     parser.add_argument("--output", type=Path, default=common.RESULTS, help="where plans go (%(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        check_device(arguments.device, "float32", None, None)
-    except RuntimeError as error:
-        print(f"not measured: no CUDA device ({error})")
+    if lacks := _lacks(arguments):
+        print(f"not measured: {lacks}")
         return 0
     return measure(arguments)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: ci/gpu.sh build|test|bench [NAME...]|tune   On a machine with an NVIDIA GPU, with the Python that is there
+# Usage: ci/gpu.sh build|test|bench [NAME...]|tune [--hopper]   On a machine with an NVIDIA GPU, with the Python that is there
 # ($PYTHON, or python3) and what it has installed; nothing is downloaded. Each stage is meant to take less than 8 minutes;
 # of bench, each benchmark is: name them one by one where time is short.
 #
@@ -12,14 +12,15 @@
 #               quality         PSNR on real weights
 #               mode_b pool mode_c
 #   tune    times the tiles and splits that each layer may have, in all precisions, and writes pix2pix/plans/GPU.json,
-#           by which plans on such GPUs go from then on: commit it, then run bench
+#           by which plans on such GPUs go from then on: commit it, then run bench. On an H100 or H200, --hopper does
+#           so for what only they can do, beside what was timed before: once the tests have shown it right
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
 
 build() {
-    rm -f pix2pix/__pycache__/*.nb[ic] # numba doesn't notice all changes of what kernels are made of
+    rm -f {pix2pix,tests}/__pycache__/*.nb[ic] # numba doesn't notice all changes of what kernels are made of
     "$python" setup.py build_ext --inplace >build-gpu.log 2>&1 || { cat build-gpu.log; exit 1; }
     rm build-gpu.log
     "$python" - <<'CODE'
@@ -49,6 +50,7 @@ test() {
         echo "on a GPU, only tests of several GPUs, and of GPUs of another kind, may be skipped" >&2
         exit 1
     fi
+    "$python" ci/gpu_tiny.py # all kernels are compiled then, which takes long under compute-sanitizer
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck; do
             echo "== compute-sanitizer $tool"
@@ -78,13 +80,13 @@ bench() {
 }
 
 tune() {
-    "$python" -m bench.tune
+    "$python" -m bench.tune "$@"
 }
 
 case "${1:-}" in
     build | test | bench | tune) "$@" ;;
     *)
-        sed -n '2,17s/^# \?//p' "$0"
+        sed -n '2,16s/^# \?//p' "$0"
         exit 2
         ;;
 esac

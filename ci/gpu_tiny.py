@@ -18,11 +18,11 @@ FLOAT32 = (None, "implicit-32x128-split4", "implicit-128x128", "im2col")
 LOWER = (None, "tensor-64x64-split4", "tensor-128x128", "tensor-64x64")
 BOXES = ("hopper-128x64-split4", "hopper-128x256", "hopper-128x128", "hopper-128x64")  # of 64 channels and more
 
-narrow, wide = unet(ngf=5, depth=4), unet(ngf=32, depth=3)
+narrow, wide, plain = unet(ngf=5, depth=4), unet(ngf=32, depth=3), unet(ngf=32, depth=3, norm=None)
 cases = [(narrow, "float32", FLOAT32), *((narrow, precision, LOWER) for precision in PSNR)]
 if capability_of(0) == HOPPER:
-    cases += [(wide, precision, BOXES) for precision in PSNR]
-b = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    cases += [(wide, precision, BOXES) for precision in PSNR] + [(plain, precision, BOXES[1:]) for precision in PSNR]
+b = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
 for generator, precision, plans in cases:
     weights = random_weights(generator)
     expected = ReferenceEngine(generator, weights).translate(b)

@@ -6,6 +6,7 @@ All have five dimensions, the innermost of words; see :func:`pix2pix._hopper.cop
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ._cuda import SIMULATED
 from ._gpu_device import Device
 from ._hopper import ROW
 from ._hopper_gemm import Box
+
+DESCRIPTION = 128  # bytes, at a multiple of as many
 
 
 class Boxes(NamedTuple):
@@ -46,21 +49,27 @@ def describe(device: Device, boxes: Boxes) -> Any:
         return boxes._replace(array=boxes.array._ary)
     from cuda.bindings import driver
 
-    error, described = driver.cuTensorMapEncodeTiled(
-        driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT32,
-        len(boxes.sizes),
-        boxes.array.__cuda_array_interface__["data"][0],
-        [driver.cuuint64_t(size) for size in reversed(boxes.sizes)],
-        [driver.cuuint64_t(4 * stride) for stride in reversed(boxes.strides[:-1])],
-        [driver.cuuint32_t(size) for size in reversed(boxes.box)],
-        [driver.cuuint32_t(1) for _ in boxes.box],
-        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-        driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
-        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    # Not driver.cuTensorMapEncodeTiled, which has the description written where it likes: it must be aligned.
+    encode = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
+    space = np.zeros(2 * DESCRIPTION, np.uint8)
+    begin = -space.ctypes.data % DESCRIPTION
+    description = space[begin : begin + DESCRIPTION]
+    dimensions = len(boxes.sizes)
+    error = encode(
+        ctypes.c_void_p(description.ctypes.data),
+        int(driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT32),
+        ctypes.c_uint32(dimensions),
+        ctypes.c_void_p(boxes.array.__cuda_array_interface__["data"][0]),
+        (ctypes.c_uint64 * dimensions)(*reversed(boxes.sizes)),
+        (ctypes.c_uint64 * (dimensions - 1))(*(4 * stride for stride in reversed(boxes.strides[:-1]))),
+        (ctypes.c_uint32 * dimensions)(*reversed(boxes.box)),
+        (ctypes.c_uint32 * dimensions)(*(1 for _ in boxes.box)),
+        int(driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE),
+        int(driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B),
+        int(driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
+        int(driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
     )
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(
-            f"{device.name} takes no boxes {boxes.box} of {boxes.sizes}, strides {boxes.strides}: {error}"
-        )
-    return device.upload(np.array([int(part) for part in described.opaque], np.uint64))
+    if error:
+        sizes = f"{boxes.box} of {boxes.sizes}, strides {boxes.strides}"
+        raise RuntimeError(f"{device.name} takes no boxes {sizes}: {driver.CUresult(error).name}")
+    return device.upload(description.view(np.uint64))

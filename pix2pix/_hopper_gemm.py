@@ -1,10 +1,10 @@
 """The matrix product of :mod:`pix2pix._tensorcore` in the form that Hopper's tensor cores are fastest in.
 
 The rows of a tile are a box of pixels, so that hardware copies what a tap reads of it: with one instruction, zeros for
-what lies outside, of a map as the layer's input is. One warp has stages of both matrices copied, as soon as they are
-free; the other warps, in groups of four, multiply what has come, straight from shared memory. Both count on barriers,
-and nobody waits for the whole block before all is done. Boxes fill the grid of pixels, and taps begin at rows of shared
-memory, or the layer is not one for this kernel: see :meth:`HopperTile.box`.
+what lies outside, of a map as the layer's input is. One thread has stages of both matrices copied, as soon as they are
+free; the other warps, in groups of four, multiply what has come, straight from shared memory. They count on barriers
+of their own, and nobody waits for the whole block before all is done. Boxes fill the grid of pixels, and taps begin at
+rows of shared memory, or the layer is not one for this kernel: see :meth:`HopperTile.box`.
 
 Sources: warps that specialise, and the stages, are those of NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; the map of a
 convolution of stride 2 as one of pairs of rows and columns is the polyphase split of signal processing.
@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HopperTile:
-    """The bm x bn of out that a block computes, 64 rows for each group of four warps; one more warp has copies made.
+    """The bm x bn of out that a block computes, 64 rows for each group of four warps; one more has copies made.
 
     ``stages`` tiles of A and W are in shared memory at a time. ``blocks`` are to fit a multiprocessor together: what
     their registers and their shared memory allow.
@@ -96,7 +96,7 @@ def make_hopper_gemm(tile: HopperTile, kind: int, leaves: int) -> Any:
     Launch with a grid of (tiles of all images, column tiles, parities * splits), and ``tile.shared``.
     """
     BM, BN, KIND, THREADS, STAGES = tile.bm, tile.bn, kind, tile.threads, tile.stages
-    PRODUCERS = tile.threads - WARP  # where the threads begin that have copies made
+    PRODUCER = tile.threads - WARP  # the thread that has copies made: of its warp the one that has something to do
     BARRIER_WORDS = 4 * tile.stages
     ACCUMULATORS, GROUPS, RUN_SIZE = tile.bn // 2, tile.bn // 32, RUN_WORDS[kind]
     RUNS, WARPS = 2 * GROUPS, tile.bm // 16  # warps that multiply
@@ -175,10 +175,9 @@ def make_hopper_gemm(tile: HopperTile, kind: int, leaves: int) -> Any:
         begin = int32(split * share)
         count = int32(min(share, steps - begin))
         lane = int32(thread % WARP)
-        if thread >= PRODUCERS:
-            if lane == 0:
-                acquire_boxes(a)
-                acquire_boxes(w)
+        if thread == PRODUCER:
+            acquire_boxes(a)
+            acquire_boxes(w)
             w_row = int32(parity * ((columns + 31) // 32 * 32) + first_column)
             halves = int32(zoom - 1)
             for i in range(count):
@@ -192,23 +191,22 @@ def make_hopper_gemm(tile: HopperTile, kind: int, leaves: int) -> Any:
                 y = int32(origin + py + step * tap_y)
                 x = int32(origin + px + step * (tap - tap_y * side))
                 wait_for_phase(barriers, STAGES + stage, (turn & 1) ^ 1)
-                if lane == 0:
-                    arrive_with_words(barriers, stage, STAGE)
-                    to = int32(first + stage * STAGE)
-                    copy_box(
-                        shared,
-                        to,
-                        barriers,
-                        stage,
-                        a,
-                        int32((x & halves) * words + channel),
-                        int32(x0 + (x >> halves)),
-                        int32(y & halves),
-                        int32(y0 + (y >> halves)),
-                        int32(first_image + image0),
-                    )
-                    copy_box(shared, int32(to + A_SIZE), barriers, stage, w, int32(at * ROW), w_row, 0, 0, 0)
-        else:
+                arrive_with_words(barriers, stage, STAGE)
+                to = int32(first + stage * STAGE)
+                copy_box(
+                    shared,
+                    to,
+                    barriers,
+                    stage,
+                    a,
+                    int32((x & halves) * words + channel),
+                    int32(x0 + (x >> halves)),
+                    int32(y & halves),
+                    int32(y0 + (y >> halves)),
+                    int32(first_image + image0),
+                )
+                copy_box(shared, int32(to + A_SIZE), barriers, stage, w, int32(at * ROW), w_row, 0, 0, 0)
+        if thread < PRODUCER:
             a_at = int32(first + thread // GROUP * (GROUP_ROWS * ROW))
             for i in range(count):
                 i = int32(i)

@@ -205,6 +205,7 @@ class GpuEngine(BaseEngine):
 
     def _close(self) -> None:
         self._do(self._release)
+        self._thread = 0
         self._leader.shutdown()
 
     # -- in the engine's own thread ---------------------------------------------------------------------------

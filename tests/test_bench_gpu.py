@@ -377,11 +377,27 @@ def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
     assert len(table) == len(TINY.layers) - len(constant) - 1
 
 
-def test_hopper_is_tuned_where_there_is_one():
+@needs_simulator
+def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
     g = unet(ngf=64, depth=5)
-    assert not any("hopper" in name for name in tune.candidates(g, "float16", False))
     names = tune.candidates(g, "float16", True)
-    assert {"hopper-128x256", "tensor-128x128"} < set(names[:6]) and len(names) == len(set(names))
+    assert names[0] == "hopper-128x256" and all(name.startswith("hopper") for name in names)
+    options = ["--precisions", "float16", "--tune", "latency", "--output", str(results / "files")]
+    assert tune.main([*options, "--hopper"]) == 0
+    assert "not measured: no times" in capsys.readouterr().out
+
+    offered = ["tensor-128x128"]
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
+    assert tune.main(options) == 0
+    before = json.loads((results / "tune.json").read_text())["precisions"]["float16"]["us"]["latency"]
+    offered[:] = ["hopper-128x128"]
+    quick = {"hopper-128x128": 1e-9}  # as if such a small layer could go by it
+    monkeypatch.setattr(tune.Tuning, "_time", lambda self, *_: self.times["latency"]["decoder_2"].update(quick))
+    assert tune.main([*options, "--hopper"]) == 0
+    after = json.loads((results / "tune.json").read_text())["precisions"]["float16"]["us"]["latency"]
+    assert after == before | {"decoder_2": before["decoder_2"] | {"hopper-128x128": 0.0}}
+    plan = json.loads((results / "files" / "plan-cuda-float16-latency.json").read_text())
+    assert plan["layers"]["decoder_2"] == "hopper-128x128" and plan["layers"]["decoder_3"] == "tensor-128x128"
 
 
 @needs_simulator

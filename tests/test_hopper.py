@@ -39,9 +39,16 @@ needs_hopper = pytest.mark.skipif(not MISSING and not IS_HOPPER, reason="needs c
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
+ON_A_GPU = [
+    ("hopper-128x256", 3, 128, 128, True),
+    ("hopper-128x64-split4", 2, 256, 128, True),
+    ("hopper-128x256", 3, 64, 64, False),
+    ("hopper-128x128", 1, 128, 128, False),
+    ("hopper-128x64", 2, 64, 128, False),
+]
 # Some whole images to a tile, one of which is missing; shared sums; parts of images; a grid that no box divides.
 CASES = [
-    *([] if SIMULATED else [("hopper-128x256", 3, 128, 128, True), ("hopper-128x64-split4", 2, 256, 128, True)]),
+    *([] if SIMULATED else ON_A_GPU),
     ("hopper-128x128", 3, 32, 32, True),
     ("hopper-128x64-split2", 1, 32, 32, True),
     ("hopper-128x256", 1, 32, 96, False),
@@ -222,6 +229,7 @@ def test_plans_take_it_when_they_are_told():
 
 
 @needs_gpu
+@needs_hopper
 def test_other_gpus_say_that_they_cannot(monkeypatch):
     monkeypatch.setattr("pix2pix._tensor_weights.HOPPER", (99, 0))
     with pytest.raises(RuntimeError, match="capability 9.0, and the plan's 'hopper-128x64' for .* is for 99.0"):
