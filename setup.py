@@ -72,7 +72,7 @@ def extension(isa: str, openmp: list[str]) -> Extension:
         f"pix2pix._cpu_{isa}",
         [str(source)],
         include_dirs=["pix2pix"],
-        depends=[str(path) for path in sorted(Path("pix2pix").glob("_cpu*.pxi"))] + ["pix2pix/_simd.h"],
+        depends=[str(path) for path in sorted(Path("pix2pix/cpu/kernels").iterdir())],
         extra_compile_args=[*optimise, *FLAGS[isa], *(flag for flag in openmp if flag != "-lomp")],
         extra_link_args=openmp + (SANITIZE if DEBUG else []),
     )

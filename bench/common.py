@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import cpu, metrics
+from pix2pix.cpu import engine as cpu
 from pix2pix.demo.facades import facade
+from pix2pix.files import metrics
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (

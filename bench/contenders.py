@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.generator import Generator, Weights, random_weights, unet
+from pix2pix.model.generator import Generator, Weights, random_weights, unet
 
 from . import common
 from .engines import ENGINES, Task

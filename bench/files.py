@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pix2pix import checkpoints
-from pix2pix.generator import INPUT, Generator, Weights
+from pix2pix.model.generator import INPUT, Generator, Weights
 
 from . import networks
 from .engines import nchw

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 import pix2pix
-from pix2pix import cpu
-from pix2pix.generator import random_weights, unet
-from pix2pix.reference import ReferenceEngine
+from pix2pix.cpu import engine as cpu
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.model.generator import random_weights, unet
 
 from . import common
 from .mode_a import run_in_memory

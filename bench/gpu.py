@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import checkpoints, metrics
-from pix2pix.engine import Engine, check_device, make_engine
-from pix2pix.generator import Generator, Weights
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix import checkpoints
+from pix2pix.engines.base import Engine, check_device, make_engine
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.files import metrics
+from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR
 
 from . import common, gpu_tables

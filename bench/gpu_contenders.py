@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.engine import BaseEngine
-from pix2pix.reference import to_float
+from pix2pix.engines.base import BaseEngine
+from pix2pix.engines.reference import to_float
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.engine import BaseEngine
-from pix2pix.generator import INPUT
+from pix2pix.engines.base import BaseEngine
+from pix2pix.model.generator import INPUT
 
 BLOCKS = 5  # times that each graph is timed
 GRAPH_SECONDS = 0.01  # about how long a graph takes

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from pix2pix._cuda import SIMULATED, kernel
-from pix2pix.engine import BaseEngine
+from pix2pix.engines.base import BaseEngine
+from pix2pix.gpu.kernels.common import SIMULATED, kernel
 
 from .gpu_kernels import seconds_of
 

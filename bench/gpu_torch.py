@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pix2pix.reference import to_float
+from pix2pix.engines.reference import to_float
 
 from . import torch_network as network
 from .engines import Unavailable, nchw, nhwc

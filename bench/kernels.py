@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import cpu
-from pix2pix.cpu import CpuEngine
-from pix2pix.generator import INPUT
-from pix2pix.reference import ReferenceEngine
+from pix2pix.cpu import engine as cpu
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.model.generator import INPUT
 
 from . import common
 from .contenders import inputs, model

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import pix2pix
-from pix2pix import cpu
 from pix2pix.checkpoints import course
-from pix2pix.generator import Generator, random_weights, unet
-from pix2pix.reference import ReferenceEngine
+from pix2pix.cpu import engine as cpu
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.model.generator import Generator, random_weights, unet
 
 from . import common
 

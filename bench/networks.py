@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.generator import INPUT, Generator, Layer, Weights
+from pix2pix.model.generator import INPUT, Generator, Layer, Weights
 
 OPSET = 17
 

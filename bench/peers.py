@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import cpu
-from pix2pix.reference import ReferenceEngine
+from pix2pix.cpu import engine as cpu
+from pix2pix.engines.reference import ReferenceEngine
 
 from . import common, files, quality, start, tables
 from .contenders import Contender, calibration, inputs, model

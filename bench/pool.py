@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 import pix2pix
-from pix2pix.engine import check_device
-from pix2pix.pool import PoolEngine
-from tests.fakes import SMALL, FakeDevice
+from pix2pix.engines.base import check_device
+from pix2pix.engines.pool import PoolEngine
+from tests.engines.fakes import SMALL, FakeDevice
 
 from . import common
 from .mode_a import verify, write_network

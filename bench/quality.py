@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pix2pix import checkpoints, demo, metrics
+from pix2pix import checkpoints, demo
 from pix2pix.demo.facades import facade
-from pix2pix.engine import check_device, describe, make_engine
-from pix2pix.generator import Generator, Weights
-from pix2pix.reference import ReferenceEngine
+from pix2pix.engines.base import check_device, describe, make_engine
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.files import metrics
+from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR
 
 from . import common, files

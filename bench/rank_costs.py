@@ -19,15 +19,15 @@ import numpy as np
 from mpi4py import MPI
 
 from pix2pix import mpi
-from pix2pix.generator import unet
-from pix2pix.images import Fitting
-from pix2pix.jobs import Job
+from pix2pix.files.images import Fitting
+from pix2pix.files.jobs import Job
+from pix2pix.files.stream import BATCH_SIZE, Outcome
+from pix2pix.model.generator import unet
 from pix2pix.mpi.engine import _Courier
 from pix2pix.mpi.files import BATCHES_AT_ONCE, FileLeader
+from pix2pix.mpi.messages import ROOT, Ask, DoFiles, Facts, Jobs, packed_outcome, unpacked_job
 from pix2pix.mpi.root import Ranks
-from pix2pix.mpi.wire import ROOT, Ask, DoFiles, Facts, Jobs, packed_outcome, unpacked_job
 from pix2pix.mpi.worker import Worker
-from pix2pix.translate import BATCH_SIZE, Outcome
 
 CHUNKS, BATCHES = 2000, 400
 

@@ -17,11 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pix2pix import info
+from pix2pix.cli import info
+from pix2pix.files.stream import BATCH_SIZE
 from pix2pix.mpi.files import BATCHES_AT_ONCE
-from pix2pix.mpi.handout import Handout
-from pix2pix.mpi.wire import ROOT
-from pix2pix.translate import BATCH_SIZE
+from pix2pix.mpi.messages import ROOT
+from pix2pix.mpi.work_queue import Handout
 
 from . import common
 from .mode_d import mpiexec

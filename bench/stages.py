@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu import PRECISIONS, CpuEngine, available_cores
-from pix2pix.generator import INPUT, Layer
+from pix2pix.cpu.engine import PRECISIONS, CpuEngine, available_cores
+from pix2pix.model.generator import INPUT, Layer
 
 from . import common
 from .contenders import inputs, model

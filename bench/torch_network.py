@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pix2pix.generator import INPUT, Generator, Layer, Weights
+from pix2pix.model.generator import INPUT, Generator, Layer, Weights
 
 from .networks import common_slope, torch_weight
 

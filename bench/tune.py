@@ -5,7 +5,7 @@
 
 Every candidate runs the whole network, is compared with the float64 oracle, and then each of its layers is timed by
 itself; one that fails, or is wrong, is left out, and the exit status is 1. Writes pix2pix/plans/NAME-OF-THE-GPU.json,
-which plans go by from then on (:mod:`pix2pix.tuned`), plan-cuda-PRECISION-TUNE.json for ``--plan``, and tune.json with
+which plans go by from then on (:mod:`pix2pix.plans.tables`), plan-cuda-PRECISION-TUNE.json for ``--plan``, and tune.json with
 all times. After ``--seconds`` no candidate is begun: those left out are in tune.json. With ``--hopper``, candidates are
 those that only such GPUs can run, beside the times that tune.json has of the others: in a process of its own, which a
 fault of a kernel ends for all that come after it. Without a GPU, it says that nothing was measured.
@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import tuned
-from pix2pix.engine import check_device, make_engine
-from pix2pix.generator import Generator, Weights
-from pix2pix.plan import Plan, algorithms, choose
+from pix2pix.engines.base import check_device, make_engine
+from pix2pix.model.generator import Generator, Weights
+from pix2pix.plans import tables as tuned
+from pix2pix.plans.plan import Plan, algorithms, choose
 
 from . import common, gpu_kernels
 from .contenders import model
@@ -122,7 +122,7 @@ def candidates(generator: Generator, precision: str, of_hopper: bool) -> list[st
 
 def measure(arguments: argparse.Namespace) -> int:
     """Tune all precisions, and write what came of it after each; the exit status."""
-    from pix2pix._gpu_device import name_of
+    from pix2pix.gpu.device import name_of
 
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
@@ -164,7 +164,7 @@ def _lacks(arguments: argparse.Namespace) -> str:
         check_device(arguments.device, "float32", None, None)
     except RuntimeError as error:
         return f"no CUDA device ({error})"
-    from pix2pix._gpu_device import HOPPER, capability_of
+    from pix2pix.gpu.device import HOPPER, capability_of
 
     if arguments.hopper and capability_of(_index(arguments.device)) != HOPPER:
         return "no GPU of compute capability 9.0"

@@ -32,8 +32,13 @@ from numba.cuda.cudadrv import nvvm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm, _hopper_gemm, _tensor_maps, _tensorcore  # noqa: E402
-from pix2pix._words import KINDS  # noqa: E402
+from pix2pix.gpu.kernels import float32_gemm as _cuda_gemm
+from pix2pix.gpu.kernels import float32_maps as _cuda_maps
+from pix2pix.gpu.kernels import float32_norm as _cuda_norm
+from pix2pix.gpu.kernels import hopper_gemm as _hopper_gemm
+from pix2pix.gpu.kernels import maps as _tensor_maps
+from pix2pix.gpu.kernels import mma_gemm as _tensorcore  # noqa: E402
+from pix2pix.gpu.ptx.packed_words import KINDS  # noqa: E402
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256

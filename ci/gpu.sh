@@ -11,7 +11,7 @@
 #               layers          every layer beside the roof, and every kernel
 #               quality         PSNR on real weights
 #               mode_b pool mode_c
-#   tune    times the tiles and splits that each layer may have, in all precisions, and writes pix2pix/plans/GPU.json,
+#   tune    times the tiles and splits that each layer may have, in all precisions, and writes pix2pix/plans/measured/GPU.json,
 #           by which plans on such GPUs go from then on: commit it, then run bench. On an H100 or H200, --hopper does
 #           so for what only they can do, beside what was timed before: once the tests have shown it right
 set -euo pipefail
@@ -20,14 +20,14 @@ python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
 
 build() {
-    rm -f {pix2pix,tests}/__pycache__/*.nb[ic] # numba doesn't notice all changes of what kernels are made of
+    find pix2pix tests -name "*.nb[ic]" -delete # numba doesn't notice all changes of what kernels are made of
     "$python" setup.py build_ext --inplace >build-gpu.log 2>&1 || { cat build-gpu.log; exit 1; }
     rm build-gpu.log
     "$python" - <<'CODE'
 import importlib.metadata as metadata
 import sys
 
-from pix2pix._gpu_device import Device, count
+from pix2pix.gpu.device import Device, count
 
 print("Python", sys.version.split()[0])
 for name in ("numba", "numba-cuda", "cuda-core", "cuda-bindings", "llvmlite", "numpy", "torch"):
@@ -44,8 +44,8 @@ CODE
 test() {
     local log
     log=$(mktemp)
-    "$python" -m pytest -q -rs -p no:cacheprovider -m "gpu and not full" tests/test_cuda.py \
-        tests/test_engines.py tests/test_hopper.py tests/test_hybrid.py tests/test_tensor.py tests/test_tuned.py | tee "$log"
+    "$python" -m pytest -q -rs -p no:cacheprovider -m "gpu and not full" tests/gpu \
+        tests/engines/test_engines.py tests/engines/test_hybrid.py tests/plans/test_tables.py | tee "$log"
     if grep '^SKIPPED' "$log" | grep -v 'several devices\|needs compute capability'; then
         echo "on a GPU, only tests of several GPUs, and of GPUs of another kind, may be skipped" >&2
         exit 1

@@ -7,7 +7,7 @@ How a 4x4 stride-2 convolution, or its transpose, becomes matrix multiplication:
 - Every base pixel reads a *patch* of its input: 4x4 pixels, or 3x3 of which each parity uses four.
 - A *block* of the base grid is one thread's work: it reads the block's input once, normalised, activated, joined
   and padded (`read_row`), into its own scratch, where neighbouring patches overlap; then the micro-kernels of
-  _simd.h run over it, *panel* (NR filters) by panel. Small maps are read patch by patch into one matrix instead, so
+  cpu/kernels/simd.h run over it, *panel* (NR filters) by panel. Small maps are read patch by patch into one matrix instead, so
   that the rows of all images fill the micro-kernel and each weight is read once.
 
 Norms are gathered when a layer is computed, and applied when the next one reads it.
@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-cdef extern from "_simd.h" nogil:
+cdef extern from "cpu/kernels/simd.h" nogil:
     ctypedef float vec  # VL floats; to Cython a float, on which it emits only + - *
     ctypedef void (*micro_kernel)(const float*, long, const long*, long, long, const float*, const float*, long,
                                   float*, long) noexcept nogil
@@ -80,8 +80,8 @@ def padded(long channels) -> int:
     return (channels + VL - 1) // VL * VL
 
 
-include "_cpu_operands.pxi"
-include "_cpu_gemm.pxi"
+include "cpu/kernels/operands.pxi"
+include "cpu/kernels/gemm.pxi"
 
 
 cdef class Convolution:
@@ -162,9 +162,9 @@ cdef class Convolution:
         return g.n * g.down * g.across * g.parities * partial_size(self.filters)
 
 
-include "_cpu_direct.pxi"
-include "_cpu_winograd.pxi"
-include "_cpu_output.pxi"
+include "cpu/kernels/direct.pxi"
+include "cpu/kernels/winograd.pxi"
+include "cpu/kernels/output.pxi"
 
 
 def run_multiply_adds(long rounds, long threads, bint half=False) -> tuple[int, float]:

@@ -1,6 +1,6 @@
 """Readers of trained models: ``read(path)`` finds out what the file is by its content, never by its name.
 
-One module per format: :mod:`.pytorch`, :mod:`.keras`, :mod:`.tensorflow`, :mod:`.tfjs`, :mod:`.pict`, :mod:`.course`,
+One module per format: :mod:`.pytorch.state_dict`, :mod:`.keras.model`, :mod:`.tensorflow.checkpoint`, :mod:`.tfjs`, :mod:`.pict`, :mod:`.course`,
 and :mod:`.native`, which is this project's own and the only one that is written. Files are untrusted: no code in them
 is executed, lengths are compared with the file's before anything is allocated, and whatever is wrong becomes a
 :class:`CheckpointError`.
@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..generator import Generator
+from ..model.generator import Generator
 from .common import CheckpointError, check_finite, inside, shown
 
 __all__ = ["CheckpointError", "read", "write"]
@@ -89,7 +89,11 @@ def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarr
 
 def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
     """Choose the reader by content."""
-    from . import course, keras, native, pict, pytorch, saved_model, tensorflow, tfjs
+    from . import course, native, pict, tfjs
+    from .keras import model as keras
+    from .pytorch import state_dict as pytorch
+    from .tensorflow import checkpoint as tensorflow
+    from .tensorflow import saved_model
 
     path = tensorflow.index_of(path) or path
     try:
@@ -116,7 +120,9 @@ def _read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]
 
 def _model_in(folder: Path) -> Path:
     """The one model among the files of a folder: the one that it names, or the only one."""
-    from . import saved_model, tensorflow, tfjs
+    from . import tfjs
+    from .tensorflow import checkpoint as tensorflow
+    from .tensorflow import saved_model
 
     named = inside(folder, tfjs.MODEL) or inside(folder, saved_model.MODEL) or tensorflow.latest(folder)
     if named is not None:
@@ -145,7 +151,11 @@ def _model_in(folder: Path) -> Path:
 
 def _sniff(path: Path) -> _Kind:
     """What a file is by its first and last bytes and its length. Raises CheckpointError for what cannot be read."""
-    from . import bundle, course, hdf5, keras, native, pict, saved_model, sstable, tfjs, torchfile
+    from . import course, native, pict, tfjs
+    from .containers import hdf5, sstable
+    from .keras import model as keras
+    from .pytorch import torchfile
+    from .tensorflow import bundle, saved_model
 
     size = path.stat().st_size
     with path.open("rb") as file:

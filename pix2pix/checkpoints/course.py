@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..generator import Generator, unet
+from ..model.generator import Generator, unet
 from .common import CheckpointError
 
 _DEPTH = 8

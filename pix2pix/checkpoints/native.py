@@ -27,9 +27,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..generator import Generator
-from . import pytorch
+from ..model.generator import Generator
 from .common import CheckpointError, listing, read_json, shown, to_float32
+from .pytorch import state_dict as pytorch
 
 FORMAT_VERSION = 1
 _ENTRY = "pix2pix"

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..generator import Generator
-from . import tf1
+from ..model.generator import Generator
 from .common import CheckpointError, read_json, shown
-from .keras_config import entry
+from .keras.config import entry
+from .tensorflow import tf1
 
 _MAX_JSON = 1 << 20  # a U-Net of 8 levels takes some 5,000 bytes
 _CODES = 256

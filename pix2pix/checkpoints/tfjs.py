@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..generator import Generator
+from ..model.generator import Generator
 from .common import CheckpointError, inside, listing, read_bounded, read_json, shown
-from .keras_config import entry
-from .keras_graph import Stored, read_graph
+from .keras.config import entry
+from .keras.graph import Stored, read_graph
 
 MODEL = "model.json"
 _MAX_JSON = 2 << 20  # a U-Net of 8 levels takes some 30,000 bytes

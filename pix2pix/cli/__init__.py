@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import mpi
-from .engine import PRECISIONS
-from .plan import TUNES
+from .. import mpi
+from ..engines.base import PRECISIONS
+from ..plans.plan import TUNES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from .generator import Generator, Weights
-    from .plan import Plan
+    from ..model.generator import Generator, Weights
+    from ..plans.plan import Plan
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -72,7 +72,7 @@ def _serve(comm: MPI.Intracomm) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; a parsed command's ``run`` is the function that does it."""
-    from . import __version__
+    from .. import __version__
 
     top = argparse.ArgumentParser(
         "pix2pix", description="Run trained pix2pix generators fast, without the framework that trained them."
@@ -186,7 +186,7 @@ def _setting(text: str) -> tuple[str, float]:
 
 
 def _translate(args: argparse.Namespace) -> int:
-    from .run import run_translate
+    from ..files.run import run_translate
 
     args.to_folder = args.output.endswith(("/", os.sep))  # which a Path doesn't keep
     args.output = Path(args.output)
@@ -195,13 +195,13 @@ def _translate(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
     """(generator, weights) of a model file, as --key, --set and --statistics say."""
-    from .engine import read_model
+    from ..engines.base import read_model
 
     return read_model(path, args.statistics, args.key, dict(args.set or ()))
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from .checkpoints import write
+    from ..checkpoints import write
     from .info import provisos
 
     if args.target.suffix != ".safetensors":
@@ -232,7 +232,8 @@ def _info(args: argparse.Namespace) -> int:
         print()
     elif args.plan is not None or args.gpu_layers:
         raise ValueError("--plan shows the plan of a model: name one")
-    from . import __version__, cpu
+    from .. import __version__
+    from ..cpu import engine as cpu
 
     facts = {"pix2pix": __version__, **cpu.build_info()}
     if args.measure:
@@ -243,7 +244,8 @@ def _info(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
     """The plan that --plan and --gpu-layers ask to be shown."""
-    from . import placement, plan
+    from ..plans import placements as placement
+    from ..plans import plan
 
     if args.gpu_layers == "auto":
         raise ValueError("info measures no placement: translate with --gpu-layers auto writes a plan file to show here")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from .generator import Generator, Layer
-from .plan import Plan
+from ..model.generator import Generator, Layer
+from ..plans.plan import Plan
 
 
 def describe(generator: Generator) -> str:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from . import plan as plans
-from .engine import BaseEngine, check_layers
-from .generator import INPUT, Generator, Weights, fold_parts, without_stored_statistics
+from ..engines.base import BaseEngine, check_layers
+from ..model.generator import INPUT, Generator, Weights, fold_parts, without_stored_statistics
+from ..plans import plan as plans
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"

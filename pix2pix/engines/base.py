@@ -19,9 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from . import devices
-from .generator import INPUT, Generator, Layer, Statistics, Weights
-from .plan import ALGORITHMS, PRECISIONS, Plan
+from .. import devices
+from ..model.generator import INPUT, Generator, Layer, Statistics, Weights
+from ..plans.plan import ALGORITHMS, PRECISIONS, Plan
 
 log = logging.getLogger(__name__)
 
@@ -376,7 +376,7 @@ def load(
     file. ``threads`` defaults to the physical cores that this process may use; with several devices, less one for each
     GPU. ``workers`` share the work, see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine
     is a pool. ``gpu_layers`` places some layers on the GPU and the others on the CPU, in words that
-    :mod:`pix2pix.placement` explains; ``auto`` measures what is best, and writes the file ``plan``, or takes it if it
+    :mod:`pix2pix.plans.placements` explains; ``auto`` measures what is best, and writes the file ``plan``, or takes it if it
     is there. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does not say, e.g.
     ``{"eps": 1e-5}``.
 
@@ -398,7 +398,7 @@ def read_model(
 
     Raises CheckpointError for a file that is no readable model, ValueError for corrections that make no sense.
     """
-    from . import checkpoints
+    from .. import checkpoints
 
     generator, weights = checkpoints.read(Path(model), key=key)
     if overrides:
@@ -426,7 +426,7 @@ def make_engine(
 
     With ``release``, ``weights`` is a dict that may be emptied: an engine on the CPU alone does so while it packs.
     """
-    from .cpu import CpuEngine, available_cores
+    from ..cpu.engine import CpuEngine, available_cores
 
     shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
     if threads is None and len(shares) > 1:
@@ -484,7 +484,7 @@ def check_device(device: str, precision: str, workers: int | None, gpu_layers: s
 def _gpu_name(index: int) -> str | None:
     """What CUDA calls a GPU. None if it cannot be asked: who then makes an engine there is told what is missing."""
     try:
-        from ._gpu_device import name_of
+        from ..gpu.device import name_of
 
         return name_of(index)
     except (ImportError, RuntimeError):
@@ -494,7 +494,7 @@ def _gpu_name(index: int) -> str | None:
 def _count_gpus() -> int:
     """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
     try:
-        from ._gpu_device import count
+        from ..gpu.device import count
     except ImportError as error:
         raise RuntimeError(
             f"device cuda: a package is missing ({error}): pip install 'pix2pix[cuda]', or use device 'cpu'"

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from .cpu import CpuEngine
-from .engine import BaseEngine
-from .generator import INPUT, Generator, Weights
-from .placement import decide, find
-from .plan import Plan
+from ..cpu.engine import CpuEngine
+from ..model.generator import INPUT, Generator, Weights
+from ..plans.placements import decide, find
+from ..plans.plan import Plan
+from .base import BaseEngine
 from .reference import to_float, to_uint8
 
 PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds the memory that crossing values take
@@ -98,7 +98,7 @@ class HybridEngine(BaseEngine):
 
     @property
     def description(self) -> str:
-        """What :func:`pix2pix.engine.describe` says of the devices."""
+        """What :func:`pix2pix.engines.base.describe` says of the devices."""
         count = f"{len(self.gpu_layers)} of {len(self.layers)} layers"
         return f"{count} on {getattr(self.gpu, 'description', _device(self.gpu))}, the others on {_device(self.cpu)}"
 
@@ -176,7 +176,7 @@ class Workshop:
 
     The weights of the layers on a GPU are there once, however many engines it has, and those of the layers on the CPU
     are packed once. Where the plan has no layer on a GPU after all, the engine is the CPU's. Raises as
-    :class:`pix2pix.cpu.CpuEngine` and :class:`pix2pix.gpu.GpuEngine` do.
+    :class:`pix2pix.cpu.engine.CpuEngine` and :class:`pix2pix.gpu.engine.GpuEngine` do.
     """
 
     def __init__(self, generator: Generator, weights: Weights, plan: Plan, threads: int | None = None) -> None:
@@ -206,7 +206,7 @@ class Workshop:
         """
 
         def engines() -> tuple[BaseEngine, BaseEngine]:
-            from .gpu import GpuEngine
+            from ..gpu.engine import GpuEngine
 
             return (
                 CpuEngine(generator, weights, precision=precision, tune=tune, threads=threads),
@@ -228,7 +228,7 @@ class Workshop:
         return self._cpu.join(self._gpu(index), self.plan)
 
     def _gpu(self, index: int) -> BaseEngine:
-        from .gpu import GpuEngine
+        from ..gpu.engine import GpuEngine
 
         if index in self._first:
             return self._first[index].share()

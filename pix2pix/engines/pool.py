@@ -2,7 +2,7 @@
 
 A ThreadPoolExecutor's threads are the workers. Each makes its engine in its own thread, where a GPU's context belongs,
 and uses it there alone; workers of one device share what their crew's factory lets them share, above all the weights.
-:mod:`pix2pix.scheduler` decides who does what. A worker whose device fails is retired, which is logged as a warning,
+:mod:`pix2pix.engines.scheduler` decides who does what. A worker whose device fails is retired, which is logged as a warning,
 and the others do its work again.
 """
 
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .engine import BaseEngine
-from .generator import Generator
-from .plan import Plan
+from ..model.generator import Generator
+from ..plans.plan import Plan
+from .base import BaseEngine
 from .scheduler import Device, Feed, Request, Scheduler, Worker
 
 # Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device

@@ -2,7 +2,7 @@
 
 Every other engine is tested against it. It computes in float64 by default, walks the layers one image at a time and
 treats every case literally: no folding, no constants, no fused passes. Its own anchor is a set of small outputs of an
-independent framework, in tests/data.
+independent framework, in tests/checkpoints/data.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import threading
 
 import numpy as np
 
-from .engine import BaseEngine
-from .generator import INPUT, Generator, Layer, Weights
+from ..model.generator import INPUT, Generator, Layer, Weights
+from .base import BaseEngine
 
 
 def pad(x: np.ndarray, amount: int, mode: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .generator import Generator
+from ..model.generator import Generator
 
 Fit = Literal["resize", "pad"]
 Pair = Literal["AtoB", "BtoA"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from . import images, metrics
 
 if TYPE_CHECKING:
-    from .translate import Outcome
+    from .stream import Outcome
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -38,11 +38,11 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._log_handler = _Messages(self)
-        logging.getLogger(__package__).addHandler(self._log_handler)
+        logging.getLogger("pix2pix").addHandler(self._log_handler)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        logging.getLogger(__package__).removeHandler(self._log_handler)
+        logging.getLogger("pix2pix").removeHandler(self._log_handler)
         if self._bar is not None:
             self._bar.close()
 

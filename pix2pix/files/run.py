@@ -16,16 +16,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .engine import Engine, check_device, describe, make_engine, read_model
+from ..engines.base import Engine, check_device, describe, make_engine, read_model
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .images import READABLE, WRITERS, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
 from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
-from .translate import Outcome, best_batch_size, raw_frames, translate_files, translate_raw
+from .stream import Outcome, best_batch_size, raw_frames, translate_files, translate_raw
 
 if TYPE_CHECKING:
-    from .mpi import Ranks
+    from ..mpi import Ranks
 
 RAW = ".rgb"
 PLAN_NAME = "pix2pix-plan.json"  # of a plan that was measured, beside the results

@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..engines.base import Engine
 from . import images, metrics
-from .engine import Engine
 from .gallery import Thumbnails
 from .images import Fitting, Picture
 from .jobs import Job

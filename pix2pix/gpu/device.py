@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ._cuda import SIMULATED
+from .kernels.common import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)

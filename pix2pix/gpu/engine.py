@@ -22,15 +22,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import plan as plans
-from ._gpu_device import Device, count, name_of, simulator
-from ._gpu_forward import Forward
-from ._gpu_walk import MOST_IMAGES
-from ._gpu_weights import DeviceWeights
-from ._tensor_forward import TensorForward
-from ._tensor_weights import TensorWeights
-from .engine import BaseEngine, Session, check_layers
-from .generator import INPUT, Generator, Weights
+from ..engines.base import BaseEngine, Session, check_layers
+from ..model.generator import INPUT, Generator, Weights
+from ..plans import plan as plans
+from .device import Device, count, name_of, simulator
+from .float32_forward import Forward
+from .float32_packing import DeviceWeights
+from .forward import TensorForward
+from .launches import MOST_IMAGES
+from .packing import TensorWeights
 
 __all__ = ["GpuEngine", "count"]
 
@@ -393,7 +393,7 @@ class GpuSession(Session):
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
-        """See :meth:`pix2pix.engine.Session.run`."""
+        """See :meth:`pix2pix.engines.base.Session.run`."""
         return self._gpu._do(self._run, inputs, outputs, keep)
 
     def _run(

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _cuda_maps, _cuda_norm, _gpu_walk
-from ._cuda import SIMULATED
-from ._cuda_gemm import SIMULATED_TILE, TILES, make_gemm
-from ._gpu_walk import THREADS, Walk, cut, rounded
-from ._gpu_weights import DeviceWeights, Packed, Slice, padded
-from .generator import INPUT
+from ..model.generator import INPUT
+from . import launches as _gpu_walk
+from .float32_packing import DeviceWeights, Packed, Slice, padded
+from .kernels import float32_maps as _cuda_maps
+from .kernels import float32_norm as _cuda_norm
+from .kernels.common import SIMULATED
+from .kernels.float32_gemm import SIMULATED_TILE, TILES, make_gemm
+from .launches import THREADS, Walk, cut, rounded
 
 LANES, ROWS = (2, 2) if SIMULATED else (8, 32)
 COLUMNS = 1 << 13 if SIMULATED else 1 << 26  # floats of im2col's matrix that are there at a time

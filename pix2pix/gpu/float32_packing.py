@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ._cuda_gemm import TILES
-from ._gpu_device import Device
-from .generator import INPUT, Generator, Layer, Weights, fold
-from .plan import Plan
+from ..model.generator import INPUT, Generator, Layer, Weights, fold
+from ..plans.plan import Plan
+from .device import Device
+from .kernels.float32_gemm import TILES
 
 UNIT = 8  # channels; what every tile's depth divides
 

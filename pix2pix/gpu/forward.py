@@ -1,7 +1,7 @@
 """The walk over a generator's layers on tensor cores, for a number of images of one size: memory and launches.
 
 A layer's value is written, activated, into the map of each layer that reads it, in words of the precision
-(:mod:`pix2pix._words`); the value itself, in float32, is kept only where it is asked for, or was given. Norms need the
+(:mod:`pix2pix.gpu.ptx.packed_words`); the value itself, in float32, is kept only where it is asked for, or was given. Norms need the
 statistics of a whole image: where the rows of one image fill tiles of the product, each tile leaves those of its rows,
 and maps are normalised in place in a second pass, some images at a time, which so are still in the GPU's cache. What is
 smaller, or whose sums blocks have shared, is finished from sums: by one block for the whole of some channels if the map
@@ -16,16 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _gpu_walk, _tensor_maps, _tensorcore
-from ._boxes import describe, of_map, of_weights
-from ._cuda import SIMULATED
-from ._gpu_walk import THREADS, Walk, cut, rounded
-from ._hopper import ROW
-from ._hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
-from ._tensor_weights import TensorPacked, TensorWeights, Use
-from ._tensorcore import SIMULATED_TENSOR_TILE, TENSOR_TILES, W_UNIT, TensorTile
-from ._words import RUN
-from .generator import INPUT
+from ..model.generator import INPUT
+from . import launches as _gpu_walk
+from .kernels import maps as _tensor_maps
+from .kernels import mma_gemm as _tensorcore
+from .kernels.common import SIMULATED
+from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
+from .kernels.mma_gemm import SIMULATED_TENSOR_TILE, TENSOR_TILES, W_UNIT, TensorTile
+from .launches import THREADS, Walk, cut, rounded
+from .packing import TensorPacked, TensorWeights, Use
+from .ptx.hopper import ROW
+from .ptx.packed_words import RUN
+from .tensor_maps import describe, of_map, of_weights
 
 LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
 WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises

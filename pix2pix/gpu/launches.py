@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from . import _cuda_maps
-from ._cuda import SIMULATED
+from .kernels import float32_maps as _cuda_maps
+from .kernels.common import SIMULATED
 
 THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)
 ALIGNED = 64  # floats

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ._gpu_device import HOPPER, Device
-from ._gpu_weights import all_taps, padded, parity_taps, parse, plain_taps
-from ._tensorcore import order_of_columns
-from ._words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
-from .generator import INPUT, Generator, Layer, Weights, fold
-from .plan import Plan
+from ..model.generator import INPUT, Generator, Layer, Weights, fold
+from ..plans.plan import Plan
+from .device import HOPPER, Device
+from .float32_packing import all_taps, padded, parity_taps, parse, plain_taps
+from .kernels.mma_gemm import order_of_columns
+from .ptx.packed_words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
 
 NARROW = 4  # channels of a picture that are worth a layout of their own
 MOST_READERS = 2

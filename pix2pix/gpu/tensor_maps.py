@@ -1,6 +1,6 @@
 """Descriptions of boxes, which Hopper copies by itself: where a map or a matrix lies, and how much is one box.
 
-All have five dimensions, the innermost of words; see :func:`pix2pix._hopper.copy_box`. Source: the CUDA driver API,
+All have five dimensions, the innermost of words; see :func:`pix2pix.gpu.ptx.hopper.copy_box`. Source: the CUDA driver API,
 "Tensor Map Object Management".
 """
 
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._cuda import SIMULATED
-from ._gpu_device import Device
-from ._hopper import ROW
-from ._hopper_gemm import Box
+from .device import Device
+from .kernels.common import SIMULATED
+from .kernels.hopper_gemm import Box
+from .ptx.hopper import ROW
 
 DESCRIPTION = 128  # bytes, at a multiple of as many
 

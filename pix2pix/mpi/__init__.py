@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine, make_engine, read_model
-from ..generator import Statistics
+from ..engines.base import Engine, make_engine, read_model
+from ..model.generator import Statistics
 from .launch import launched, world
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine import BaseEngine, Engine
-from ..generator import Generator
-from ..plan import Plan
-from ..pool import Crew, PoolEngine
-from .wire import POLL_SECONDS, ROOT, Answer, DoBatches, Question, RanksLostError
+from ..engines.base import BaseEngine, Engine
+from ..engines.pool import Crew, PoolEngine
+from ..model.generator import Generator
+from ..plans.plan import Plan
+from .messages import POLL_SECONDS, ROOT, Answer, DoBatches, Question, RanksLostError
 
 if TYPE_CHECKING:
     from .root import Ranks
@@ -34,7 +34,7 @@ SECONDS_TO_LOOK = 0.05  # how long to wait for an answer before looking whether 
 class RanksEngine(PoolEngine):
     """Runs a generator on all ranks; rank 0 has it, and the others serve it until it is closed.
 
-    See :class:`pix2pix.Engine` for the methods, and :class:`pix2pix.pool.PoolEngine` for what happens when ranks fail.
+    See :class:`pix2pix.Engine` for the methods, and :class:`pix2pix.engines.pool.PoolEngine` for what happens when ranks fail.
     """
 
     def __init__(self, ranks: Ranks, engine: Engine) -> None:

@@ -15,12 +15,12 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ..engine import Engine
-from ..images import remove_abandoned
-from ..jobs import Job
-from ..translate import Outcome, translate_stream
-from .handout import Handout
-from .wire import POLL_SECONDS, ROOT, Ask, DoFiles, RanksLostError, packed_job, reason
+from ..engines.base import Engine
+from ..files.images import remove_abandoned
+from ..files.jobs import Job
+from ..files.stream import Outcome, translate_stream
+from .messages import POLL_SECONDS, ROOT, Ask, DoFiles, RanksLostError, packed_job, reason
+from .work_queue import Handout
 
 if TYPE_CHECKING:
     from .root import Ranks

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import devices
-from ..cpu import available_cores
-from ..engine import _count_gpus
+from ..cpu.engine import available_cores
+from ..engines.base import _count_gpus
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -127,7 +127,7 @@ class Share:
 
 
 def own_options(share: Share, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` of :func:`pix2pix.engine.make_engine`, which are the same for all ranks, as this rank takes them."""
+    """``options`` of :func:`pix2pix.engines.base.make_engine`, which are the same for all ranks, as this rank takes them."""
     threads = options.get("threads") or share.threads(available_cores())
     return {**options, "device": share.device(options["device"]), "threads": threads}
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from ..engine import Engine, describe
-from ..generator import Generator, Weights
-from ..images import Fitting, writer
-from ..jobs import Job
-from ..translate import Outcome
+from ..engines.base import Engine, describe
+from ..files.images import Fitting, writer
+from ..files.jobs import Job
+from ..files.stream import Outcome
+from ..model.generator import Generator, Weights
 
 ROOT = 0
 MESSAGE, ARRAY = 0, 1  # tags
@@ -40,7 +40,7 @@ class TakeModel:
 
 @dataclass(frozen=True)
 class BuildEngine:
-    """An order: make an engine of the model, with the options of :func:`pix2pix.engine.make_engine`. Answer: Facts."""
+    """An order: make an engine of the model, with the options of :func:`pix2pix.engines.base.make_engine`. Answer: Facts."""
 
     options: Mapping[str, Any]
 

@@ -7,16 +7,16 @@ from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engine import Engine, make_engine
-from ..generator import Generator as Network
-from ..generator import Weights
-from ..images import Fitting
-from ..jobs import Job
-from ..translate import BATCH_SIZE, Outcome, split, translate_files
+from ..engines.base import Engine, make_engine
+from ..files.images import Fitting
+from ..files.jobs import Job
+from ..files.stream import BATCH_SIZE, Outcome, split, translate_files
+from ..model.generator import Generator as Network
+from ..model.generator import Weights
 from .engine import RanksEngine
 from .files import FileLeader
 from .launch import Share, own_options
-from .wire import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
+from .messages import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -40,7 +40,7 @@ class Ranks:
             self.dismiss()
 
     def make_engine(self, generator: Network, weights: Weights, device: str = "auto", **options: Any) -> Engine:
-        """:func:`pix2pix.engine.make_engine` on every rank, with the same options; returns this rank's own engine.
+        """:func:`pix2pix.engines.base.make_engine` on every rank, with the same options; returns this rank's own engine.
 
         The others take the model from here, and the plan that this rank's engine has chosen. Raises RuntimeError that
         names the ranks that could not.
@@ -96,7 +96,7 @@ class Ranks:
         batch_size: int = BATCH_SIZE,
         thumbnail_edge: int | None = None,
     ) -> Generator[Outcome, None, None]:
-        """:func:`pix2pix.translate.translate_files` by all ranks: each reads and writes the files of its own jobs.
+        """:func:`pix2pix.files.stream.translate_files` by all ranks: each reads and writes the files of its own jobs.
 
         ``record`` is a file that this rank has written where the outputs go. Raises what a rank raises that cannot be
         made good by others, e.g. RuntimeError if one doesn't see that file.

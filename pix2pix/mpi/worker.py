@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine import Engine, make_engine
-from ..generator import Generator, Weights
-from ..jobs import Job
-from ..pool import REQUESTS_FAULT
-from ..translate import translate_stream
+from ..engines.base import Engine, make_engine
+from ..engines.pool import REQUESTS_FAULT
+from ..files.jobs import Job
+from ..files.stream import translate_stream
+from ..model.generator import Generator, Weights
 from .launch import Share, own_options
-from .wire import (
+from .messages import (
     POLL_SECONDS,
     ROOT,
     Answer,

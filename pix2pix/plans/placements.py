@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import BaseEngine
-from .generator import INPUT, Generator
+from ..engines.base import BaseEngine
+from ..model.generator import INPUT, Generator
 from .plan import ALGORITHMS, Plan, choose, place, read
 
 RANGE = re.compile(r"(?P<prefix>.+_)(?P<first>\d+)-(?P<last>\d+)")
@@ -73,7 +73,7 @@ def decide(
     """The plan for a GPU, with or without a CPU beside it, that ``gpu_layers`` and ``plan`` of a caller mean together.
 
     A Plan or a file says itself where layers run; the name of an algorithm is for the layers that can take it. ``gpu``
-    is the GPU's name, see :func:`pix2pix.plan.choose`. Raises ValueError for two that contradict each other.
+    is the GPU's name, see :func:`pix2pix.plans.plan.choose`. Raises ValueError for two that contradict each other.
     """
     if plan is not None and not _is_name(plan):
         given = read(plan, generator, precision)

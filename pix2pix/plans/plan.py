@@ -1,6 +1,6 @@
 """Plans: which algorithm each layer uses, on which hardware. A value: of the generator and the hardware, or of a file.
 
-A plan for ``cuda`` may place some layers on the CPU. Where layers are placed by measuring (:mod:`.placement`), the plan
+A plan for ``cuda`` may place some layers on the CPU. Where layers are placed by measuring (:mod:`.placements`), the plan
 is written to a file, and the file is what pixels depend on.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import tuned
-from .generator import INPUT, Generator, Layer
+from ..model.generator import INPUT, Generator, Layer
+from . import tables as tuned
 
 SPLITS = (1, 2, 4, 8, 16, 32)
 
@@ -125,7 +125,7 @@ def choose(
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
     None chooses by ``tune``, which a given plan overrides, and by what was measured on GPUs of the name ``gpu``, if
-    anything was (:mod:`.tuned`). Raises ValueError for a plan that doesn't fit the generator or the precision, or that
+    anything was (:mod:`.tables`). Raises ValueError for a plan that doesn't fit the generator or the precision, or that
     has nothing to do for the hardware.
     """
     if plan is None or plan in ALGORITHMS[hardware]:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .generator import Generator, Layer
+from ..model.generator import Generator, Layer
 
-FOLDER = Path(__file__).parent / "plans"
+FOLDER = Path(__file__).parent / "measured"
 
 Tables = dict[str, dict[str, dict[str, str]]]  # by precision, then tune, then shape: an algorithm
 

@@ -10,11 +10,11 @@ import pytest
 
 from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_layers, gpu_tables, quality, tune
 from bench.engines import Unavailable
-from pix2pix import tuned
-from pix2pix.generator import random_weights, unet
-from pix2pix.plan import algorithms, choose
-from pix2pix.reference import ReferenceEngine
-from tests.gpus import MISSING, SIMULATED
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.model.generator import random_weights, unet
+from pix2pix.plans import tables as tuned
+from pix2pix.plans.plan import algorithms, choose
+from tests.gpu.gpus import MISSING, SIMULATED
 from tests.models import pictures
 
 TINY = unet(ngf=4, depth=4)
@@ -46,7 +46,7 @@ def test_without_a_gpu_they_say_that_nothing_is_measured(results, capsys, monkey
     def none():
         raise RuntimeError("no GPU can be used: there is none")
 
-    monkeypatch.setattr("pix2pix.engine._count_gpus", none)
+    monkeypatch.setattr("pix2pix.engines.base._count_gpus", none)
     for program in (gpu, gpu_layers, quality, tune):
         assert program.main([]) == 0
         assert capsys.readouterr().out.startswith("not measured: no CUDA device (no GPU can be used")
@@ -271,7 +271,7 @@ def test_pytorch_streams_in_slots(case, tmp_path, monkeypatch):
 
 @needs_simulator
 def test_the_gpu_engine_takes_part_in_as_many_parts_as_it_makes(case, results, monkeypatch):
-    from pix2pix.gpu import GpuEngine
+    from pix2pix.gpu.engine import GpuEngine
 
     b, oracle, _ = case
     with GpuEngine(TINY, WEIGHTS) as engine:
@@ -292,7 +292,7 @@ def test_the_gpu_engine_takes_part_in_as_many_parts_as_it_makes(case, results, m
 @needs_simulator
 def test_every_launch_is_timed(results):
     from bench import gpu_peak
-    from pix2pix.gpu import GpuEngine
+    from pix2pix.gpu.engine import GpuEngine
 
     b = pictures(1, 16, 16)
     with GpuEngine(TINY, WEIGHTS) as engine:
@@ -402,7 +402,7 @@ def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
 
 @needs_simulator
 def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
-    from pix2pix._gpu_device import name_of
+    from pix2pix.gpu.device import name_of
 
     offered = ["im2col", "implicit-128x64", "implicit-32x128-split4", "nothing"]
     monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import struct
 
-from pix2pix.checkpoints.crc32c import crc32c
-from pix2pix.checkpoints.sstable import MAGIC
+from pix2pix.checkpoints.containers.crc32c import crc32c
+from pix2pix.checkpoints.containers.sstable import MAGIC
 
 NUMBERS = (0, 1, 7, 127, 128, 255, 65536, 2**31 - 1, 2**32, 2**62, 2**63 - 1)
 

@@ -1,4 +1,4 @@
-"""A seeded fuzzer of the checkpoint readers: ``python fuzz_checkpoints.py FORMAT CASES SEED FOLDER``.
+"""A seeded fuzzer of the checkpoint readers: ``python -m tests.checkpoints.fuzz FORMAT CASES SEED FOLDER``.
 
 Makes damaged and hostile files out of small real ones and reads each. Every file must give a whole model or a
 CheckpointError, within 2 s of CPU time and 200 MB beyond the file's size; nothing may be executed, and no file outside
@@ -24,10 +24,10 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np  # noqa: E402 - threads would count as memory
-from fuzz_checkpoint_cases import DATA, FORMATS, Case  # noqa: E402
-from fuzz_tensorflow_cases import TENSORFLOW  # noqa: E402
 
 from pix2pix import checkpoints  # noqa: E402
+from tests.checkpoints.fuzz_cases import DATA, FORMATS, Case  # noqa: E402
+from tests.checkpoints.fuzz_tensorflow_cases import TENSORFLOW  # noqa: E402
 
 SECONDS = 2.0
 BYTES = 200 << 20

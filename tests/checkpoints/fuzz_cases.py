@@ -1,4 +1,4 @@
-"""The cases of the fuzzer: small real model files, damaged or turned hostile at random. See fuzz_checkpoints.py."""
+"""The cases of the fuzzer: small real model files, damaged or turned hostile at random. See fuzz.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from pix2pix import checkpoints
 from pix2pix.checkpoints import course
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 127, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
 
 Files = dict[str, bytes]  # what a case consists of, by its path in the case's folder

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from bundles import field, masked, table_of, varint
-from fuzz_checkpoint_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
 
 from pix2pix.checkpoints import CheckpointError
-from pix2pix.checkpoints.bundle import read_bundle
-from pix2pix.checkpoints.objects import GRAPH
-from pix2pix.checkpoints.sstable import read_table
-from pix2pix.checkpoints.wire import varint as read_varint
+from pix2pix.checkpoints.containers.protobuf import varint as read_varint
+from pix2pix.checkpoints.containers.sstable import read_table
+from pix2pix.checkpoints.tensorflow.bundle import read_bundle
+from pix2pix.checkpoints.tensorflow.objects import GRAPH
+from tests.checkpoints.fuzz_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
 
 INDEX, SHARD = "model-200.index", "model-200.data-00000-of-00001"
 

@@ -9,9 +9,9 @@ import pytest
 import pix2pix
 from pix2pix.cli import main
 
-from .models import pictures
+from ..models import pictures
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 MODELS = ["batch.pth", "instance_stale.pth", "legacy.pth", "bfloat16.pth", "converted.safetensors", "course.bin"]
 MODELS += ["keras_3_tutorial.keras", "keras_3_instance.keras", "keras_2_tutorial.h5", "keras_3_bare.weights.h5"]
 MODELS += ["tfjs_image", "tfjs_uint16", "tf1_trained"]

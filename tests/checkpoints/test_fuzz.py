@@ -18,8 +18,8 @@ FEWER = {"objects": 8_000, "saved_model": 6_000}  # which take long to make and 
 
 def fuzz(kind: str, cases: int, seed: int, folder: Path) -> str:
     """The summary of a run of the fuzzer, in a process of its own because it limits its memory."""
-    command = [sys.executable, str(TESTS / "fuzz_checkpoints.py"), kind, str(cases), str(seed), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, str(TESTS / "fuzz.py"), kind, str(cases), str(seed), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parents[1])}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout

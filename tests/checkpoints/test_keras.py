@@ -1,6 +1,6 @@
 """Keras files: archives, whole HDF5 models and weights alone, of Keras 2 and 3, read without Keras and without h5py.
 
-The expected pictures were computed by Keras: tests/data/checkpoints/make_keras.py.
+The expected pictures were computed by Keras: tests/checkpoints/data/make_keras.py.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 import pix2pix
-from pix2pix.checkpoints import CheckpointError, hdf5, keras_weights, read, write
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.checkpoints import CheckpointError, read, write
+from pix2pix.checkpoints.containers import hdf5
+from pix2pix.checkpoints.keras import weights as keras_weights
+from pix2pix.engines.reference import ReferenceEngine, to_float
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 TOLERANCE = 1e-5  # Keras computes in float32, the oracle in float64; found: up to 2e-6
 
 EXPECTED = {**np.load(DATA / "keras_2.npz"), **np.load(DATA / "keras_3.npz")}

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pix2pix.checkpoints import CheckpointError, read, write
-from pix2pix.generator import Generator, Norm, unet
+from pix2pix.model.generator import Generator, Norm, unet
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 
 
 def random_weights(generator: Generator, statistics: str = "running", seed: int = 0) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """PyTorch files: every variant that the program writes, read without PyTorch and run by the oracle.
 
-The expected pictures were computed by PyTorch: tests/data/checkpoints/make_pytorch.py.
+The expected pictures were computed by PyTorch: tests/checkpoints/data/make_pytorch.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, read
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, to_float
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
-SHARED = Path(__file__).parents[2] / "shared"
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[3] / "shared"
 TOLERANCE = 1e-5  # PyTorch computes in float32, the oracle in float64; found: up to 2e-6
 
 EXPECTED = np.load(DATA / "pytorch.npz")
@@ -168,7 +168,8 @@ def test_whole_module_of_an_old_pytorch_is_explained(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    from pix2pix.checkpoints import pytorch, torchfile
+    from pix2pix.checkpoints.pytorch import state_dict as pytorch
+    from pix2pix.checkpoints.pytorch import torchfile
 
     state = dict(torchfile.load(model_file("batch")))
     del state["model.model.1.model.2.bias"]

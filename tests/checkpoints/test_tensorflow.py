@@ -1,6 +1,6 @@
 """TensorFlow.js folders and the course's raw files.
 
-The expected pictures come from PyTorch's operations: tests/data/checkpoints/make_tensorflow.py.
+The expected pictures come from PyTorch's operations: tests/checkpoints/data/make_tensorflow.py.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from pix2pix.checkpoints import CheckpointError, course, read
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, to_float
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
-SHARED = Path(__file__).parents[2] / "shared"
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[3] / "shared"
 TOLERANCE = 1e-5  # found: up to 2e-6
 
 EXPECTED = np.load(DATA / "tensorflow.npz")

@@ -1,6 +1,6 @@
 """TensorFlow 1 checkpoints and .pict files, read without TensorFlow and run by the oracle.
 
-The expected pictures were computed by TensorFlow: tests/data/checkpoints/make_tf1.py.
+The expected pictures were computed by TensorFlow: tests/checkpoints/data/make_tf1.py.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pytest
 
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, read
-from pix2pix.checkpoints.bundle import read_bundle
-from pix2pix.checkpoints.crc32c import crc32c
-from pix2pix.checkpoints.sstable import read_table
-from pix2pix.reference import ReferenceEngine, to_float, to_uint8
+from pix2pix.checkpoints.containers.crc32c import crc32c
+from pix2pix.checkpoints.containers.sstable import read_table
+from pix2pix.checkpoints.tensorflow.bundle import read_bundle
+from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 
 from .bundles import field, table_of
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 TOLERANCE = 2e-5  # TensorFlow computes in float32, the oracle in float64; found: up to 1.4e-5
 LIVE_TOLERANCE = 2e-4
 
@@ -181,7 +181,7 @@ def test_indices_with_true_checksums_that_lie(folder: Path) -> None:
 
 
 def test_a_discriminator_alone_is_explained() -> None:
-    from pix2pix.checkpoints import tf1
+    from pix2pix.checkpoints.tensorflow import tf1
 
     tensors = read_bundle(DATA / "tf1_trained" / "model-200.index")
     alone = {name: tensor for name, tensor in tensors.items() if name.startswith("discriminator/")}
@@ -190,7 +190,7 @@ def test_a_discriminator_alone_is_explained() -> None:
 
 
 def test_all_problems_are_listed() -> None:
-    from pix2pix.checkpoints import tf1
+    from pix2pix.checkpoints.tensorflow import tf1
 
     tensors = dict(read_bundle(DATA / "tf1_levels" / "model-200.index"))
     tensors["generator/encoder_4/attention/kernel"] = tensors["generator/encoder_4/conv2d/kernel"]

@@ -1,6 +1,6 @@
 """TensorFlow 2's checkpoints and SavedModels, of Keras 2 and 3, read without TensorFlow and run by the oracle.
 
-The expected pictures were computed by TensorFlow: tests/data/checkpoints/make_tf2.py.
+The expected pictures were computed by TensorFlow: tests/checkpoints/data/make_tf2.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pytest
 
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, read
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, to_float
 
 pytest.importorskip("lzma", reason="this Python has no lzma, which unpacks the files of the tests")
 
-DATA = Path(__file__).parent / "data" / "checkpoints"
+DATA = Path(__file__).parent / "data"
 TOLERANCE = 2e-4  # of float32; found: up to 5e-5, where an eps of 1e-5 meets variances as small, else 1e-5
 
 INPUTS = np.load(DATA / "pytorch.npz")

@@ -17,9 +17,9 @@ from PIL import Image
 import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
-from pix2pix.generator import random_weights, unet
-from pix2pix.images import pad
-from pix2pix.record import RECORD_NAME
+from pix2pix.files.images import pad
+from pix2pix.files.record import RECORD_NAME
+from pix2pix.model.generator import random_weights, unet
 
 GENERATOR = unet(ngf=2, depth=5, origin="a test")
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
@@ -252,7 +252,7 @@ def test_other_options_are_never_mixed(capsys, option, difference):
 
 
 def test_a_plan_is_known_by_what_it_does(monkeypatch, capsys):
-    from pix2pix import plan
+    from pix2pix.plans import plan
 
     assert translate("in", "-o", "out", "--plan", "direct") == 0
     monkeypatch.setattr(plan, "_on_cpu", lambda *_: "direct")  # as another version of the package might choose
@@ -402,7 +402,7 @@ def test_a_run_that_was_stopped_goes_on(how):
 
 
 def test_a_full_disk_stops_the_run_with_a_message(monkeypatch, capsys):
-    from pix2pix import images
+    from pix2pix.files import images
 
     write = images.write
 
@@ -431,7 +431,7 @@ def test_commands_wait_only_for_what_they_need():
 
 
 def test_a_terminal_gets_a_bar():
-    from pix2pix.report import Progress
+    from pix2pix.files.report import Progress
 
     class Terminal(list):
         write, flush, isatty = list.append, staticmethod(lambda: None), staticmethod(lambda: True)
@@ -445,7 +445,7 @@ def test_a_terminal_gets_a_bar():
 
 
 def test_a_log_gets_a_line_every_few_seconds(monkeypatch, capsys):
-    from pix2pix import report
+    from pix2pix.files import report
 
     monkeypatch.setattr(report, "SECONDS_BETWEEN_LINES", 0.0)
     with report.Progress(10, sys.stderr) as progress:
@@ -498,7 +498,7 @@ def plan_column(argv, capsys) -> dict[str, str]:
 
 
 def test_info_of_a_plan(capsys):
-    from pix2pix.plan import choose
+    from pix2pix.plans.plan import choose
 
     default = choose(GENERATOR, "throughput")
     shown = plan_column(["info", "model.safetensors", "--plan"], capsys)
@@ -517,7 +517,7 @@ def test_info_of_a_plan(capsys):
 
 
 def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):
-    model = str(Path(__file__).parent / "data" / "checkpoints" / "batch.pth")
+    model = str(Path(__file__).parents[1] / "checkpoints" / "data" / "batch.pth")
     assert main(["info", model]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     for line in ("eps 1e-05 --set eps=NUMBER", "slope 0.2 --set slope=NUMBER", "statistics image --statistics running"):
@@ -531,13 +531,13 @@ def test_what_a_file_does_not_say_is_shown_with_its_correction(capsys):
 
 
 def test_what_was_found_in_a_model_is_told_before_the_run(capsys):
-    model = Path(__file__).parent / "data" / "checkpoints" / "keras_3_bare.weights.h5"
+    model = Path(__file__).parents[1] / "checkpoints" / "data" / "keras_3_bare.weights.h5"
     assert main(["translate", "in/x0.png", "-o", "y.png", "--model", str(model), "--device", "cpu"]) == 0
     assert "model: the file holds weights and no graph of layers" in capsys.readouterr().err
 
 
 def test_stored_statistics_that_are_not_there(capsys):
-    model = str(Path(__file__).parent / "data" / "checkpoints" / "instance.pth")
+    model = str(Path(__file__).parents[1] / "checkpoints" / "data" / "instance.pth")
     assert main(["convert", model, "new.safetensors", "--statistics", "running"]) == 2
     assert "holds none: it needs 'image'" in capsys.readouterr().err and not Path("new.safetensors").exists()
 

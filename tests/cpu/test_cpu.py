@@ -13,11 +13,11 @@ import threading
 import numpy as np
 import pytest
 
-from pix2pix import cpu
-from pix2pix.cpu import CpuEngine, available_cores, extension, instruction_sets
-from pix2pix.generator import random_weights, unet
-from pix2pix.plan import Plan, choose
-from pix2pix.reference import conv2d, conv2d_transpose
+from pix2pix.cpu import engine as cpu
+from pix2pix.cpu.engine import CpuEngine, available_cores, extension, instruction_sets
+from pix2pix.engines.reference import conv2d, conv2d_transpose
+from pix2pix.model.generator import random_weights, unet
+from pix2pix.plans.plan import Plan, choose
 from tests.models import VARIANTS, pictures, weights_of
 
 ISAS = instruction_sets()

@@ -13,10 +13,10 @@ from PIL import Image
 
 import pix2pix
 from pix2pix.demo.facades import facade
-from pix2pix.reference import ReferenceEngine
+from pix2pix.engines.reference import ReferenceEngine
 
 DEMO = Path(pix2pix.__file__).parent / "demo"
-SHARED = Path(__file__).parents[2] / "shared" / "models" / "facades"
+SHARED = Path(__file__).parents[3] / "shared" / "models" / "facades"
 LABELS = sorted(DEMO.glob("labels-*.png"), key=lambda path: int(path.stem.partition("-")[2]))
 
 # CRC-32 of the labels' bytes. The embedded model only fits labels that are drawn exactly like this.

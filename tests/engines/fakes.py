@@ -8,10 +8,10 @@ from collections import deque
 
 import numpy as np
 
-from pix2pix.engine import BaseEngine
-from pix2pix.generator import Generator, Weights, unet
-from pix2pix.pool import Crew
-from pix2pix.reference import ReferenceEngine
+from pix2pix.engines.base import BaseEngine
+from pix2pix.engines.pool import Crew
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.model.generator import Generator, Weights, unet
 
 SMALL = unet(ngf=2, depth=2)  # takes pictures of 4 x 4
 

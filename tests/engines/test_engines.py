@@ -11,16 +11,16 @@ import threading
 import numpy as np
 import pytest
 
-from pix2pix.cpu import CpuEngine, extension, instruction_sets
-from pix2pix.engine import BaseEngine, Engine
-from pix2pix.generator import random_weights, unet
-from pix2pix.hybrid import HybridEngine, Workshop
-from pix2pix.placement import decide, parse_placement
-from pix2pix.plan import choose, place
-from pix2pix.pool import Crew, PoolEngine
-from pix2pix.reference import ReferenceEngine, to_float, to_uint8
-from tests.fakes import FakeDevice, SlowReference
-from tests.gpus import EDGE, MISSING, NUMBER, SIMULATED
+from pix2pix.cpu.engine import CpuEngine, extension, instruction_sets
+from pix2pix.engines.base import BaseEngine, Engine
+from pix2pix.engines.hybrid import HybridEngine, Workshop
+from pix2pix.engines.pool import Crew, PoolEngine
+from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
+from pix2pix.model.generator import random_weights, unet
+from pix2pix.plans.placements import decide, parse_placement
+from pix2pix.plans.plan import choose, place
+from tests.engines.fakes import FakeDevice, SlowReference
+from tests.gpu.gpus import EDGE, MISSING, NUMBER, SIMULATED
 from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
 
 ISAS = instruction_sets()
@@ -33,7 +33,7 @@ def on_cpu(isa: str, plan: str | None = None, precision: str = "float32"):
 
 def on_gpu(plan: str | None = None, precision: str = "float32"):
     def build(g, w):
-        from pix2pix.gpu import GpuEngine
+        from pix2pix.gpu.engine import GpuEngine
 
         return GpuEngine(g, w, plan=plan, precision=precision)
 

@@ -15,16 +15,16 @@ from PIL import Image
 import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
-from pix2pix.cpu import CpuEngine
-from pix2pix.engine import make_engine
-from pix2pix.generator import INPUT, random_weights, unet
-from pix2pix.hybrid import HybridEngine, SharedCpu, Workshop, segments
-from pix2pix.placement import decide, parse_placement
-from pix2pix.plan import choose, place, read
-from pix2pix.reference import ReferenceEngine, to_float, to_uint8
-from tests.gpus import needs_gpu
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines.base import make_engine
+from pix2pix.engines.hybrid import HybridEngine, SharedCpu, Workshop, segments
+from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
+from pix2pix.model.generator import INPUT, random_weights, unet
+from pix2pix.plans.placements import decide, parse_placement
+from pix2pix.plans.plan import choose, place, read
+from tests.gpu.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
-from tests.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
+from tests.plans.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
 
 
 def test_only_what_the_other_side_reads_crosses():
@@ -225,8 +225,8 @@ class FakeGpu(ReferenceEngine):
 def two_gpus(monkeypatch):
     """A machine with two GPUs, which are fakes; gives the list of GPUs that weights are uploaded to."""
     monkeypatch.setattr(FakeGpu, "uploads", [])
-    monkeypatch.setitem(sys.modules, "pix2pix.gpu", SimpleNamespace(GpuEngine=FakeGpu))
-    monkeypatch.setattr("pix2pix.engine._count_gpus", lambda: 2)
+    monkeypatch.setitem(sys.modules, "pix2pix.gpu.engine", SimpleNamespace(GpuEngine=FakeGpu))
+    monkeypatch.setattr("pix2pix.engines.base._count_gpus", lambda: 2)
     return FakeGpu.uploads
 
 
@@ -346,7 +346,7 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
 
 @needs_gpu
 def test_a_gpu_is_given_only_what_crosses(monkeypatch):
-    from pix2pix._gpu_forward import Forward
+    from pix2pix.gpu.float32_forward import Forward
 
     given, taken = [], []
     set_map, get_map = Forward.set_map, Forward.get_map

@@ -17,15 +17,16 @@ import pytest
 from PIL import Image
 
 import pix2pix
-from pix2pix import cli, devices, run
-from pix2pix.cpu import CpuEngine, available_cores
+from pix2pix import cli, devices
+from pix2pix.cpu.engine import CpuEngine, available_cores
 from pix2pix.devices import Device, share_workers
-from pix2pix.engine import _count_gpus, make_engine
-from pix2pix.generator import random_weights
-from pix2pix.pool import QUEUED, Crew, PoolEngine
-from pix2pix.reference import ReferenceEngine
-from tests.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
-from tests.gpus import EDGE, MISSING, NUMBER, needs_gpu
+from pix2pix.engines.base import _count_gpus, make_engine
+from pix2pix.engines.pool import QUEUED, Crew, PoolEngine
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.files import run
+from pix2pix.model.generator import random_weights
+from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
+from tests.gpu.gpus import EDGE, MISSING, NUMBER, needs_gpu
 from tests.models import VARIANTS, pictures, weights_of
 
 

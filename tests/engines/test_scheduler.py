@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pix2pix.scheduler import Device, Feed, Request, Scheduler, Worker
+from pix2pix.engines.scheduler import Device, Feed, Request, Scheduler, Worker
 
 
 def ignore(engine, images, stop):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2pix import metrics
-from pix2pix.gallery import Gallery, Thumbnails, thumbnail_edge
+from pix2pix.files import metrics
+from pix2pix.files.gallery import Gallery, Thumbnails, thumbnail_edge
 
 
 def noisy(h: int, w: int, channels: int = 3, noise: float = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2pix import images, jobs, metrics, record, translate
-from pix2pix.generator import Generator, random_weights, unet
-from pix2pix.images import Fitting
-from pix2pix.jobs import InputError, Job, find_jobs, output_name, single_job
-from pix2pix.reference import ReferenceEngine
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.files import images, jobs, metrics, record
+from pix2pix.files import stream as translate
+from pix2pix.files.images import Fitting
+from pix2pix.files.jobs import InputError, Job, find_jobs, output_name, single_job
+from pix2pix.model.generator import Generator, random_weights, unet
 
 SIZE = 32
 

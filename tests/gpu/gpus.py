@@ -15,7 +15,7 @@ def missing() -> str:
     try:
         if SIMULATED:
             from . import simulator  # noqa: F401  (which makes it quick)
-        from pix2pix._gpu_device import count
+        from pix2pix.gpu.device import count
 
         count()
     except (ImportError, RuntimeError) as error:

@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from pix2pix._words import KINDS, floats_of, words_of
-from pix2pix.generator import Generator, random_weights, unet
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
+from pix2pix.model.generator import Generator, random_weights, unet
 from tests.models import VARIANTS, pictures
 
 PRECISIONS = list(KINDS)
@@ -40,7 +40,7 @@ def check_layers(
     Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding of
     the result (of a map before its norm, one more), and none of the picture.
     """
-    from pix2pix.gpu import GpuEngine
+    from pix2pix.gpu.engine import GpuEngine
 
     g, weights = network(precision, norm, ngf, depth)
     x = rounded(to_float(pictures(n, h, w)), precision).astype(np.float32)

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 from numba.cuda.simulator import kernel
 
-from pix2pix import _tensor_twins
+from pix2pix.gpu.simulator import mma as _tensor_twins
 
 
 class _Thread(kernel.BlockThread):
@@ -43,7 +43,7 @@ class _Thread(kernel.BlockThread):
 
 
 class Waiting:
-    """In place of the one of pix2pix._tensor_twins: threads that wait give their turn back."""
+    """In place of the one of pix2pix.gpu.simulator.mma: threads that wait give their turn back."""
 
     def __init__(self):
         self._threads = []

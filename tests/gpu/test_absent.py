@@ -41,10 +41,10 @@ def test_without_numba_the_error_names_the_package():
         sys.modules["numba"] = None
         import pix2pix.engine
         try:
-            pix2pix.engine.check_device("cuda", "float32", None, None)
+            pix2pix.engines.base.check_device("cuda", "float32", None, None)
         except RuntimeError as error:
             print(error)
-        pix2pix.engine.check_device("auto", "float32", None, None)
+        pix2pix.engines.base.check_device("auto", "float32", None, None)
     """
     assert "pip install 'pix2pix[cuda]'" in run_code(code)
 
@@ -54,7 +54,7 @@ def test_without_a_driver_the_error_names_it():
     code = """
         import pix2pix.engine
         try:
-            print(pix2pix.engine._count_gpus(), "usable")
+            print(pix2pix.engines.base._count_gpus(), "usable")
         except RuntimeError as error:
             print(error)
     """

@@ -11,9 +11,9 @@ import pytest
 
 import pix2pix
 from pix2pix import checkpoints
-from pix2pix.plan import Plan, algorithms, choose
-from pix2pix.reference import ReferenceEngine, conv2d, conv2d_transpose, to_float, to_uint8
-from tests.gpus import EDGE, MISSING, SIMULATED
+from pix2pix.engines.reference import ReferenceEngine, conv2d, conv2d_transpose, to_float, to_uint8
+from pix2pix.plans.plan import Plan, algorithms, choose
+from tests.gpu.gpus import EDGE, MISSING, SIMULATED
 from tests.models import TOLERANCE, VARIANTS, check_layer, check_output, pictures, weights_of
 
 if MISSING:
@@ -21,12 +21,13 @@ if MISSING:
 
 from numba import cuda
 
-from pix2pix import _cuda_norm, gpu
-from pix2pix._cuda_gemm import SIMULATED_TILE, TILES
-from pix2pix._gpu_forward import LANES, ROWS, gemm, kernels
-from pix2pix._gpu_walk import THREADS
-from pix2pix._gpu_weights import _flipped, all_taps, parity_taps, plain_taps
-from pix2pix.gpu import GpuEngine
+from pix2pix.gpu import engine as gpu
+from pix2pix.gpu.engine import GpuEngine
+from pix2pix.gpu.float32_forward import LANES, ROWS, gemm, kernels
+from pix2pix.gpu.float32_packing import _flipped, all_taps, parity_taps, plain_taps
+from pix2pix.gpu.kernels import float32_norm as _cuda_norm
+from pix2pix.gpu.kernels.float32_gemm import SIMULATED_TILE, TILES
+from pix2pix.gpu.launches import THREADS
 
 pytestmark = pytest.mark.gpu
 ONE = np.float32(1)
@@ -219,7 +220,7 @@ def engine():
 
 @pytest.mark.parametrize("tune", ["latency", "throughput"])
 def test_the_published_network_has_plans_that_fit_it(tune):
-    g = pix2pix.generator.unet(ngf=64, depth=8)
+    g = pix2pix.model.generator.unet(ngf=64, depth=8)
     plan = choose(g, tune, hardware="cuda")
     plan.check(g)
     assert all(name.startswith("implicit-") for name in plan.layers.values())
@@ -350,7 +351,7 @@ def test_load_takes_a_gpu_and_auto_finds_it(tmp_path):
     expected = ReferenceEngine(g, weights).run(to_float(b))
     for device in ("cuda:0", "auto"):
         with pix2pix.load(tmp_path / "model.safetensors", device=device, workers=1) as engine:
-            assert "cuda:0" in pix2pix.engine.describe(engine)
+            assert "cuda:0" in pix2pix.engines.base.describe(engine)
             check_output(engine.run(to_float(b)), expected, "float32")
 
 
@@ -371,8 +372,8 @@ if not SIMULATED:
         assert engine._device.has_graphs and "CUDA graphs" in engine.description
 
     def test_memory_is_freed():
-        g = pix2pix.generator.unet(ngf=64, depth=8)
-        weights = pix2pix.generator.random_weights(g)
+        g = pix2pix.model.generator.unet(ngf=64, depth=8)
+        weights = pix2pix.model.generator.random_weights(g)
         free, free_memory = [], lambda: cuda.current_context().get_memory_info().free
         for _ in range(3):
             with GpuEngine(g, weights) as engine:

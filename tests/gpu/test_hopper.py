@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pix2pix.generator import unet
-from pix2pix.plan import algorithms, choose
-from tests.gpus import MISSING, SIMULATED, needs_gpu
-from tests.layers import PRECISIONS, check_layers, network
+from pix2pix.model.generator import unet
+from pix2pix.plans.plan import algorithms, choose
+from tests.gpu.gpus import MISSING, SIMULATED, needs_gpu
+from tests.gpu.layers import PRECISIONS, check_layers, network
 
 if not MISSING:
     from numba import cuda, float32
 
-    from pix2pix import _tensor_forward
-    from pix2pix._boxes import Boxes, describe
-    from pix2pix._cuda import ALIGNMENT, kernel
-    from pix2pix._gpu_device import HOPPER, Device, capability_of
-    from pix2pix._hopper import (
+    from pix2pix.gpu import forward as _tensor_forward
+    from pix2pix.gpu.device import HOPPER, Device, capability_of
+    from pix2pix.gpu.engine import GpuEngine
+    from pix2pix.gpu.kernels.common import ALIGNMENT, kernel
+    from pix2pix.gpu.kernels.hopper_gemm import HOPPER_TILES, Box, HopperTile
+    from pix2pix.gpu.ptx.hopper import (
         PATTERN,
         ROW,
         acquire_boxes,
@@ -28,8 +29,7 @@ if not MISSING:
         publish_barriers,
         wait_for_phase,
     )
-    from pix2pix._hopper_gemm import HOPPER_TILES, Box, HopperTile
-    from pix2pix.gpu import GpuEngine
+    from pix2pix.gpu.tensor_maps import Boxes, describe
 
     IS_HOPPER = capability_of(0) == HOPPER
 else:
@@ -204,7 +204,7 @@ if SIMULATED and not MISSING:
     @pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.full)])
     def test_groups_of_warps_share_a_tile(early, monkeypatch):
         """Whether boxes come when they are begun, or not before they are waited for."""
-        from pix2pix import _tensor_twins
+        from pix2pix.gpu.simulator import mma as _tensor_twins
 
         monkeypatch.setattr(_tensor_twins, "COPIES_ARE_EARLY", early)
         monkeypatch.setattr(_tensor_forward, "SIMULATED_HOPPER_TILE", HopperTile(128, 64, stages=2, blocks=1))
@@ -231,6 +231,6 @@ def test_plans_take_it_when_they_are_told():
 @needs_gpu
 @needs_hopper
 def test_other_gpus_say_that_they_cannot(monkeypatch):
-    monkeypatch.setattr("pix2pix._tensor_weights.HOPPER", (99, 0))
+    monkeypatch.setattr("pix2pix.gpu.packing.HOPPER", (99, 0))
     with pytest.raises(RuntimeError, match="capability 9.0, and the plan's 'hopper-128x64' for .* is for 99.0"):
         GpuEngine(*network("float16", True, 32, 3), precision="float16", plan="hopper-128x64")

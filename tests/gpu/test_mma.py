@@ -7,12 +7,12 @@ import weakref
 import numpy as np
 import pytest
 
-from pix2pix._words import ELEMENTS, KINDS, words_of
-from pix2pix.generator import unet
-from pix2pix.plan import Plan, algorithms, choose
-from pix2pix.reference import ReferenceEngine, to_float
-from tests.gpus import EDGE, MISSING, SIMULATED, needs_gpu
-from tests.layers import EPS, PRECISIONS, check_layers, rounded
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.gpu.ptx.packed_words import ELEMENTS, KINDS, words_of
+from pix2pix.model.generator import unet
+from pix2pix.plans.plan import Plan, algorithms, choose
+from tests.gpu.gpus import EDGE, MISSING, SIMULATED, needs_gpu
+from tests.gpu.layers import EPS, PRECISIONS, check_layers, rounded
 from tests.models import VARIANTS, check_output, pictures, weights_of
 
 
@@ -41,9 +41,11 @@ def test_words_are_the_nearest_numbers(precision):
 if not MISSING:
     from numba import cuda, float32
 
-    from pix2pix import _tensor_forward, _tensorcore
-    from pix2pix._cuda import ALIGNMENT, kernel
-    from pix2pix._tensor import (
+    from pix2pix.gpu import forward as _tensor_forward
+    from pix2pix.gpu.engine import GpuEngine
+    from pix2pix.gpu.kernels import mma_gemm as _tensorcore
+    from pix2pix.gpu.kernels.common import ALIGNMENT, kernel
+    from pix2pix.gpu.ptx.mma import (
         commit_copies,
         copy_async,
         load8,
@@ -57,7 +59,6 @@ if not MISSING:
         unpack8,
         wait_for_copies,
     )
-    from pix2pix.gpu import GpuEngine
 
 # -- intrinsics -------------------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ if SIMULATED and not MISSING:
 
     @needs_gpu
     def test_lanes_that_do_not_come_are_missed():
-        from pix2pix._tensor import multiply_fragments
+        from pix2pix.gpu.ptx.mma import multiply_fragments
 
         @kernel(32)
         def divided(out):
@@ -173,7 +174,7 @@ if SIMULATED and not MISSING:
     @pytest.mark.parametrize("tile", TILES)
     def test_warps_share_a_tile(tile, early, monkeypatch):
         """Whether copies come when they are begun, or not before they are waited for."""
-        from pix2pix import _tensor_twins
+        from pix2pix.gpu.simulator import mma as _tensor_twins
 
         monkeypatch.setattr(_tensor_twins, "COPIES_ARE_EARLY", early)
         monkeypatch.setattr(_tensor_forward, "SIMULATED_TENSOR_TILE", TILES[tile])

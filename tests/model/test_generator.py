@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from pix2pix.generator import Generator, Layer, Norm, Source, fold, random_weights, unet
+from pix2pix.model.generator import Generator, Layer, Norm, Source, fold, random_weights, unet
 from tests.models import VARIANTS, weights_of
 
 

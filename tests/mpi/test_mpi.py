@@ -21,10 +21,10 @@ from PIL import Image
 
 import pix2pix
 from pix2pix import checkpoints
-from pix2pix.generator import random_weights, unet
+from pix2pix.model.generator import random_weights, unet
 from pix2pix.mpi import launch
-from pix2pix.mpi.handout import Handout
-from tests.gpus import needs_gpu
+from pix2pix.mpi.work_queue import Handout
+from tests.gpu.gpus import needs_gpu
 
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
@@ -250,7 +250,7 @@ def test_what_cannot_start_is_told_once(folder, options, shell, status, said):
 
 @needs_mpi
 def test_threads_are_divided_not_multiplied(folder):
-    cores = pix2pix.cpu.available_cores()
+    cores = pix2pix.cpu.engine.available_cores()
     options = [option for option in argv("-o", "threads", ranks=2 * cores) if option not in ("--threads", "1")]
     done = subprocess.run(options, **settings(folder), timeout=100)
     assert "device: cpu, 1 threads" in done.stderr

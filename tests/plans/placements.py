@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pix2pix.generator import unet
-from pix2pix.placement import parse_placement
-from pix2pix.plan import choose, place
+from pix2pix.model.generator import unet
+from pix2pix.plans.placements import parse_placement
+from pix2pix.plans.plan import choose, place
 from tests.models import VARIANTS
 
 PUBLISHED = unet()

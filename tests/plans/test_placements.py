@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pix2pix.cpu import CpuEngine
-from pix2pix.generator import INPUT, unet
-from pix2pix.hybrid import segments
-from pix2pix.placement import Costs, cheapest, decide, find, measure, parse_placement
-from pix2pix.plan import Plan, choose
-from pix2pix.reference import ReferenceEngine, to_float
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines.hybrid import segments
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.generator import INPUT, unet
+from pix2pix.plans.placements import Costs, cheapest, decide, find, measure, parse_placement
+from pix2pix.plans.plan import Plan, choose
 from tests.models import VARIANTS, pictures, weights_of
-from tests.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
+from tests.plans.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ class Timed(ReferenceEngine):
 
 def test_measuring_finds_the_layers_that_pay(monkeypatch):
     g, clock = VARIANTS["tensorflow"], [0.0]
-    monkeypatch.setattr("pix2pix.placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("pix2pix.plans.placements.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     fast = {"encoder_2", "encoder_3", "decoder_3", "decoder_2"}
     on_cpu = {layer.name: 20.0 if layer.name in fast else 4.0 for layer in g.layers}
     on_gpu = {layer.name: 3.0 if layer.name in fast else 15.0 for layer in g.layers}
@@ -221,7 +221,7 @@ def test_what_gpu_layers_and_plan_cannot_mean(gpu_layers, plan, message):
 
 def test_auto_measures_once_and_writes_what_it_chose(tmp_path, monkeypatch):
     g, clock, made = VARIANTS["tensorflow"], [0.0], []
-    monkeypatch.setattr("pix2pix.placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("pix2pix.plans.placements.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     heavy = parse_placement(SPLIT, g)
     on_cpu = {layer.name: 9.0 if layer.name in heavy else 1.0 for layer in g.layers}
     on_gpu = {layer.name: 2.0 for layer in g.layers}

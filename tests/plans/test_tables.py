@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from pix2pix import tuned
-from pix2pix.generator import unet
-from pix2pix.placement import decide, find
-from pix2pix.plan import PRECISIONS, TUNES, Plan, algorithms, choose
-from pix2pix.reference import ReferenceEngine, to_float
-from tests.gpus import needs_gpu
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.generator import unet
+from pix2pix.plans import tables as tuned
+from pix2pix.plans.placements import decide, find
+from pix2pix.plans.plan import PRECISIONS, TUNES, Plan, algorithms, choose
+from tests.gpu.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
 
 GPU = "NVIDIA T1000 (8 GB)"
@@ -101,7 +101,7 @@ def test_the_tables_of_the_package_hold_what_engines_can_do():
 
 @needs_gpu
 def test_the_gpu_engine_looks_itself_up(folder):
-    from pix2pix.gpu import GpuEngine, name_of
+    from pix2pix.gpu.engine import GpuEngine, name_of
 
     g = VARIANTS["tensorflow"]
     shapes = [tuned.shape(g, layer) for layer in g.layers]

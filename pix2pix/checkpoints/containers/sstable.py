@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .common import CheckpointError
+from ..common import CheckpointError
 from .crc32c import crc32c, unmasked
-from .wire import varint
+from .protobuf import varint
 
 MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of every table
 _FOOTER = 48

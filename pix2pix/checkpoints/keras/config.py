@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .common import CheckpointError, shown
+from ..common import CheckpointError, shown
 
 _MAX_LAYERS = 1000
 

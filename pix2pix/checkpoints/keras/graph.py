@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ..generator import INPUT, Generator, Layer, Norm, Source
-from .common import MAX_CHANNELS, CheckpointError, shown
-from .keras_config import Node, read_nodes
+from ...model.generator import INPUT, Generator, Layer, Norm, Source
+from ..common import MAX_CHANNELS, CheckpointError, shown
+from .config import Node, read_nodes
 
 _DEFAULT_LEAKY_SLOPE = 0.3
 _DEFAULT_EPS = 1e-3

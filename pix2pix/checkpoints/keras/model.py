@@ -3,7 +3,7 @@
 An archive is a zip of config.json (the graph of layers) and model.weights.h5, in which layers go by their class:
 layers/sequential_1/layers/conv2d/vars/0. A whole ``.h5`` has the graph in the attribute model_config, and the weights
 by the layers' own names: model_weights/conv2d_1/conv2d_1/kernel:0, listed in the attributes layer_names and
-weight_names. Files of weights have either of these without a graph; :mod:`.keras_weights` then works out the network.
+weight_names. Files of weights have either of these without a graph; :mod:`.weights` then works out the network.
 
 Source: keras/src/saving/saving_lib.py and keras/src/legacy/saving/legacy_h5_format.py of https://github.com/keras-team.
 """
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..generator import Generator
-from . import hdf5, keras_weights, zips
-from .common import FLOAT_TYPES, CheckpointError, matched, read_json, shown
-from .keras_graph import Stored, read_graph
+from ...model.generator import Generator
+from ..common import FLOAT_TYPES, CheckpointError, matched, read_json, shown
+from ..containers import hdf5, zips
+from . import weights as keras_weights
+from .graph import Stored, read_graph
 
 MEMBERS = (b"metadata.json", b"config.json", b"model.weights.h5")  # one of them comes first in an archive
 _MAX_JSON = 2 << 20  # a U-Net of 8 levels takes some 60,000 bytes

@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..generator import Generator, Norm, unet
-from . import pickles, torchfile
-from .common import FLOAT_TYPES, MAX_CHANNELS, CheckpointError, listing, shown
+from ...model.generator import Generator, Norm, unet
+from ..common import FLOAT_TYPES, MAX_CHANNELS, CheckpointError, listing, shown
+from ..containers import pickles
+from . import torchfile
 
 _MAX_NESTING = 8
 _MAX_LEVELS = 12

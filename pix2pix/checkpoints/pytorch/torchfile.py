@@ -1,7 +1,7 @@
 """Files of torch.save without PyTorch: the tree of plain values in them, with tensors as inert descriptions.
 
 Two containers: a zip archive (PyTorch 1.6 and later: ``*/data.pkl`` and one member per storage) and the older stream
-of five pickles followed by the storages. The pickles run on :class:`.pickles.Machine`; the only globals it is given
+of five pickles followed by the storages. The pickles run on :class:`..containers.pickles.Machine`; the only globals it is given
 are those below, none of which does more than note its arguments, and inert names in the place of all others. Numbers
 are read from a memory map, and only for the tensors that are asked for.
 
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from . import pickles, zips
-from .common import FLOAT_TYPES, CheckpointError, shown, to_float32
+from ..common import FLOAT_TYPES, CheckpointError, shown, to_float32
+from ..containers import pickles, zips
 
 LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickle of a magic number
 _LEGACY_PROTOCOL = 1001
@@ -86,7 +86,7 @@ class Tensor:
 
 def load(path: Path) -> Any:
     """What was saved in the file: plain values, with :class:`Tensor` in place of tensors and parameters, and
-    :class:`.pickles.Opaque` in place of all else.
+    :class:`..containers.pickles.Opaque` in place of all else.
 
     Raises CheckpointError for a file that is damaged.
     """

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import CheckpointError, inside, read_bounded, shown, to_float32
-from .crc32c import crc32c, unmasked
-from .sstable import read_table
-from .wire import Message, varint
+from ..common import CheckpointError, inside, read_bounded, shown, to_float32
+from ..containers.crc32c import crc32c, unmasked
+from ..containers.protobuf import Message, varint
+from ..containers.sstable import read_table
 
 SUFFIX = ".index"
 _MAX_INDEX = 1 << 20  # that of a model of 8 levels with all that Adam keeps has some 20,000 bytes

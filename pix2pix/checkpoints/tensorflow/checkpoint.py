@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..generator import Generator
+from ...model.generator import Generator
+from ..common import inside, read_bounded
 from . import objects, tf1
 from .bundle import SUFFIX, read_bundle
-from .common import inside, read_bounded
 
 _STATE = "checkpoint"
 _MAX_STATE = 1 << 20

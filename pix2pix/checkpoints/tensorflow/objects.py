@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..generator import Generator
-from . import keras_weights
+from ...model.generator import Generator
+from ..common import FLOAT_TYPES, CheckpointError, shown
+from ..containers.protobuf import Message
+from ..keras import weights as keras_weights
 from .bundle import BundleTensor
-from .common import FLOAT_TYPES, CheckpointError, shown
-from .wire import Message
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_GRAPH = 512 << 10  # that of the tutorial's training takes some 34,000 bytes, in a SavedModel 52,000

@@ -15,8 +15,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .common import CheckpointError, shown
-from .wire import Message
+from ..common import CheckpointError, shown
+from ..containers.protobuf import Message
 
 _MAX_ATTRIBUTES = 100
 _MAX_JOINED = 64  # bounds graphs that double a value with each operation

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..generator import INPUT, Generator, Source
+from ...model.generator import INPUT, Generator, Source
+from ..common import CheckpointError, inside, read_bounded
+from ..containers.protobuf import Message
 from . import objects, tf1
 from .bundle import read_bundle
-from .common import CheckpointError, inside, read_bounded
 from .operations import Convolution, Function, convolutions
-from .wire import Message
 
 MODEL = "saved_model.pb"
 _INDEX = "variables/variables.index"

@@ -6,7 +6,7 @@ map when a tile of A is loaded. Two tiles are kept in shared memory: while one i
 
 A transposed convolution of stride 2 is four convolutions with 2x2 taps, one for each parity of the output's row and
 column, so that no zero is multiplied. Where the grid is small, several blocks share a sum, each of them adding up some
-of A's columns (a split); :func:`pix2pix._cuda_maps.make_add_splits` adds up those sums in order.
+of A's columns (a split); :func:`pix2pix.gpu.kernels.float32_maps.make_add_splits` adds up those sums in order.
 
 Sources: the tiling is that of NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; implicit GEMM: arXiv:1410.0759.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, int32, kernel, load4, multiply, quotient, store4
+from .common import ALIGNMENT, int32, kernel, load4, multiply, quotient, store4
 
 OUTSIDE = -(1 << 24)  # the row of a pixel that is not there: no tap reaches the map from it
 

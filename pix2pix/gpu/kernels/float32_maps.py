@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import cuda, float32, uint8
 
-from ._cuda import kernel, load4, store4
+from .common import kernel, load4, store4
 
 ZERO = float32(0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, kernel, load4, store4
+from .common import ALIGNMENT, kernel, load4, store4
 
 CHUNK, MAX_CHUNKS = 1024, 64
 

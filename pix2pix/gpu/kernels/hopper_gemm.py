@@ -1,4 +1,4 @@
-"""The matrix product of :mod:`pix2pix._tensorcore` in the form that Hopper's tensor cores are fastest in.
+"""The matrix product of :mod:`pix2pix.gpu.kernels.mma_gemm` in the form that Hopper's tensor cores are fastest in.
 
 The rows of a tile are a box of pixels, so that hardware copies what a tap reads of it: with one instruction, zeros for
 what lies outside, of a map as the layer's input is. One thread has stages of both matrices copied, as soon as they are
@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, int32, kernel, quotient
-from ._hopper import (
+from ..ptx.hopper import (
     GROUP,
     GROUP_ROWS,
     PATTERN,
@@ -36,9 +35,10 @@ from ._hopper import (
     publish_barriers,
     wait_for_phase,
 )
-from ._tensor import add8, load8, store8, take8
-from ._tensorcore import STATISTICS, SUMS, leave_statistics, put_run
-from ._words import RUN, RUN_WORDS
+from ..ptx.mma import add8, load8, store8, take8
+from ..ptx.packed_words import RUN, RUN_WORDS
+from .common import ALIGNMENT, int32, kernel, quotient
+from .mma_gemm import STATISTICS, SUMS, leave_statistics, put_run
 
 WARP = 32
 
@@ -134,7 +134,7 @@ def make_hopper_gemm(tile: HopperTile, kind: int, leaves: int) -> Any:
         also_first,
         also_slope,
     ):
-        """out = A @ w + bias, as :func:`pix2pix._tensorcore.make_tensor_gemm` has it, but for what follows.
+        """out = A @ w + bias, as :func:`pix2pix.gpu.kernels.mma_gemm.make_tensor_gemm` has it, but for what follows.
 
         a: boxes of maps, (images, rows of pairs, 2, pairs, 2 * words) where `zoom` is 2, else (images, h, 1, w, words).
         w: boxes of words (1, 1, 1, parities * padded columns, taps * words). `words`, of a pixel, is a multiple of ROW.

@@ -1,6 +1,6 @@
 """CUDA kernels around the product on tensor cores: maps in words of a lower precision, normalised and activated.
 
-A map holds a layer's value as another layer reads it: activated, in the words of a kind (:mod:`pix2pix._tensor`), side
+A map holds a layer's value as another layer reads it: activated, in the words of a kind (:mod:`pix2pix.gpu.ptx.mma`), side
 by side with what it is concatenated with. Arithmetic is in float32; a value is rounded before it is activated, and
 again after it, so that it is the same whether it comes from here or was given. Statistics have a fixed order.
 
@@ -14,8 +14,7 @@ from typing import Any
 
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, int32, kernel, quotient
-from ._tensor import (
+from ..ptx.mma import (
     add8,
     fill8,
     leaky8,
@@ -31,7 +30,8 @@ from ._tensor import (
     unpack,
     unpack8,
 )
-from ._words import ELEMENTS, RUN, RUN_WORDS
+from ..ptx.packed_words import ELEMENTS, RUN, RUN_WORDS
+from .common import ALIGNMENT, int32, kernel, quotient
 
 ZERO, ONE = float32(0), float32(1)
 MAPS, NORMALISED, STATISTICS = range(3)  # what a kernel leaves behind

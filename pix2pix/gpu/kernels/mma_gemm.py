@@ -1,7 +1,7 @@
 """The matrix product on tensor cores that computes every convolution, with no matrix of patches in memory.
 
 out = A @ W + bias, tile by tile, in float16, bfloat16 or tf32, with sums in float32. Rows of A are the pixels of a
-grid, its columns the taps of the filter times the channels of the map, as in :mod:`pix2pix._cuda_gemm`; here maps hold
+grid, its columns the taps of the filter times the channels of the map, as in :mod:`pix2pix.gpu.kernels.float32_gemm`; here maps hold
 what the layer reads, activated, so that chunks of 16 bytes go from them to shared memory by themselves (zeros for what
 lies outside), some stages ahead of the product. A warp loads its fragments of both tiles from there, and multiplies.
 
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ._cuda import ALIGNMENT, inlined, int32, kernel, quotient, synchronise
-from ._tensor import (
+from ..ptx.mma import (
     add8,
     commit_copies,
     copy_async,
@@ -38,7 +37,8 @@ from ._tensor import (
     take8,
     wait_for_copies,
 )
-from ._words import RUN, RUN_WORDS
+from ..ptx.packed_words import RUN, RUN_WORDS
+from .common import ALIGNMENT, inlined, int32, kernel, quotient, synchronise
 
 CHUNK, CHUNKS = 4, 4  # words of a chunk, and chunks of a row of either tile in shared memory
 ROW, HALF = 16, 8  # words of that row, of which one instruction multiplies a half
@@ -214,7 +214,7 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         also_first,
         also_slope,
     ):
-        """out = A @ w + bias. All that is `words` is in the kind's; see :mod:`pix2pix._tensor`.
+        """out = A @ w + bias. All that is `words` is in the kind's; see :mod:`pix2pix.gpu.ptx.mma`.
 
         a: words of maps (N, h, wd, channels). w: words (parities, columns, side_y * side_x * channels), its columns
         padded to a multiple of W_UNIT and in the order of :func:`order_of_columns`. `channels` is in words, a multiple

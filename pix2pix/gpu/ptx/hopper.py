@@ -1,6 +1,6 @@
 """What Hopper's tensor cores work with: boxes copied by hardware, barriers that count bytes, products of a warpgroup.
 
-Small intrinsics, each with a simulator twin of the same name; words and places as in :mod:`pix2pix._tensor`. A *row*
+Small intrinsics, each with a simulator twin of the same name; words and places as in :mod:`pix2pix.gpu.ptx.mma`. A *row*
 is 128 bytes of a tile in shared memory, and eight of them, from a multiple of 1024 bytes on, are one *pattern*: chunks
 of row r are in an order of their own, chunk c at place c ^ r % 8. Copies write that pattern, products read it.
 
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._cuda import SIMULATED
+from ..kernels.common import SIMULATED
 
 ROW, PATTERN = 32, 256  # words of a row, and of the eight that make up a pattern
 GROUP = 128  # threads of a warpgroup
 GROUP_ROWS = 64  # of its part of a product
 
 if SIMULATED:
-    from ._hopper_twins import (
+    from ..simulator.hopper import (
         acquire_boxes,
         aligned_place,
         arrive,
@@ -40,7 +40,7 @@ else:
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
-    from ._tensor import (
+    from .mma import (
         FLOAT,
         FORMATS,
         I32,
@@ -148,7 +148,7 @@ else:
         """Begin to copy the box at (x0, x1, x2, x3, x4), x0 the place in a row of words, to shared[to:].
 
         What lies outside is zero. The box's words count for the phase that barrier number `at` is in. For boxes, see
-        :func:`pix2pix._boxes.describe`.
+        :func:`pix2pix.gpu.tensor_maps.describe`.
         """
 
         def generate(context, builder, signature, arguments):
@@ -174,7 +174,7 @@ else:
         """Begin acc += A @ B' for a warpgroup, A 64 rows at shared[a] and B `columns` rows at shared[b]; wait for the
         product before it.
 
-        Elements of acc (columns / 2) are those of :func:`pix2pix._tensor.multiply_fragments` for 16 rows and `columns`,
+        Elements of acc (columns / 2) are those of :func:`pix2pix.gpu.ptx.mma.multiply_fragments` for 16 rows and `columns`,
         of which warp w has rows 16 * w to 16 * w + 15. `columns` and `kind` are compile-time constants.
         """
         if (constants := _literals(columns, kind)) is None:

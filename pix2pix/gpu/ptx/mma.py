@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._cuda import SIMULATED
-from ._words import ELEMENTS, RUN, RUN_WORDS, TF32
+from ..kernels.common import SIMULATED
+from .packed_words import ELEMENTS, RUN, RUN_WORDS, TF32
 
 
 def place(mf: int, nf: int, i: int, j: int, element: int) -> int:
@@ -28,7 +28,7 @@ def place(mf: int, nf: int, i: int, j: int, element: int) -> int:
 
 
 if SIMULATED:
-    from ._tensor_twins import (
+    from ..simulator.mma import (
         add8,
         commit_copies,
         copy_async,

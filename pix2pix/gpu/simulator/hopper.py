@@ -1,9 +1,9 @@
-"""What the intrinsics of :mod:`pix2pix._hopper` do, for numba's simulator.
+"""What the intrinsics of :mod:`pix2pix.gpu.ptx.hopper` do, for numba's simulator.
 
 What hardware does by itself happens as late as it may: boxes come when somebody waits for them, and products are
 computed when they are waited for, from what is in shared memory then. A kernel that forgets to wait computes with what
 was there before; one that has a stage copied over too early, with what came too early
-(:data:`pix2pix._tensor_twins.COPIES_ARE_EARLY` has boxes come as soon as they may).
+(:data:`pix2pix.gpu.simulator.mma.COPIES_ARE_EARLY` has boxes come as soon as they may).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import threading
 
 import numpy as np
 
-from . import _tensor_twins
-from ._tensor_twins import LANES, accumulate, plain, together
-from ._words import floats_of
+from ..ptx.packed_words import floats_of
+from . import mma as _tensor_twins
+from .mma import LANES, accumulate, plain, together
 
 ROW, PATTERN, GROUP, GROUP_ROWS = 32, 256, 128, 64
 CHUNK, CHUNKS = 4, 8  # words of a chunk, and chunks of a row
@@ -72,26 +72,26 @@ def _barriers():
 
 
 def make_barrier(barriers, at, arrivals):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     _barriers()[at] = Barrier(arrivals)
 
 
 def publish_barriers():
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
 
 
 def arrive(barriers, at):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     _barriers()[at].arrive(0)
 
 
 def arrive_with_words(barriers, at, words):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     _barriers()[at].arrive(words)
 
 
 def wait_for_phase(barriers, at, parity):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     _barriers()[at].wait(parity)
 
 
@@ -99,12 +99,12 @@ def wait_for_phase(barriers, at, parity):
 
 
 def aligned_place(shared):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     return FIRST
 
 
 def acquire_boxes(boxes):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
 
 
 @functools.cache
@@ -117,7 +117,7 @@ def _swizzled(at, rows):
 
 
 def copy_box(shared, to, barriers, at, boxes, x0, x1, x2, x3, x4):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     first = np.array([x4, x3, x2, x1, x0])
     rows = int(np.prod(boxes.box)) // ROW
     places = _swizzled(to, rows)
@@ -145,7 +145,7 @@ def _pending():
 
 
 def multiply_rows(acc, shared, a, b, columns, kind):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     pending = _pending()
 
     def work(brought):
@@ -166,7 +166,7 @@ def multiply_rows(acc, shared, a, b, columns, kind):
 
 
 def finish_products(acc, columns):
-    """See pix2pix._hopper."""
+    """See pix2pix.gpu.ptx.hopper."""
     pending = _pending()
 
     def work(brought):

@@ -1,4 +1,4 @@
-"""What the intrinsics of :mod:`pix2pix._tensor` do, for numba's simulator, where a block's threads are Python's.
+"""What the intrinsics of :mod:`pix2pix.gpu.ptx.mma` do, for numba's simulator, where a block's threads are Python's.
 
 Copies are queued until they are waited for, so that a kernel which forgets to wait computes with what was there before.
 What a warp does together is done once, when the last of its lanes has come, from what all of them have brought.
@@ -11,8 +11,8 @@ import threading
 
 import numpy as np
 
-from ._cuda import plain
-from ._words import RUN, TF32, floats_of, words_of
+from ..kernels.common import plain
+from ..ptx.packed_words import RUN, TF32, floats_of, words_of
 
 LANES, CHUNK = 32, 4
 COPIES_ARE_EARLY = False  # whether copies come when they are begun, which is as likely as when they are waited for
@@ -83,7 +83,7 @@ def _queue():
 
 
 def copy_async(shared, to, array, at, is_there):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     if to % CHUNK or at % CHUNK:
         raise ValueError(f"a copy from {at} to {to}, which are not both multiples of {CHUNK}")
     copy = shared, to, plain(array), at, is_there
@@ -98,12 +98,12 @@ def _copy(shared, to, array, at, is_there):
 
 
 def commit_copies():
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     _queue().append([])
 
 
 def wait_for_copies(groups):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     queue = _queue()
     while len(queue) - 1 > groups:
         for copy in queue.pop(0):
@@ -114,7 +114,7 @@ def wait_for_copies(groups):
 
 
 def load_matrices(shared, at, fragments, to):
-    """See pix2pix._tensor. Lanes go on at once: the words are there when the warp multiplies, for which they wait."""
+    """See pix2pix.gpu.ptx.mma. Lanes go on at once: the words are there when the warp multiplies, for which they wait."""
     if at % CHUNK:
         raise ValueError(f"a row of a matrix at {at}, expected a multiple of {CHUNK}")
     threading.current_thread().__dict__.setdefault("loads", []).append((shared, at, fragments, to))
@@ -149,7 +149,7 @@ def accumulate(sums, product, mf, nf):
 
 
 def multiply_fragments(acc, a, b, mf, nf, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
 
     def work(brought):
         _load([loads for loads, _, _, _ in brought])
@@ -169,7 +169,7 @@ def multiply_fragments(acc, a, b, mf, nf, kind):
 
 
 def take8(acc, run, runs):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     if not 0 <= run < runs:
         raise IndexError(f"run {run} of {runs}")
     return acc[RUN * run : RUN * (run + 1)].copy()
@@ -179,74 +179,74 @@ def take8(acc, run, runs):
 
 
 def fill8(value):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return np.full(RUN, value, np.float32)
 
 
 def load8(array, at):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return plain(array)[at : at + RUN].copy()
 
 
 def store8(array, at, run):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     plain(array)[at : at + RUN] = run
 
 
 def unpack8(array, at, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     words = plain(array)[at : at + (RUN if kind == TF32 else RUN // 2)].view(np.uint32)
     return words.view(np.float32).copy() if kind == TF32 else floats_of(words, kind)
 
 
 def round8(run, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return floats_of(words_of(run, kind), kind)
 
 
 def put8(array, at, run, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     words = words_of(run, kind).view(np.float32)
     plain(array)[at : at + len(words)] = words
 
 
 def add8(a, b):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return a + b
 
 
 def subtract8(a, b):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return a - b
 
 
 def multiply8(a, b):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return a * b
 
 
 def leaky8(run, slope):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return np.maximum(run, run * slope)
 
 
 def pack(low, high, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return words_of([low] if kind == TF32 else [low, high], kind)[0]
 
 
 def unpack(word, kind):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     if kind == TF32:
         return (np.uint32(word).view(np.float32),) * 2
     return tuple(floats_of(np.array([word], np.uint32), kind))
 
 
 def load_word(array, at):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     return plain(array)[at : at + 1].view(np.uint32)[0]
 
 
 def store_word(array, at, word):
-    """See pix2pix._tensor."""
+    """See pix2pix.gpu.ptx.mma."""
     plain(array)[at : at + 1] = np.array([word], np.uint32).view(np.float32)

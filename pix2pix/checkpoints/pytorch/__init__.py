@@ -1,0 +1,1 @@
+"""Models of PyTorch: archives written by torch.save, and state dicts."""

@@ -1,0 +1,1 @@
+"""Models of TensorFlow 1 and 2: checkpoints and SavedModels."""

@@ -1,0 +1,1 @@
+"""Which algorithm each operation uses, and on which hardware."""
