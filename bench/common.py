@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu import engine as cpu
+from pix2pix.cpu import peaks
+from pix2pix.cpu.instruction_sets import build_info
 from pix2pix.demo.facades import facade
 from pix2pix.files import metrics
 
@@ -123,7 +124,7 @@ def commit() -> str:
 
 def peak(thread_count: int, precision: str = "float32") -> dict[str, float]:
     """What this machine can do with so many threads now: FMA GFLOP/s in a precision, and memory GB/s."""
-    return cpu.measure(thread_count, 0.1, precision)
+    return peaks.measure(thread_count, 0.1, precision)
 
 
 def median_peak(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -202,7 +203,7 @@ def save(name: str, record: Mapping[str, Any]) -> Path:
     """Write bench/results/NAME.json: ``record``, and what it was measured on."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    head = {"commit": commit(), "hardware": hardware(), "versions": versions(), "build": cpu.build_info()}
+    head = {"commit": commit(), "hardware": hardware(), "versions": versions(), "build": build_info()}
     path.write_text(json.dumps(head | dict(record), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 import pix2pix
-from pix2pix.cpu import engine as cpu
+from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import random_weights, unet
 
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=3, help="runs of the command line (%(default)s)")
     parser.add_argument("--sizes", type=int, default=200, help="picture sizes in the memory run (%(default)s)")
     parser.add_argument("--plan", help="plan of the engine, for the rates (the default one)")
-    parser.add_argument("--threads", type=int, default=cpu.available_cores(), help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="(%(default)s)")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

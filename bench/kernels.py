@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu import engine as cpu
 from pix2pix.cpu.engine import CpuEngine
+from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import INPUT
 
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plan", help="plan to measure beside direct (the engine's default)")
     parser.add_argument("--batches", default="1,8", help="numbers of pictures per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help=f"blocks of {CALLS} calls (%(default)s)")
-    parser.add_argument("--threads", type=int, default=cpu.available_cores(), help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="(%(default)s)")
     arguments = parser.parse_args(argv)
     plans = {"direct": "direct", arguments.plan or "default": arguments.plan}
     batches = {

@@ -18,7 +18,7 @@ import numpy as np
 
 import pix2pix
 from pix2pix.checkpoints import course
-from pix2pix.cpu import engine as cpu
+from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator, random_weights, unet
 
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mode_a", description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", type=int, default=1600, help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="pictures per call (%(default)s)")
-    parser.add_argument("--threads", type=int, default=cpu.available_cores(), help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="(%(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.images < arguments.batch:
         parser.error(f"got {arguments.images} images, expected at least a batch of {arguments.batch}")

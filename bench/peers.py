@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu import engine as cpu
+from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
 
 from . import common, files, quality, start, tables
@@ -134,7 +134,7 @@ class Comparison:
             entry |= common.rates([s for block in blocks for s in block], self.n, generator.flops(), peak_gflops)
             entry["block_images_per_s"] = [round(self.n / float(np.median(block)), 3) for block in blocks]
             reference = REFERENCE_RATES.get(key, {}).get(self.n)
-            if reference and self.threads == cpu.available_cores():
+            if reference and self.threads == available_cores():
                 scaled = reference * peak_gflops / REFERENCE_PEAK
                 entry["reference_images_per_s"] = round(scaled, 2)
                 entry["of_reference"] = round(entry["median_images_per_s"] / scaled, 3)
@@ -177,7 +177,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
 
-    default_threads = ",".join(map(str, sorted({1, cpu.available_cores()})))
+    default_threads = ",".join(map(str, sorted({1, available_cores()})))
     parser.add_argument("--engines", default=",".join(ENGINES), help="which to run (%(default)s)")
     parser.add_argument("--batches", type=numbers, default="1,8,16", help="pictures per call (%(default)s)")
     parser.add_argument("--threads", type=numbers, default=default_threads, help="for every engine (%(default)s)")

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu.engine import PRECISIONS, CpuEngine, available_cores
+from pix2pix.cpu.engine import PRECISIONS, CpuEngine
+from pix2pix.cpu.topology import available_cores
 from pix2pix.model.generator import INPUT, Layer
 
 from . import common

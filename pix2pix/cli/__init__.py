@@ -233,11 +233,12 @@ def _info(args: argparse.Namespace) -> int:
     elif args.plan is not None or args.gpu_layers:
         raise ValueError("--plan shows the plan of a model: name one")
     from .. import __version__
-    from ..cpu import engine as cpu
+    from ..cpu.instruction_sets import build_info
+    from ..cpu.peaks import measure
 
-    facts = {"pix2pix": __version__, **cpu.build_info()}
+    facts = {"pix2pix": __version__, **build_info()}
     if args.measure:
-        facts |= {name: f"{value:.4g}" for name, value in cpu.measure().items()}
+        facts |= {name: f"{value:.4g}" for name, value in measure().items()}
     print(info.aligned(facts))
     return 0
 

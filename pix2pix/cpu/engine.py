@@ -6,16 +6,11 @@ so callers in many threads don't multiply them, and Ctrl-C interrupts a wait at 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,71 +18,14 @@ import numpy as np
 from ..engines.base import BaseEngine, check_layers
 from ..model.generator import INPUT, Generator, Weights, fold_parts, without_stored_statistics
 from ..plans import plan as plans
+from .instruction_sets import extension
+from .topology import available_cores
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
-FORCE_ISA = "PIX2PIX_ISA"
 SIZES_KEPT = 4
 PRECISIONS = ("float32", "bfloat16")
 MAX_THREADS = 1024
 
 Maps = Mapping[str, np.ndarray]  # values of layers by name, (N,H,W,C)
-
-
-def instruction_sets() -> list[str]:
-    """What this machine can run and this installation was built for, best first."""
-    best = INSTRUCTION_SETS.index(extension("portable").build_facts()["processor"])
-    return [isa for isa in INSTRUCTION_SETS[best:] if importlib.util.find_spec(f"pix2pix._cpu_{isa}")]
-
-
-def extension(isa: str | None = None) -> ModuleType:
-    """The compiled module for an instruction set; by default what PIX2PIX_ISA names, else the best there is.
-
-    Raises RuntimeError if it isn't built, or the processor cannot run it.
-    """
-    if isa is None:
-        isa = os.environ.get(FORCE_ISA) or instruction_sets()[0]
-    if isa not in INSTRUCTION_SETS:
-        raise RuntimeError(f"got instruction set {isa!r}, expected one of {', '.join(INSTRUCTION_SETS)}")
-    if isa != "portable" and isa not in instruction_sets():
-        raise RuntimeError(f"instruction set {isa!r}: this machine and this build have {', '.join(instruction_sets())}")
-    try:
-        return importlib.import_module(f"pix2pix._cpu_{isa}")
-    except ImportError as error:
-        raise RuntimeError(f"the compiled extension is missing ({error}): run make build, or pip install .") from None
-
-
-def available_cores() -> int:
-    """Physical cores that this process may use: its affinity and its cgroup's quota honoured, at least 1."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in allowed:
-        try:
-            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-        except OSError:
-            siblings = str(cpu)
-        cores.add(siblings.strip())
-    return max(1, min(len(cores), _cgroup_quota()))
-
-
-def _cgroup_quota() -> int:
-    """Processors that the cgroup grants, rounded up; a large number where there is no limit."""
-    for quota_file, period_file in (
-        ("cpu.max", None),
-        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            fields = Path("/sys/fs/cgroup", quota_file).read_text().split()
-            if period_file:
-                fields += Path("/sys/fs/cgroup", period_file).read_text().split()
-            quota, period = int(fields[0]), int(fields[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        if quota > 0 and period > 0:
-            return -(-quota // period)
-    return 1 << 20
 
 
 class CpuEngine(BaseEngine):
@@ -320,33 +258,3 @@ class Workspace:
             if layer.name in engine.layers
         )
         return maps + scratch
-
-
-def build_info() -> dict[str, str]:
-    """What the extension was built with and what it uses here."""
-    facts = extension().build_facts()
-    return {
-        "instruction set": f"{facts['isa']} (built and usable here: {', '.join(instruction_sets())})",
-        "compiler": facts["compiler"],
-        "OpenMP": facts["openmp"],
-        "bfloat16": facts["bfloat16"],
-        "threads": str(1 if facts["openmp"] == "no" else available_cores()),
-    }
-
-
-def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "float32") -> dict[str, float]:
-    """Measured peaks of this machine: ``fma_gflops`` (multiply-adds in a precision) and ``bandwidth_gbs`` (reading
-    memory). Raises RuntimeError if the processor lacks what the precision needs."""
-    kernels, threads = extension(), threads or available_cores()
-    array = np.ones(1 << 26, np.float32)
-    rates = {"fma_gflops": 0.0, "bandwidth_gbs": 0.0}
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        operations, _ = kernels.run_multiply_adds(1_000_000, threads, precision == "bfloat16")
-        middle = time.perf_counter()
-        kernels.run_sum(array, threads)
-        end = time.perf_counter()
-        rates["fma_gflops"] = max(rates["fma_gflops"], operations / (middle - start) / 1e9)
-        rates["bandwidth_gbs"] = max(rates["bandwidth_gbs"], array.nbytes / (end - middle) / 1e9)
-    return rates

@@ -426,7 +426,8 @@ def make_engine(
 
     With ``release``, ``weights`` is a dict that may be emptied: an engine on the CPU alone does so while it packs.
     """
-    from ..cpu.engine import CpuEngine, available_cores
+    from ..cpu.engine import CpuEngine
+    from ..cpu.topology import available_cores
 
     shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
     if threads is None and len(shares) > 1:

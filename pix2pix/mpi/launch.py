@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import devices
-from ..cpu.engine import available_cores
+from ..cpu.topology import available_cores
 from ..engines.base import _count_gpus
 
 if TYPE_CHECKING:

@@ -13,8 +13,11 @@ import threading
 import numpy as np
 import pytest
 
-from pix2pix.cpu import engine as cpu
-from pix2pix.cpu.engine import CpuEngine, available_cores, extension, instruction_sets
+from pix2pix.cpu import instruction_sets as isa_module
+from pix2pix.cpu import peaks, topology
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
+from pix2pix.cpu.topology import available_cores, cgroup_quota
 from pix2pix.engines.reference import conv2d, conv2d_transpose
 from pix2pix.model.generator import random_weights, unet
 from pix2pix.plans.plan import Plan, choose
@@ -257,17 +260,17 @@ def test_threads_default_to_the_cores_that_the_process_may_use():
         code = """
             import os
             os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-            from pix2pix import cpu
-            print(cpu.available_cores())
+            from pix2pix.cpu.topology import available_cores
+            print(available_cores())
         """
         assert run_code(code).strip() == "1"
 
 
 def test_quota_of_the_cgroup_is_honoured(monkeypatch):
-    monkeypatch.setattr(cpu.Path, "read_text", lambda self: "150000 100000" if self.name == "cpu.max" else "0")
-    assert cpu._cgroup_quota() == 2
-    monkeypatch.setattr(cpu.Path, "read_text", lambda self: "max 100000" if self.name == "cpu.max" else "-1")
-    assert cpu._cgroup_quota() > 1000
+    monkeypatch.setattr(topology.Path, "read_text", lambda self: "150000 100000" if self.name == "cpu.max" else "0")
+    assert cgroup_quota() == 2
+    monkeypatch.setattr(topology.Path, "read_text", lambda self: "max 100000" if self.name == "cpu.max" else "-1")
+    assert cgroup_quota() > 1000
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -275,7 +278,7 @@ def test_the_environment_forces_an_instruction_set(isa, monkeypatch):
     monkeypatch.setenv("PIX2PIX_ISA", isa)
     with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as engine:
         assert engine.isa == isa
-    assert isa in cpu.build_info()["instruction set"]
+    assert isa in build_info()["instruction set"]
 
 
 def test_unknown_instruction_sets_are_refused(monkeypatch):
@@ -285,7 +288,7 @@ def test_unknown_instruction_sets_are_refused(monkeypatch):
 
 
 def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch):
-    monkeypatch.setattr(cpu, "instruction_sets", lambda: ["portable"])
+    monkeypatch.setattr(isa_module, "instruction_sets", lambda: ["portable"])
     with pytest.raises(RuntimeError, match="avx512.*this machine and this build have portable"):
         extension("avx512")
 
@@ -374,8 +377,8 @@ def test_plans_are_made_for_the_models_own_size():
 def test_memory_is_bounded_by_the_largest_of_200_sizes():
     code = """
         import numpy as np
-        from pix2pix.cpu import CpuEngine
-        from pix2pix.generator import random_weights, unet
+        from pix2pix.cpu.engine import CpuEngine
+        from pix2pix.model.generator import random_weights, unet
 
         def peak():
             return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
@@ -401,8 +404,8 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
     code = """
         import os, signal, sys, threading, time
         import numpy as np
-        from pix2pix.cpu import CpuEngine
-        from pix2pix.generator import random_weights, unet
+        from pix2pix.cpu.engine import CpuEngine
+        from pix2pix.model.generator import random_weights, unet
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
@@ -431,8 +434,8 @@ def test_ctrl_c_gives_up_what_a_stream_computes():
     code = """
         import os, signal, threading, time
         import numpy as np
-        from pix2pix.cpu import CpuEngine
-        from pix2pix.generator import random_weights, unet
+        from pix2pix.cpu.engine import CpuEngine
+        from pix2pix.model.generator import random_weights, unet
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         g = unet(ngf=16, depth=8)
@@ -454,9 +457,9 @@ def test_ctrl_c_gives_up_what_a_stream_computes():
 
 
 def test_measured_peaks_are_plausible():
-    rates = cpu.measure(threads=1, seconds=0.05)
+    rates = peaks.measure(threads=1, seconds=0.05)
     assert 1 < rates["fma_gflops"] < 1000 and 0.5 < rates["bandwidth_gbs"] < 1000
-    if cpu.extension().build_facts()["bfloat16"] == "yes":
-        assert 1 < cpu.measure(1, 0.05, "bfloat16")["fma_gflops"] < 2000
+    if extension().build_facts()["bfloat16"] == "yes":
+        assert 1 < peaks.measure(1, 0.05, "bfloat16")["fma_gflops"] < 2000
     with pytest.raises(RuntimeError, match="AVX512_BF16"):
         extension("portable").run_multiply_adds(1, 1, True)

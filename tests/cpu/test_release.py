@@ -19,12 +19,12 @@ from tests.models import VARIANTS, pictures, weights_of
 PEAK = """
 import sys
 import pix2pix
-from pix2pix import cpu
+from pix2pix.cpu.instruction_sets import extension
 
 def held(what):
     return int(open("/proc/self/status").read().partition(what + ":")[2].split()[0])
 
-cpu.extension()
+extension()
 before = held("VmRSS")
 engine = pix2pix.load(sys.argv[1], "cpu", plan=sys.argv[2])
 print(before, held("VmRSS"), held("VmHWM"))

@@ -11,7 +11,8 @@ import threading
 import numpy as np
 import pytest
 
-from pix2pix.cpu.engine import CpuEngine, extension, instruction_sets
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.base import BaseEngine, Engine
 from pix2pix.engines.hybrid import HybridEngine, Workshop
 from pix2pix.engines.pool import Crew, PoolEngine

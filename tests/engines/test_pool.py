@@ -18,7 +18,8 @@ from PIL import Image
 
 import pix2pix
 from pix2pix import cli, devices
-from pix2pix.cpu.engine import CpuEngine, available_cores
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.cpu.topology import available_cores
 from pix2pix.devices import Device, share_workers
 from pix2pix.engines.base import _count_gpus, make_engine
 from pix2pix.engines.pool import QUEUED, Crew, PoolEngine

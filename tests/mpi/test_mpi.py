@@ -250,7 +250,7 @@ def test_what_cannot_start_is_told_once(folder, options, shell, status, said):
 
 @needs_mpi
 def test_threads_are_divided_not_multiplied(folder):
-    cores = pix2pix.cpu.engine.available_cores()
+    cores = pix2pix.cpu.topology.available_cores()
     options = [option for option in argv("-o", "threads", ranks=2 * cores) if option not in ("--threads", "1")]
     done = subprocess.run(options, **settings(folder), timeout=100)
     assert "device: cpu, 1 threads" in done.stderr

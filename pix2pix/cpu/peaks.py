@@ -1,0 +1,28 @@
+"""What this machine can do at most: arithmetic on registers, and reading memory."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from .instruction_sets import extension
+from .topology import available_cores
+
+
+def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "float32") -> dict[str, float]:
+    """Measured peaks of this machine: ``fma_gflops`` (multiply-adds in a precision) and ``bandwidth_gbs`` (reading
+    memory). Raises RuntimeError if the processor lacks what the precision needs."""
+    kernels, threads = extension(), threads or available_cores()
+    array = np.ones(1 << 26, np.float32)
+    rates = {"fma_gflops": 0.0, "bandwidth_gbs": 0.0}
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        operations, _ = kernels.run_multiply_adds(1_000_000, threads, precision == "bfloat16")
+        middle = time.perf_counter()
+        kernels.run_sum(array, threads)
+        end = time.perf_counter()
+        rates["fma_gflops"] = max(rates["fma_gflops"], operations / (middle - start) / 1e9)
+        rates["bandwidth_gbs"] = max(rates["bandwidth_gbs"], array.nbytes / (end - middle) / 1e9)
+    return rates
