@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.model.generator import Generator, Weights, random_weights, unet
+from pix2pix.model.generator import Generator, Weights
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 from . import common
 from .engines import ENGINES, Task

@@ -22,7 +22,8 @@ from PIL import Image
 import pix2pix
 from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 from . import common
 from .mode_a import run_in_memory

@@ -20,7 +20,9 @@ import pix2pix
 from pix2pix.checkpoints import course
 from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.model.generator import Generator, random_weights, unet
+from pix2pix.model.generator import Generator
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 from . import common
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pix2pix.engines.base import check_device
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 
 from . import common
 from .mode_a import verify, write_network

@@ -22,7 +22,7 @@ from pix2pix import mpi
 from pix2pix.files.images import Fitting
 from pix2pix.files.jobs import Job
 from pix2pix.files.stream import BATCH_SIZE, Outcome
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 from pix2pix.mpi.engine import _Courier
 from pix2pix.mpi.files import BATCHES_AT_ONCE, FileLeader
 from pix2pix.mpi.messages import ROOT, Ask, DoFiles, Facts, Jobs, packed_outcome, unpacked_job

@@ -11,7 +11,8 @@ from pix2pix.engines.reference import ReferenceEngine  # noqa: E402
 from pix2pix.files.metrics import psnr  # noqa: E402
 from pix2pix.gpu.device import HOPPER, capability_of  # noqa: E402
 from pix2pix.gpu.engine import GpuEngine  # noqa: E402
-from pix2pix.model.generator import random_weights, unet  # noqa: E402
+from pix2pix.model.unet import unet  # noqa: E402
+from pix2pix.model.weights import random_weights
 from tests.models import PSNR  # noqa: E402
 
 FLOAT32 = (None, "implicit-32x128-split4", "implicit-128x128", "im2col")

@@ -7,7 +7,9 @@ import functools
 import numpy as np
 
 from pix2pix.engines.reference import to_uint8
-from pix2pix.model.generator import Generator, Norm, random_weights, unet
+from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 # Against the float64 oracle: max abs error after tanh for float32 (random ngf=64 weights, real weights); PSNR in dB on
 # 8-bit pictures for the lower precisions. From the design; engines' tests take them from here.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..model.generator import Generator, unet
+from ..model.generator import Generator
+from ..model.unet import unet
 from .common import CheckpointError
 
 _DEPTH = 8

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..engines.base import BaseEngine, check_layers
-from ..model.generator import INPUT, Generator, Weights, fold_parts, without_stored_statistics
+from ..model.generator import INPUT, Generator, Weights
+from ..model.weights import fold_parts, without_stored_statistics
 from ..plans import plan as plans
 from .instruction_sets import extension
 from .topology import available_cores

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model.generator import INPUT, Generator, Layer, Weights, fold
+from ..model.generator import INPUT, Generator, Layer, Weights
+from ..model.weights import fold
 from ..plans.plan import Plan
 from .device import Device
 from .kernels.float32_gemm import TILES

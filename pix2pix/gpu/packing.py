@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model.generator import INPUT, Generator, Layer, Weights, fold
+from ..model.generator import INPUT, Generator, Layer, Weights
+from ..model.weights import fold
 from ..plans.plan import Plan
 from .device import HOPPER, Device
 from .float32_packing import all_taps, padded, parity_taps, parse, plain_taps

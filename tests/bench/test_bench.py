@@ -9,7 +9,8 @@ import pytest
 
 from bench import common, mode_b, mode_c, pool, report, scaling
 from pix2pix.checkpoints import course
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_layers, gpu_tables, quality, tune
 from bench.engines import Unavailable
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from pix2pix.plans import tables as tuned
 from pix2pix.plans.plan import algorithms, choose
 from tests.gpu.gpus import MISSING, SIMULATED

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pix2pix.checkpoints import CheckpointError, read, write
-from pix2pix.model.generator import Generator, Norm, unet
+from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.unet import unet
 
 DATA = Path(__file__).parent / "data"
 

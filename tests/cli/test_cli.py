@@ -19,7 +19,8 @@ from pix2pix import checkpoints
 from pix2pix.cli import main
 from pix2pix.files.images import pad
 from pix2pix.files.record import RECORD_NAME
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 GENERATOR = unet(ngf=2, depth=5, origin="a test")
 ROOT = Path(pix2pix.__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
 from pix2pix.cpu.topology import available_cores, cgroup_quota
 from pix2pix.engines.reference import conv2d, conv2d_transpose
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from pix2pix.plans.plan import Plan, choose
 from tests.models import VARIANTS, pictures, weights_of
 

@@ -11,7 +11,8 @@ import numpy as np
 from pix2pix.engines.base import BaseEngine
 from pix2pix.engines.pool import Crew
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.model.generator import Generator, Weights, unet
+from pix2pix.model.generator import Generator, Weights
+from pix2pix.model.unet import unet
 
 SMALL = unet(ngf=2, depth=2)  # takes pictures of 4 x 4
 

@@ -17,7 +17,8 @@ from pix2pix.engines.base import BaseEngine, Engine
 from pix2pix.engines.hybrid import HybridEngine, Workshop
 from pix2pix.engines.pool import Crew, PoolEngine
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from pix2pix.plans.placements import decide, parse_placement
 from pix2pix.plans.plan import choose, place
 from tests.engines.fakes import FakeDevice, SlowReference

@@ -19,7 +19,9 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.base import make_engine
 from pix2pix.engines.hybrid import HybridEngine, SharedCpu, Workshop, segments
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
-from pix2pix.model.generator import INPUT, random_weights, unet
+from pix2pix.model.generator import INPUT
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from pix2pix.plans.placements import decide, parse_placement
 from pix2pix.plans.plan import choose, place, read
 from tests.gpu.gpus import needs_gpu

@@ -25,7 +25,7 @@ from pix2pix.engines.base import _count_gpus, make_engine
 from pix2pix.engines.pool import QUEUED, Crew, PoolEngine
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.files import run
-from pix2pix.model.generator import random_weights
+from pix2pix.model.weights import random_weights
 from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
 from tests.gpu.gpus import EDGE, MISSING, NUMBER, needs_gpu
 from tests.models import VARIANTS, pictures, weights_of

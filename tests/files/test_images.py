@@ -20,7 +20,7 @@ from PIL import Image
 
 from pix2pix.files import images
 from pix2pix.files.images import Fitting, ImageError
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 
 
 def photo(h: int = 40, w: int = 56, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,9 @@ import numpy as np
 
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
-from pix2pix.model.generator import Generator, random_weights, unet
+from pix2pix.model.generator import Generator
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from tests.models import VARIANTS, pictures
 
 PRECISIONS = list(KINDS)

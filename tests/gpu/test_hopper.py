@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 from pix2pix.plans.plan import algorithms, choose
 from tests.gpu.gpus import MISSING, SIMULATED, needs_gpu
 from tests.gpu.layers import PRECISIONS, check_layers, network

@@ -9,7 +9,7 @@ import pytest
 
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.gpu.ptx.packed_words import ELEMENTS, KINDS, words_of
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 from pix2pix.plans.plan import Plan, algorithms, choose
 from tests.gpu.gpus import EDGE, MISSING, SIMULATED, needs_gpu
 from tests.gpu.layers import EPS, PRECISIONS, check_layers, rounded

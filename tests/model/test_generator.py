@@ -8,7 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from pix2pix.model.generator import Generator, Layer, Norm, Source, fold, random_weights, unet
+from pix2pix.model.generator import Generator, Layer, Norm, Source
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import fold, random_weights
 from tests.models import VARIANTS, weights_of
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 import pix2pix
 from pix2pix import checkpoints
-from pix2pix.model.generator import random_weights, unet
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from pix2pix.mpi import launch
 from pix2pix.mpi.work_queue import Handout
 from tests.gpu.gpus import needs_gpu

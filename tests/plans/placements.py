@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 from pix2pix.plans.placements import parse_placement
 from pix2pix.plans.plan import choose, place
 from tests.models import VARIANTS

@@ -12,7 +12,8 @@ import pytest
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.hybrid import segments
 from pix2pix.engines.reference import ReferenceEngine, to_float
-from pix2pix.model.generator import INPUT, unet
+from pix2pix.model.generator import INPUT
+from pix2pix.model.unet import unet
 from pix2pix.plans.placements import Costs, cheapest, decide, find, measure, parse_placement
 from pix2pix.plans.plan import Plan, choose
 from tests.models import VARIANTS, pictures, weights_of

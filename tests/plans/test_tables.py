@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pix2pix.engines.reference import ReferenceEngine, to_float
-from pix2pix.model.generator import unet
+from pix2pix.model.unet import unet
 from pix2pix.plans import tables as tuned
 from pix2pix.plans.placements import decide, find
 from pix2pix.plans.plan import PRECISIONS, TUNES, Plan, algorithms, choose

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ...model.generator import Generator, Norm, unet
+from ...model.generator import Generator, Norm
+from ...model.unet import unet
 from ..common import FLOAT_TYPES, MAX_CHANNELS, CheckpointError, listing, shown
 from ..containers import pickles
 from . import torchfile
