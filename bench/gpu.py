@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from pix2pix import checkpoints
-from pix2pix.engines.base import Engine, check_device, make_engine
+from pix2pix.engines.base import Engine
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.factory import check_device, make_engine
 from pix2pix.files import metrics
 from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR

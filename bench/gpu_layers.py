@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.engines.base import BaseEngine, check_device, make_engine
+from pix2pix.engines.base import BaseEngine
+from pix2pix.factory import check_device, make_engine
 from pix2pix.model.generator import INPUT, Generator
 
 from . import common, gpu_kernels, gpu_tables

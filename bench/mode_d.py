@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.engines.base import check_device
+from pix2pix.factory import check_device
 from pix2pix.model.unet import unet
 
 from . import common

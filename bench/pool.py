@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 
 import pix2pix
-from pix2pix.engines.base import check_device
 from pix2pix.engines.pool import PoolEngine
+from pix2pix.factory import check_device
 from tests.engines.fakes import SMALL, FakeDevice
 
 from . import common

@@ -21,8 +21,9 @@ from PIL import Image
 
 from pix2pix import checkpoints, demo
 from pix2pix.demo.facades import facade
-from pix2pix.engines.base import check_device, describe, make_engine
+from pix2pix.engines.base import describe
 from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.factory import check_device, make_engine
 from pix2pix.files import metrics
 from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import pix2pix
-from pix2pix.engines.base import check_device
+from pix2pix.factory import check_device
 
 from . import common
 from .mode_a import verify, write_network

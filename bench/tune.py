@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.engines.base import check_device, make_engine
+from pix2pix.factory import check_device, make_engine
 from pix2pix.model.generator import Generator, Weights
 from pix2pix.plans import tables as tuned
 from pix2pix.plans.plan import Plan, algorithms, choose
@@ -122,14 +122,14 @@ def candidates(generator: Generator, precision: str, of_hopper: bool) -> list[st
 
 def measure(arguments: argparse.Namespace) -> int:
     """Tune all precisions, and write what came of it after each; the exit status."""
-    from pix2pix.gpu.device import name_of
+    from pix2pix.devices import gpu_name
 
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
     oracle = Oracle(generator, weights)
     batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
     told = common.gpu()
-    gpu = name_of(_index(arguments.device))
+    gpu = gpu_name(_index(arguments.device))
     record: dict[str, Any] = {"gpu": told, "precisions": {}}
     if arguments.hopper:
         record = json.loads((common.RESULTS / "tune.json").read_text(encoding="utf-8"))

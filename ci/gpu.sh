@@ -27,7 +27,8 @@ build() {
 import importlib.metadata as metadata
 import sys
 
-from pix2pix.gpu.device import Device, count
+from pix2pix.devices import count_gpus
+from pix2pix.gpu.device import Device
 
 print("Python", sys.version.split()[0])
 for name in ("numba", "numba-cuda", "cuda-core", "cuda-bindings", "llvmlite", "numpy", "torch"):
@@ -35,7 +36,7 @@ for name in ("numba", "numba-cuda", "cuda-core", "cuda-bindings", "llvmlite", "n
         print(name, metadata.version(name))
     except metadata.PackageNotFoundError:
         print(name, "is not installed")
-print(count(), "GPU(s) that can be used")
+print(count_gpus(), "GPU(s) that can be used")
 device = Device(0)
 print("first:", device.name, "- launches", "as CUDA graphs" if device.has_graphs else "one by one: cuda-core has no graphs")
 CODE

@@ -90,3 +90,47 @@ def _items(text: str) -> list[str | int]:
 
 def _gpus(count: int) -> tuple[Device, ...]:
     return tuple(Device("cuda", index) for index in range(count))
+
+
+def count_gpus() -> int:
+    """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
+    try:
+        from numba import config, cuda
+    except ImportError as error:
+        raise RuntimeError(
+            f"device cuda: a package is missing ({error}): pip install 'pix2pix[cuda]', or use device 'cpu'"
+        ) from None
+    if config.ENABLE_CUDASIM:
+        return 1
+    from numba.cuda.cudadrv.driver import driver
+    from numba.cuda.cudadrv.nvvm import NVVM
+
+    if not cuda.is_available():
+        reason = one_line(getattr(driver, "initialization_error", None) or "there is no device")
+        raise RuntimeError(f"device cuda: no GPU can be used ({reason}): install NVIDIA's driver, or use device 'cpu'")
+    try:
+        NVVM()
+    except Exception as error:
+        raise RuntimeError(
+            f"device cuda: no GPU can be used: the CUDA toolkit's compiler NVVM is missing ({one_line(error)}); "
+            "pip install 'pix2pix[cuda]' brings it"
+        ) from None
+    return len(cuda.gpus)
+
+
+def gpu_name(index: int) -> str:
+    """What CUDA calls the GPU of that index. Raises RuntimeError if there is none."""
+    there = count_gpus()
+    if not 0 <= index < there:
+        raise RuntimeError(f"device cuda:{index}: this machine has {there} that can be used, numbered from 0")
+    from numba import config, cuda
+
+    if config.ENABLE_CUDASIM:
+        return "numba's simulator"
+    found = cuda.gpus[index].name
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def one_line(reason: object) -> str:
+    """A reason given by a library, as a part of a sentence."""
+    return " ".join(str(reason).split()).rstrip(".:")

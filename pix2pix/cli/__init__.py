@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import mpi
-from ..engines.base import PRECISIONS
-from ..plans.plan import TUNES
+from ..plans.plan import PRECISIONS, TUNES
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -195,7 +194,7 @@ def _translate(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace, path: Path) -> tuple[Generator, Weights]:
     """(generator, weights) of a model file, as --key, --set and --statistics say."""
-    from ..engines.base import read_model
+    from ..loading import read_model
 
     return read_model(path, args.statistics, args.key, dict(args.set or ()))
 

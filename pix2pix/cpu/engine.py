@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.base import BaseEngine, check_layers
+from ..engines.base import BaseEngine, EngineInfo, check_layers
 from ..model.generator import INPUT, Generator, Weights
 from ..model.weights import fold_parts, without_stored_statistics
 from ..plans import plan as plans
@@ -43,8 +43,6 @@ class CpuEngine(BaseEngine):
     those of a U-Net; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
     """
 
-    device = "cpu"
-
     def __init__(
         self,
         generator: Generator,
@@ -58,23 +56,23 @@ class CpuEngine(BaseEngine):
         release: bool = False,
     ) -> None:
         self.plan = plans.choose(generator, tune, plan, precision)
-        super().__init__(generator, self.plan.layers_on("cpu"))
         generator.check_weights(weights)
         check_layers(generator, "the CPU engine", most_inputs=4)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ValueError(f"got {threads!r} threads, expected a whole number from 1 to {MAX_THREADS}")
         if precision not in PRECISIONS:
             raise RuntimeError(f"precision {precision!r}: the CPU engine computes in {' or '.join(PRECISIONS)}")
-        self.precision = precision
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads or available_cores()
-        self.isa: str = facts["isa"]
+        isa = facts["isa"]
         if precision == "bfloat16" and facts["bfloat16"] != "yes":
             raise RuntimeError(
                 f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
-                f"{facts['processor']} using {self.isa}: use float32"
+                f"{facts['processor']} using {isa}: use float32"
             )
+        info = EngineInfo("cpu", "", precision, isa, self.threads, self.plan)
+        super().__init__(generator, self.plan.layers_on("cpu"), info)
         self._folded = without_stored_statistics(generator)
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         served = [layer.name for layer in generator.layers if layer.name in self.layers]
@@ -94,7 +92,7 @@ class CpuEngine(BaseEngine):
         kernel = np.ascontiguousarray(parts["kernel"])
         picture = layer.inputs[0].layer == INPUT
         channels = [layer.in_channels] if picture else [self._folded[s.layer].filters for s in layer.inputs]
-        half = self.precision == "bfloat16" and not picture
+        half = self._info.precision == "bfloat16" and not picture
         if layer.activation == "tanh":
             return self._kernels.OutputConvolution(kernel, channels, parts.get("bias"), half)
         common = (kernel, layer.transposed, channels, *(parts.get(key) for key in ("bias", "gamma", "beta")))

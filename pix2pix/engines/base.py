@@ -1,11 +1,12 @@
-"""What an engine is, what all engines have in common, and :func:`load`, which makes one from a model file.
+"""The engine contract, and what all engines have in common.
 
 An engine runs one generator. Subclasses of :class:`BaseEngine` supply the arithmetic alone: everything that a caller
-can get wrong is checked here, once, and told in the same words whatever the hardware.
+can get wrong is checked here, once, and reported in the same words whatever the hardware.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -14,16 +15,46 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Generator as Stream
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .. import devices
-from ..model.generator import INPUT, Generator, Layer, Statistics, Weights
-from ..plans.plan import ALGORITHMS, PRECISIONS, Plan
+from ..model.generator import INPUT, Generator, Layer
+from ..plans.plan import Plan
 
 log = logging.getLogger(__name__)
+
+
+BATCH_PIXELS = 8 * 256 * 256  # what an engine on a CPU does best at once
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine computes with.
+
+    ``device`` is what ``--device`` calls it; ``description`` says more, for people. ``instruction_set`` and
+    ``threads`` are the CPU's, where it has a part. ``workers`` share the work, ``pixels_at_once`` is how much of a
+    batch is best done at once: more costs memory and gains no speed.
+    """
+
+    device: str = "cpu"
+    description: str = ""
+    precision: str = "float32"
+    instruction_set: str = ""
+    threads: int | None = None
+    plan: Plan | None = None
+    workers: int = 1
+    pixels_at_once: int = BATCH_PIXELS
+
+    @property
+    def best_batch(self) -> int:
+        """Images of 256x256 that are best translated at once, at least 1."""
+        return max(1, self.pixels_at_once // (256 * 256))
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} threads" if self.threads else ""
+        return ", ".join(filter(None, (self.description or self.device, threads, self.instruction_set)))
 
 
 @runtime_checkable
@@ -31,6 +62,10 @@ class Engine(Protocol):
     """A generator ready to run on some hardware. Thread-safe; results don't depend on how images are batched."""
 
     generator: Generator
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine computes with."""
 
     def run(
         self,
@@ -43,6 +78,9 @@ class Engine(Protocol):
 
     def translate(self, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (N,H,W,Cin) -> uint8 (N,H,W,Cout)."""
+
+    def translate_until(self, stop: threading.Event, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """``translate``, given up soon after ``stop`` is set: the content of ``out`` is undefined then."""
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
         """An iterable of uint8 batches -> their results, in order."""
@@ -92,11 +130,13 @@ class BaseEngine:
     a batch as it does best at once: more costs memory and gains no speed. ``most_images`` it cannot exceed.
     """
 
-    pixels_at_once = 8 * 256 * 256
     most_images = sys.maxsize
 
-    def __init__(self, generator: Generator, layers: Collection[str] | None = None) -> None:
-        self.generator = generator
+    def __init__(
+        self, generator: Generator, layers: Collection[str] | None = None, info: EngineInfo = EngineInfo()
+    ) -> None:
+        self.generator, self._info = generator, info
+        self.pixels_at_once = info.pixels_at_once
         self.layers = frozenset(layer.name for layer in generator.layers) if layers is None else frozenset(layers)
         self._lock = threading.Lock()
         self._closed = False
@@ -141,6 +181,11 @@ class BaseEngine:
             first, is_last_try = first + step, False
 
     # -- the protocol -----------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine computes with."""
+        return dataclasses.replace(self._info, pixels_at_once=self.pixels_at_once)
 
     def run(
         self,
@@ -352,152 +397,3 @@ def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:
         raise ValueError(f"got out of shape {out.shape}, expected a writeable C-contiguous array of shape {shape}")
     if np.may_share_memory(out, b):
         raise ValueError("out overlaps the input, which is never changed: give another array")
-
-
-def load(
-    model: str | os.PathLike[str],
-    device: str = "auto",
-    precision: str = "float32",
-    tune: str = "throughput",
-    statistics: Statistics | None = None,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    gpu_layers: str | None = None,
-    key: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Engine:
-    """Read a model file and make it ready to run.
-
-    ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` names one or several,
-    see :mod:`pix2pix.devices`; ``precision`` is float32, bfloat16 where the processor has it, or, on a GPU, tf32,
-    float16 or bfloat16. ``tune`` is ``latency`` (one picture at a time) or ``throughput``. ``statistics=None`` keeps
-    what the model's own framework does at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a
-    file. ``threads`` defaults to the physical cores that this process may use; with several devices, less one for each
-    GPU. ``workers`` share the work, see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine
-    is a pool. ``gpu_layers`` places some layers on the GPU and the others on the CPU, in words that
-    :mod:`pix2pix.plans.placements` explains; ``auto`` measures what is best, and writes the file ``plan``, or takes it if it
-    is there. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does not say, e.g.
-    ``{"eps": 1e-5}``.
-
-    Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
-    RuntimeError for hardware that isn't there.
-    """
-    check_device(device, precision, workers, gpu_layers)
-    generator, weights = read_model(model, statistics, key, overrides)
-    return make_engine(generator, weights, device, precision, tune, plan, threads, workers, gpu_layers, release=True)
-
-
-def read_model(
-    model: str | os.PathLike[str],
-    statistics: Statistics | None = None,
-    key: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> tuple[Generator, Weights]:
-    """The (generator, weights) of a model file, corrected as :func:`load` says.
-
-    Raises CheckpointError for a file that is no readable model, ValueError for corrections that make no sense.
-    """
-    from .. import checkpoints
-
-    generator, weights = checkpoints.read(Path(model), key=key)
-    if overrides:
-        generator = generator.with_overrides(overrides)
-    if statistics is not None:
-        generator = generator.with_statistics(statistics)
-    if statistics == "running" and generator.eps is not None and not any(name.endswith(".mean") for name in weights):
-        raise ValueError(f"got statistics 'running', but {os.fspath(model)!r} holds none: it needs 'image'")
-    return generator, weights
-
-
-def make_engine(
-    generator: Generator,
-    weights: Weights,
-    device: str = "auto",
-    precision: str = "float32",
-    tune: str = "throughput",
-    plan: Plan | str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-    workers: int | None = None,
-    gpu_layers: str | None = None,
-    release: bool = False,
-) -> Engine:
-    """The engine that :func:`load` makes, of a model that is in memory already.
-
-    With ``release``, ``weights`` is a dict that may be emptied: an engine on the CPU alone does so while it packs.
-    """
-    from ..cpu.engine import CpuEngine
-    from ..cpu.topology import available_cores
-
-    shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
-    if threads is None and len(shares) > 1:
-        threads = max(1, available_cores() - (len(shares) - 1))  # a core for the feeders of each GPU
-
-    workshop, plan_on_cpu = None, plan
-    if gpus := [device for device in shares if device.kind == "cuda"]:
-        from .hybrid import Workshop
-
-        first = gpus[0].index
-        asked = (gpu_layers, plan, precision, tune, threads)
-        workshop = Workshop.open(generator, weights, *asked, first, _gpu_name(first))
-        if len(gpus) < len(shares) and workshop.plan.layers_on("cpu"):
-            raise ValueError(f"the plan has layers for the CPU already: leave cpu out of device {device!r}")
-        plan_on_cpu = None if plan in ALGORITHMS["cuda"] else plan
-
-    def factory(device: devices.Device) -> Callable[[], BaseEngine]:
-        """A function that makes an engine on a device, for the thread that calls it; all of them share the weights."""
-        if workshop and device.kind == "cuda":
-            return lambda: workshop.make(device.index)
-        own = release and workshop is None
-        engine = CpuEngine(
-            generator, weights, precision=precision, tune=tune, plan=plan_on_cpu, threads=threads, release=own
-        )
-        if engine.plan.placement:
-            raise ValueError(f"the plan is for a CPU and a GPU, and device {str(device)!r} is a CPU: ask for 'cuda'")
-        return lambda: engine
-
-    if list(shares.values()) == [1]:
-        return factory(next(iter(shares)))()
-    from .pool import Crew, PoolEngine
-
-    return PoolEngine(generator, [Crew(str(device), factory(device), count) for device, count in shares.items()])
-
-
-def describe(engine: Engine) -> str:
-    """What an engine computes with, in a few words."""
-    threads = getattr(engine, "threads", None)
-    device = getattr(engine, "description", None) or getattr(engine, "device", "cpu")
-    facts = device, threads and f"{threads} threads", getattr(engine, "isa", None)
-    return ", ".join(filter(None, facts))
-
-
-def check_device(device: str, precision: str, workers: int | None, gpu_layers: str | None) -> None:
-    """Raise before anything is read if this version cannot run on the hardware that was asked for."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    shares = devices.share_workers(devices.parse(device, _count_gpus), workers)
-    if precision not in ("float32", "bfloat16") and any(device.kind == "cpu" for device in shares):
-        raise RuntimeError(f"precision {precision!r}: the CPU engine computes in float32 or bfloat16")
-    if gpu_layers is not None and all(device.kind == "cpu" for device in shares):
-        raise ValueError(f"gpu_layers {gpu_layers!r} places layers on a GPU, and device {device!r} is the CPU here")
-
-
-def _gpu_name(index: int) -> str | None:
-    """What CUDA calls a GPU. None if it cannot be asked: who then makes an engine there is told what is missing."""
-    try:
-        from ..gpu.device import name_of
-
-        return name_of(index)
-    except (ImportError, RuntimeError):
-        return None
-
-
-def _count_gpus() -> int:
-    """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
-    try:
-        from ..gpu.device import count
-    except ImportError as error:
-        raise RuntimeError(
-            f"device cuda: a package is missing ({error}): pip install 'pix2pix[cuda]', or use device 'cpu'"
-        ) from None
-    return count()

@@ -11,20 +11,17 @@ the cores.
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..cpu.engine import CpuEngine
-from ..model.generator import INPUT, Generator, Weights
-from ..plans.placements import decide, find
+from ..model.generator import INPUT, Generator
 from ..plans.plan import Plan
-from .base import BaseEngine
+from .base import BaseEngine, EngineInfo
 from .reference import to_float, to_uint8
 
 PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds the memory that crossing values take
@@ -81,8 +78,14 @@ class HybridEngine(BaseEngine):
         plan: Plan,
         close_cpu: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(cpu.generator)
-        self.pixels_at_once = PIXELS_AT_ONCE
+        info = dataclasses.replace(
+            cpu.info,
+            device=f"{gpu.info.device}+{cpu.info.device}",
+            precision=plan.precision,
+            plan=plan,
+            pixels_at_once=PIXELS_AT_ONCE,
+        )
+        super().__init__(cpu.generator, info=info)
         if cpu.generator != gpu.generator:
             raise ValueError("the two engines of a hybrid one must be for the same generator")
         plan.check(self.generator)
@@ -93,14 +96,13 @@ class HybridEngine(BaseEngine):
                 raise ValueError(f"{type(engine).__name__} has no weights for what it should run: {', '.join(absent)}")
         self.cpu, self.gpu, self.plan = cpu, gpu, plan
         self._close_cpu = close_cpu or cpu.close
-        self.device = f"{_device(gpu)}+{_device(cpu)}"
-        self.threads, self.isa = getattr(cpu, "threads", None), getattr(cpu, "isa", None)
 
     @property
-    def description(self) -> str:
-        """What :func:`pix2pix.engines.base.describe` says of the devices."""
-        count = f"{len(self.gpu_layers)} of {len(self.layers)} layers"
-        return f"{count} on {getattr(self.gpu, 'description', _device(self.gpu))}, the others on {_device(self.cpu)}"
+    def info(self) -> EngineInfo:
+        """What both engines compute with; threads and instruction set are the CPU's."""
+        count, gpu = f"{len(self.gpu_layers)} of {len(self.layers)} layers", self.gpu.info
+        description = f"{count} on {gpu.description or gpu.device}, the others on {self.cpu.info.device}"
+        return dataclasses.replace(super().info, description=description)
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         h, w = self.picture_size(given)
@@ -169,73 +171,3 @@ class SharedCpu:
             is_last = not self._users
         if is_last:
             self.engine.close()
-
-
-class Workshop:
-    """Makes engines for this machine's GPUs under one plan, for as many workers as there are.
-
-    The weights of the layers on a GPU are there once, however many engines it has, and those of the layers on the CPU
-    are packed once. Where the plan has no layer on a GPU after all, the engine is the CPU's. Raises as
-    :class:`pix2pix.cpu.engine.CpuEngine` and :class:`pix2pix.gpu.engine.GpuEngine` do.
-    """
-
-    def __init__(self, generator: Generator, weights: Weights, plan: Plan, threads: int | None = None) -> None:
-        self.plan = plan
-        self._generator, self._weights = generator, weights
-        self._cpu: SharedCpu | None = None
-        if plan.layers_on("cpu"):
-            self._cpu = SharedCpu(CpuEngine(generator, weights, precision=plan.precision, plan=plan, threads=threads))
-        self._first: dict[int, Any] = {}
-
-    @classmethod
-    def open(
-        cls,
-        generator: Generator,
-        weights: Weights,
-        gpu_layers: str | None,
-        plan: Plan | str | os.PathLike[str] | None,
-        precision: str,
-        tune: str,
-        threads: int | None,
-        index: int,
-        gpu: str | None = None,
-    ) -> Workshop:
-        """A workshop for what a caller of :func:`pix2pix.load` asks for; ``auto`` is measured on GPU ``index``.
-
-        ``gpu`` is that GPU's name, for which the plan is made.
-        """
-
-        def engines() -> tuple[BaseEngine, BaseEngine]:
-            from ..gpu.engine import GpuEngine
-
-            return (
-                CpuEngine(generator, weights, precision=precision, tune=tune, threads=threads),
-                GpuEngine(generator, weights, precision=precision, tune=tune, index=index),
-            )
-
-        if gpu_layers == "auto":
-            decided = find(generator, plan, precision, tune, engines, gpu)
-        else:
-            decided = decide(generator, gpu_layers, plan, precision, tune, gpu)
-        return cls(generator, weights, decided, threads)
-
-    def make(self, index: int) -> BaseEngine:
-        """An engine on GPU ``index``, to be called from one thread at a time for each GPU."""
-        if self._cpu is None:
-            return self._gpu(index)
-        if not self.plan.layers_on("cuda"):
-            return self._cpu.engine
-        return self._cpu.join(self._gpu(index), self.plan)
-
-    def _gpu(self, index: int) -> BaseEngine:
-        from ..gpu.engine import GpuEngine
-
-        if index in self._first:
-            return self._first[index].share()
-        precision = self.plan.precision
-        self._first[index] = GpuEngine(self._generator, self._weights, precision=precision, plan=self.plan, index=index)
-        return self._first[index]
-
-
-def _device(engine: BaseEngine) -> str:
-    return getattr(engine, "device", "cpu")

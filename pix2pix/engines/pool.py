@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..model.generator import Generator
-from ..plans.plan import Plan
-from .base import BaseEngine
+from .base import BaseEngine, EngineInfo
 from .scheduler import Device, Feed, Request, Scheduler, Worker
 
 # Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device
@@ -63,7 +62,6 @@ class PoolEngine(BaseEngine):
         if not crews or any(crew.workers < 1 for crew in crews):
             raise ValueError(f"got {[crew.workers for crew in crews]} workers, expected devices with 1 or more each")
         self.devices = tuple(crew.name for crew in crews)
-        self.device = ", ".join(f"{crew.name} ({crew.workers} worker{'s'[crew.workers == 1 :]})" for crew in crews)
         self.workers = sum(crew.workers for crew in crews)
         self.ahead = AHEAD * self.workers
         shared = [(crew, threading.Lock(), Device(crew.name)) for crew in crews]
@@ -82,9 +80,8 @@ class PoolEngine(BaseEngine):
             raise
         self.layers = frozenset.intersection(*(engine.layers for engine in engines))
         self.pixels_at_once = max(worker.pixels for worker in workers)
-        self.plan: Plan | None = _common(engines, "plan")
-        self.threads: int | None = _common(engines, "threads")
-        self.isa: str = _common(engines, "isa") or ""
+        device = ", ".join(f"{crew.name} ({crew.workers} worker{'s'[crew.workers == 1 :]})" for crew in crews)
+        self._info = _in_common([engine.info for engine in engines], device)
 
     # -- in the workers' threads ------------------------------------------------------------------------------
 
@@ -93,7 +90,7 @@ class PoolEngine(BaseEngine):
         self._bound.worker, self._bound.engine = worker, None
         with crews_lock:
             engine = self._bound.engine = crew.make()
-        worker.pixels = crew.pixels or max(LEAST_PIXELS, engine.pixels_at_once // crew.workers)
+        worker.pixels = crew.pixels or max(LEAST_PIXELS, engine.info.pixels_at_once // crew.workers)
         return engine
 
     def _work(self) -> None:
@@ -242,7 +239,16 @@ class PoolEngine(BaseEngine):
         return flying.popleft()[1]
 
 
-def _common(engines: Sequence[BaseEngine], name: str) -> Any:
-    """An attribute of those engines that have it, if it is one for all of them; else None."""
-    values = {value for engine in engines if (value := getattr(engine, name, None)) is not None}
-    return values.pop() if len(values) == 1 else None
+def _in_common(infos: Sequence[EngineInfo], device: str) -> EngineInfo:
+    """What is the same for all engines of a pool that have it at all."""
+    plans = {info.plan for info in infos if info.plan is not None}
+    threads = {info.threads for info in infos if info.threads is not None}
+    sets = {info.instruction_set for info in infos if info.instruction_set}
+    return EngineInfo(
+        device,
+        precision=infos[0].precision,
+        instruction_set=sets.pop() if len(sets) == 1 else "",
+        threads=threads.pop() if len(threads) == 1 else None,
+        plan=plans.pop() if len(plans) == 1 else None,
+        workers=len(infos),
+    )

@@ -16,7 +16,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..engines.base import Engine, check_device, describe, make_engine, read_model
+from ..engines.base import Engine
+from ..factory import EngineOptions, make_engine
+from ..loading import read_model
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .images import READABLE, WRITERS, Fitting, check_writable
 from .jobs import InputError, find_jobs, single_job
@@ -40,10 +42,15 @@ def run_translate(args: argparse.Namespace, out: TextIO, err: TextIO, ranks: Ran
 
     Raises ValueError, RuntimeError or OSError with a message for people if the run cannot start.
     """
-    check_device(args.device, args.precision, args.workers, args.gpu_layers)
+    engine_options(args).check()
     if any(path.suffix.lower() == RAW for path in args.inputs):
         return _RawRun(args, out, err, ranks).run()
     return _PictureRun(args, out, err, ranks).run()
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """The options of the engine among those of a command."""
+    return EngineOptions(args.device, args.precision, args.tune, args.plan, args.threads, args.workers, args.gpu_layers)
 
 
 def _plan_identity(engine: Engine) -> str | None:
@@ -51,7 +58,7 @@ def _plan_identity(engine: Engine) -> str | None:
 
     Of the plan itself, not of --plan: another version of this package may choose another one.
     """
-    plan = getattr(engine, "plan", None)
+    plan = engine.info.plan
     if plan is None:
         return None
     if len(algorithms := set(plan.layers.values())) == 1 and not plan.placement:
@@ -78,8 +85,8 @@ class _Command:
         engine, self.identity = self._load()
         with closing(engine):
             self.batch_size = self.args.batch_size or best_batch_size(engine)
-            device = {"device": getattr(engine, "device", "cpu"), "threads": getattr(engine, "threads", None)}
-            told = self.ranks.described() if self.ranks else [f"device: {describe(engine)}"]
+            device = {"device": engine.info.device, "threads": engine.info.threads}
+            told = self.ranks.described() if self.ranks else [f"device: {engine.info}"]
             told += [f"model: {remark}" for remark in engine.generator.remarks] + measured
             self.err.write("\n".join(told) + "\n")
             self.err.flush()
@@ -130,17 +137,7 @@ class _Command:
             identity = executor.submit(model_identity, args.model)
             model = read_model(args.model, args.statistics, args.key, dict(args.set or ()))
             make = self.ranks.make_engine if self.ranks else make_engine
-            engine = make(
-                *model,
-                args.device,
-                precision=args.precision,
-                tune=args.tune,
-                plan=args.plan,
-                threads=args.threads,
-                workers=args.workers,
-                gpu_layers=args.gpu_layers,
-                release=True,
-            )
+            engine = make(*model, engine_options(self.args), release=True)
             if self.ranks and self.by_root():
                 engine = self.ranks.one_engine(engine)
             return engine, identity.result()

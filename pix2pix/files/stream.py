@@ -90,7 +90,7 @@ def split(jobs: Sequence[Job], finished: Collection[Path]) -> tuple[list[Job], l
 
 def best_batch_size(engine: Engine) -> int:
     """How many pictures of 256 x 256 an engine does best at once."""
-    return max(1, getattr(engine, "pixels_at_once", BATCH_SIZE * 256 * 256) // (256 * 256))
+    return engine.info.best_batch
 
 
 def io_threads() -> int:

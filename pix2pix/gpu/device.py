@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from ..devices import gpu_name, one_line
 from .kernels.common import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
@@ -30,41 +31,6 @@ except ImportError:  # older than 0.5, or not installed
 log = logging.getLogger(__name__)
 
 
-def count() -> int:
-    """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
-    if SIMULATED:
-        return 1
-    from numba.cuda.cudadrv.driver import driver
-    from numba.cuda.cudadrv.nvvm import NVVM
-
-    if not cuda.is_available():
-        reason = _line(getattr(driver, "initialization_error", None) or "there is no device")
-        raise RuntimeError(f"device cuda: no GPU can be used ({reason}): install NVIDIA's driver, or use device 'cpu'")
-    try:
-        NVVM()
-    except Exception as error:
-        raise RuntimeError(
-            f"device cuda: no GPU can be used: the CUDA toolkit's compiler NVVM is missing ({_line(error)}); "
-            "pip install 'pix2pix[cuda]' brings it"
-        ) from None
-    return len(cuda.gpus)
-
-
-def _line(reason: object) -> str:
-    return " ".join(str(reason).split()).rstrip(".:")
-
-
-def name_of(index: int) -> str:
-    """What CUDA calls the GPU of that index. Raises RuntimeError if there is none."""
-    there = count()
-    if not 0 <= index < there:
-        raise RuntimeError(f"device cuda:{index}: this machine has {there} that can be used, numbered from 0")
-    if SIMULATED:
-        return "numba's simulator"
-    found = cuda.gpus[index].name
-    return found.decode() if isinstance(found, bytes) else found
-
-
 def capability_of(index: int) -> tuple[int, int]:
     """The compute capability of the GPU of that index; the simulator can do what all GPUs together can."""
     return HOPPER if SIMULATED else tuple(cuda.gpus[index].compute_capability)
@@ -74,7 +40,7 @@ class Device:
     """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none of that index."""
 
     def __init__(self, index: int) -> None:
-        self.index, self.name = index, name_of(index)
+        self.index, self.name = index, gpu_name(index)
         cuda.select_device(index)
         self.capability = capability_of(index)
         if self.capability < LEAST_CAPABILITY:
@@ -150,7 +116,7 @@ class Device:
             return self._record(work, stream)
         except Exception as error:
             self.has_graphs = False
-            log.warning("kernels are launched one by one: no CUDA graph (%s)", _line(error))
+            log.warning("kernels are launched one by one: no CUDA graph (%s)", one_line(error))
             return work
 
     def _record(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:

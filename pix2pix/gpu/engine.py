@@ -10,6 +10,7 @@ Results don't depend on how images are batched: each output is summed in an orde
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections import OrderedDict, deque
@@ -22,17 +23,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..engines.base import BaseEngine, Session, check_layers
+from ..devices import gpu_name
+from ..engines.base import BaseEngine, EngineInfo, Session, check_layers
 from ..model.generator import INPUT, Generator, Weights
 from ..plans import plan as plans
-from .device import Device, count, name_of, simulator
+from .device import Device, simulator
 from .float32_forward import Forward
 from .float32_packing import DeviceWeights
 from .forward import TensorForward
 from .launches import MOST_IMAGES
 from .packing import TensorWeights
-
-__all__ = ["GpuEngine", "count"]
 
 PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothing
 SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
@@ -93,8 +93,9 @@ class GpuEngine(BaseEngine):
         plan: plans.Plan | str | os.PathLike[str] | None = None,
         index: int = 0,
     ) -> None:
-        self.plan = plans.choose(generator, tune, plan, precision, "cuda", name_of(index))
-        super().__init__(generator, self.plan.layers_on("cuda"))
+        self.plan = plans.choose(generator, tune, plan, precision, "cuda", gpu_name(index))
+        info = EngineInfo(f"cuda:{index}", precision=precision, plan=self.plan, pixels_at_once=PIXELS_AT_ONCE)
+        super().__init__(generator, self.plan.layers_on("cuda"), info)
         if not isinstance(weights, DeviceWeights | TensorWeights):
             generator.check_weights(weights)
         check_layers(generator, "the GPU engine", most_inputs=2)
@@ -113,14 +114,11 @@ class GpuEngine(BaseEngine):
             return GpuEngine(self.generator, self._weights, precision=self.precision, plan=self.plan, index=self.index)
 
     @property
-    def device(self) -> str:
-        """What :func:`pix2pix.load` calls this device."""
-        return f"cuda:{self.index}"
-
-    @property
-    def description(self) -> str:
+    def info(self) -> EngineInfo:
         """The GPU, and how kernels are launched."""
-        return f"{self.device} ({self._device.name}), {'CUDA graphs' if self._device.has_graphs else 'plain launches'}"
+        launches = "CUDA graphs" if self._device.has_graphs else "plain launches"
+        description = f"cuda:{self.index} ({self._device.name}), {launches}"
+        return dataclasses.replace(super().info, description=description)
 
     def _open(self, weights: Weights | DeviceWeights | TensorWeights) -> None:
         self._thread = threading.get_ident()
@@ -133,7 +131,7 @@ class GpuEngine(BaseEngine):
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._no_memory = self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
-        self.pixels_at_once, self.most_images = PIXELS_AT_ONCE, MOST_IMAGES
+        self.most_images = MOST_IMAGES
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 

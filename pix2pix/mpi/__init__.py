@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..engines.base import Engine, make_engine, read_model
+from ..engines.base import Engine
+from ..factory import EngineOptions, make_engine
+from ..loading import read_model
 from ..model.generator import Statistics
 from .launch import launched, world
 
@@ -48,10 +50,10 @@ def load(
     Only rank 0 reads the model file. Raises what :func:`pix2pix.load` raises, on rank 0, and RuntimeError if another
     rank cannot make its engine.
     """
-    comm = comm or world()
+    comm, engine_options = comm or world(), EngineOptions(device, **options)
     if comm is None:
         read = read_model(model, statistics, key, overrides)
-        with closing(make_engine(*read, device, release=True, **options)) as own:
+        with closing(make_engine(*read, engine_options, release=True)) as own:
             yield own
         return
     if comm.rank:
@@ -60,7 +62,7 @@ def load(
         return
     with leading(comm) as ranks:
         read = read_model(model, statistics, key, overrides)
-        with closing(ranks.one_engine(ranks.make_engine(*read, device, release=True, **options))) as shared:
+        with closing(ranks.one_engine(ranks.make_engine(*read, engine_options, release=True))) as shared:
             yield shared
 
 

@@ -13,16 +13,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines.base import BaseEngine, Engine
+from ..engines.base import BaseEngine, Engine, EngineInfo
 from ..engines.pool import Crew, PoolEngine
-from ..model.generator import Generator
-from ..plans.plan import Plan
 from .messages import POLL_SECONDS, ROOT, Answer, DoBatches, Question, RanksLostError
 
 if TYPE_CHECKING:
@@ -38,15 +36,15 @@ class RanksEngine(PoolEngine):
     """
 
     def __init__(self, ranks: Ranks, engine: Engine) -> None:
-        plan = getattr(engine, "plan", None)
+        info = engine.info
         self._courier = _Courier(ranks)
         crews = [Crew(ranks.name(ROOT), partial(_Own, engine, ranks), ranks.facts[ROOT].workers)]
         for rank in ranks.link.others:
-            make = partial(_StandIn, engine.generator, plan, self._courier, rank)
+            make = partial(_StandIn, engine, self._courier, rank)
             workers = ranks.facts[rank].workers + 1  # one batch more than it computes is on its way
             crews.append(Crew(ranks.name(rank), make, workers))
         super().__init__(engine.generator, crews)
-        self.device, self.threads = getattr(engine, "device", "cpu"), getattr(engine, "threads", None)
+        self._info = replace(self._info, device=info.device, threads=info.threads)
 
     def _close(self) -> None:
         super()._close()
@@ -57,12 +55,11 @@ class _Own(BaseEngine):
     """This rank's engine, for one worker of the pool."""
 
     def __init__(self, engine: Engine, ranks: Ranks) -> None:
-        super().__init__(engine.generator)
-        self.plan = getattr(engine, "plan", None)
+        super().__init__(engine.generator, info=engine.info)
         self._engine, self._ranks = engine, ranks
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        self._engine.translate(b, out)
+        self._engine.translate_until(stop, b, out)
         self._ranks.done[ROOT] += len(b)
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -75,9 +72,8 @@ class _Own(BaseEngine):
 class _StandIn(BaseEngine):
     """Another rank's engine, for one worker of the pool."""
 
-    def __init__(self, generator: Generator, plan: Plan | None, courier: _Courier, rank: int) -> None:
-        super().__init__(generator)
-        self.plan = plan
+    def __init__(self, own: Engine, courier: _Courier, rank: int) -> None:
+        super().__init__(own.generator, info=EngineInfo(precision=own.info.precision, plan=own.info.plan))
         self._courier, self._rank = courier, rank
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:

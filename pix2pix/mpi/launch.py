@@ -11,13 +11,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import devices
 from ..cpu.topology import available_cores
-from ..engines.base import _count_gpus
+from ..factory import EngineOptions
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -126,16 +126,16 @@ class Share:
         return ",".join(str(d) for d in wanted if d.kind == "cpu" or d.index in own)
 
 
-def own_options(share: Share, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` of :func:`pix2pix.engines.base.make_engine`, which are the same for all ranks, as this rank takes them."""
-    threads = options.get("threads") or share.threads(available_cores())
-    return {**options, "device": share.device(options["device"]), "threads": threads}
+def own_options(share: Share, options: EngineOptions) -> EngineOptions:
+    """``options``, which are the same for all ranks, as this rank takes them."""
+    threads = options.threads or share.threads(available_cores())
+    return replace(options, device=share.device(options.device), threads=threads)
 
 
 def _visible_gpus() -> tuple[str, ...]:
     """The unique names of the GPUs that this process can use, without touching them; none if it can use none."""
     try:
-        _count_gpus()
+        devices.count_gpus()
     except RuntimeError:  # says why, as it does to whoever asks for a GPU
         return ()
     from numba import cuda

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from ..engines.base import Engine, describe
+from ..engines.base import Engine
+from ..factory import EngineOptions
 from ..files.images import Fitting, writer
 from ..files.jobs import Job
 from ..files.stream import Outcome
@@ -40,9 +41,9 @@ class TakeModel:
 
 @dataclass(frozen=True)
 class BuildEngine:
-    """An order: make an engine of the model, with the options of :func:`pix2pix.engines.base.make_engine`. Answer: Facts."""
+    """An order: make an engine of the model, with these options. Answer: Facts."""
 
-    options: Mapping[str, Any]
+    options: EngineOptions
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Facts:
     @classmethod
     def of(cls, engine: Engine) -> Facts:
         """The facts of a rank that computes with ``engine``."""
-        return cls(device=describe(engine), workers=getattr(engine, "workers", 1))
+        return cls(device=str(engine.info), workers=engine.info.workers)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engines.base import Engine, make_engine
+from ..engines.base import Engine
+from ..factory import EngineOptions, make_engine
 from ..files.images import Fitting
 from ..files.jobs import Job
 from ..files.stream import BATCH_SIZE, Outcome, split, translate_files
@@ -39,22 +41,24 @@ class Ranks:
         except RanksLostError:
             self.dismiss()
 
-    def make_engine(self, generator: Network, weights: Weights, device: str = "auto", **options: Any) -> Engine:
-        """:func:`pix2pix.engines.base.make_engine` on every rank, with the same options; returns this rank's own engine.
+    def make_engine(
+        self, generator: Network, weights: Weights, options: EngineOptions = EngineOptions(), *, release: bool = False
+    ) -> Engine:
+        """:func:`pix2pix.factory.make_engine` on every rank, with the same options; returns this rank's own engine.
 
         The others take the model from here, and the plan that this rank's engine has chosen. Raises RuntimeError that
         names the ranks that could not.
         """
         shapes = {name: array.shape for name, array in weights.items()}
-        self.order(TakeModel(generator, shapes, device))
+        self.order(TakeModel(generator, shapes, options.device))
         with self.link.mending():
             broadcast(self.link.comm, shapes, weights)
-            share = Share.of(self.link.comm, device)
-        engine = make_engine(generator, weights, **own_options(share, {**options, "device": device}))
-        if plan := getattr(engine, "plan", None):
-            options |= {"plan": plan, "gpu_layers": None}  # which it holds
+            share = Share.of(self.link.comm, options.device)
+        engine = make_engine(generator, weights, own_options(share, options), release=release)
+        if plan := engine.info.plan:
+            options = replace(options, plan=plan, gpu_layers=None)  # which the plan holds
         try:
-            self.order(BuildEngine({**options, "device": device}))
+            self.order(BuildEngine(options))
             self.facts = {self.link.rank: Facts.of(engine), **self._answers()}
         except RuntimeError:
             engine.close()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines.base import Engine, make_engine
+from ..engines.base import Engine
 from ..engines.pool import REQUESTS_FAULT
+from ..factory import make_engine
 from ..files.jobs import Job
 from ..files.stream import translate_stream
 from ..model.generator import Generator, Weights
@@ -112,7 +113,7 @@ class Worker:
 
     def _build_engine(self, order: BuildEngine) -> None:
         try:
-            self.engine = make_engine(*self.model, **own_options(self.share, order.options))
+            self.engine = make_engine(*self.model, own_options(self.share, order.options), release=True)
             answer = Facts.of(self.engine)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             answer = Facts(error=reason(error))
@@ -164,7 +165,7 @@ class Worker:
     def _do_batches(self, order: DoBatches) -> None:
         """Answer questions while other pictures come or go."""
         running: list[Future[tuple[Answer, np.ndarray | None]]] = []
-        with ThreadPoolExecutor(getattr(self.engine, "workers", 1) + 1) as executor:
+        with ThreadPoolExecutor(self.engine.info.workers + 1) as executor:
             while True:
                 with self._losses():
                     if message := self.link.poll():

@@ -25,7 +25,7 @@ def test_mode_b_says_that_there_is_no_gpu(saved, capsys, monkeypatch):
     def none():
         raise RuntimeError("no GPU can be used: there is none")
 
-    monkeypatch.setattr("pix2pix.engines.base._count_gpus", none)
+    monkeypatch.setattr("pix2pix.devices.count_gpus", none)
     assert mode_b.main([]) == 0
     assert saved["mode_b"]["not_measured"].startswith("no CUDA device (no GPU can be used")
     assert saved["mode_b"]["settings"] == {}
@@ -34,7 +34,7 @@ def test_mode_b_says_that_there_is_no_gpu(saved, capsys, monkeypatch):
 
 
 def test_mode_c_says_that_there_are_not_four_gpus(saved, capsys, monkeypatch):
-    monkeypatch.setattr("pix2pix.engines.base._count_gpus", lambda: 1)
+    monkeypatch.setattr("pix2pix.devices.count_gpus", lambda: 1)
     assert mode_c.main([]) == 0
     assert "no four CUDA devices (device cuda:1: this machine has cuda:0 alone)" in saved["mode_c"]["not_measured"]
     printed = capsys.readouterr().out

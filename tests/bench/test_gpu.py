@@ -47,7 +47,7 @@ def test_without_a_gpu_they_say_that_nothing_is_measured(results, capsys, monkey
     def none():
         raise RuntimeError("no GPU can be used: there is none")
 
-    monkeypatch.setattr("pix2pix.engines.base._count_gpus", none)
+    monkeypatch.setattr("pix2pix.devices.count_gpus", none)
     for program in (gpu, gpu_layers, quality, tune):
         assert program.main([]) == 0
         assert capsys.readouterr().out.startswith("not measured: no CUDA device (no GPU can be used")
@@ -403,7 +403,7 @@ def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
 
 @needs_simulator
 def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
-    from pix2pix.gpu.device import name_of
+    from pix2pix.devices import gpu_name
 
     offered = ["im2col", "implicit-128x64", "implicit-32x128-split4", "nothing"]
     monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
@@ -418,7 +418,7 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
         timed = {name: set(taken) for name, taken in record["us"][aim].items() if name not in constant}
         assert timed and all(taken == set(offered[1:3]) for taken in timed.values())
         plan = choose(TINY, aim, results / "files" / f"plan-cuda-float32-{aim}.json", "float32", "cuda")
-        assert choose(TINY, aim, None, "float32", "cuda", name_of(0)).layers == plan.layers
+        assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
         us = record["us"][aim]
         assert all(us[name][plan.layers[name]] == min(us[name].values()) for name in timed)
     assert tune.main(["--precisions", "float32", "--seconds", "0"]) == 0

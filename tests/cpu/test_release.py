@@ -11,7 +11,7 @@ import pytest
 import pix2pix
 from pix2pix.checkpoints import write
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.engines.base import make_engine
+from pix2pix.factory import make_engine
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.models import VARIANTS, pictures, weights_of

@@ -14,9 +14,10 @@ import pytest
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.base import BaseEngine, Engine
-from pix2pix.engines.hybrid import HybridEngine, Workshop
+from pix2pix.engines.hybrid import HybridEngine
 from pix2pix.engines.pool import Crew, PoolEngine
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
+from pix2pix.factory import EngineFactory
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans.placements import decide, parse_placement
@@ -56,7 +57,7 @@ def on_cpu_and_reference(placement: str):
 
 def on_cpu_and_gpu(placement: str, algorithm: str | None):
     def build(g, w):
-        return Workshop(g, w, decide(g, placement, algorithm, "float32", "throughput"), threads=2).make(0)
+        return EngineFactory(g, w, decide(g, placement, algorithm, "float32", "throughput"), threads=2).make(0)
 
     return build
 

@@ -16,9 +16,9 @@ import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.engines.base import make_engine
-from pix2pix.engines.hybrid import HybridEngine, SharedCpu, Workshop, segments
+from pix2pix.engines.hybrid import HybridEngine, SharedCpu, segments
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
+from pix2pix.factory import EngineFactory, make_engine
 from pix2pix.model.generator import INPUT
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
@@ -228,7 +228,7 @@ def two_gpus(monkeypatch):
     """A machine with two GPUs, which are fakes; gives the list of GPUs that weights are uploaded to."""
     monkeypatch.setattr(FakeGpu, "uploads", [])
     monkeypatch.setitem(sys.modules, "pix2pix.gpu.engine", SimpleNamespace(GpuEngine=FakeGpu))
-    monkeypatch.setattr("pix2pix.engines.base._count_gpus", lambda: 2)
+    monkeypatch.setattr("pix2pix.devices.count_gpus", lambda: 2)
     return FakeGpu.uploads
 
 
@@ -236,7 +236,7 @@ def test_a_workshop_has_weights_once_on_each_device(two_gpus):
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     b = pictures(2, 32, 32)
     _, plan = placed("tensorflow", SPLIT)
-    workshop = Workshop(g, weights, plan, threads=1)
+    workshop = EngineFactory(g, weights, plan, threads=1)
     engines = [workshop.make(index) for index in (0, 0, 1, 0, 1)]
     assert two_gpus == [0, 1] and len({engine.cpu for engine in engines}) == 1
     assert len({engine.gpu for engine in engines}) == 5
@@ -247,10 +247,10 @@ def test_a_workshop_has_weights_once_on_each_device(two_gpus):
         engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         engines[0].cpu.run(to_float(b), outputs=["encoder_1"])
-    everything = Workshop(g, weights, choose(g, "latency", hardware="cuda")).make(1)
+    everything = EngineFactory(g, weights, choose(g, "latency", hardware="cuda")).make(1)
     assert isinstance(everything, FakeGpu) and everything.index == 1
     nothing = place(choose(g, "latency"), choose(g, "latency", hardware="cuda"), [])
-    with Workshop(g, weights, nothing).make(0) as engine:
+    with EngineFactory(g, weights, nothing).make(0) as engine:
         assert isinstance(engine, CpuEngine)
         assert engine.translate(b).shape == b.shape
 
@@ -339,7 +339,7 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
     plan = decide(g, placement, algorithm, "float32", "throughput")
     b = pictures(n, 32, 32)
     x = to_float(b)
-    with Workshop(g, weights, plan, threads=2).make(0) as engine:
+    with EngineFactory(g, weights, plan, threads=2).make(0) as engine:
         y = engine.run(x)
         check_output(y, ReferenceEngine(g, weights).run(x), "float32")
         np.testing.assert_array_equal(engine.translate(b), to_uint8(y, g.output_scale))
@@ -356,7 +356,7 @@ def test_a_gpu_is_given_only_what_crosses(monkeypatch):
     monkeypatch.setattr(Forward, "get_map", lambda self, name, *a: taken.append(name) or get_map(self, name, *a))
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     plan = decide(g, SPLIT, None, "float32", "throughput")
-    with Workshop(g, weights, plan, threads=1).make(0) as engine:
+    with EngineFactory(g, weights, plan, threads=1).make(0) as engine:
         engine.translate(pictures(1, 32, 32))
     assert given == ["encoder_1", "decoder_5"] and taken == ["encoder_4", "decoder_2"]
 

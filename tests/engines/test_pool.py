@@ -20,10 +20,10 @@ import pix2pix
 from pix2pix import cli, devices
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.topology import available_cores
-from pix2pix.devices import Device, share_workers
-from pix2pix.engines.base import _count_gpus, make_engine
+from pix2pix.devices import Device, count_gpus, share_workers
 from pix2pix.engines.pool import QUEUED, Crew, PoolEngine
 from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.factory import make_engine
 from pix2pix.files import run
 from pix2pix.model.weights import random_weights
 from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
@@ -31,9 +31,9 @@ from tests.gpu.gpus import EDGE, MISSING, NUMBER, needs_gpu
 from tests.models import VARIANTS, pictures, weights_of
 
 
-def count_gpus() -> int:
+def usable_gpus() -> int:
     """How many GPUs tests can have; 0 without any."""
-    return 0 if MISSING else len(devices.parse("cuda", _count_gpus))
+    return 0 if MISSING else count_gpus()
 
 
 def pool_on(*fakes: FakeDevice, workers: int = 2, images: int = 2) -> PoolEngine:
@@ -419,7 +419,7 @@ def test_the_cpu_helps_a_gpu():
         assert np.abs(result.astype(int) - oracle.translate(b)).max() <= 1
 
 
-@pytest.mark.skipif(count_gpus() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(usable_gpus() < 2, reason="needs two GPUs")
 def test_gpus_of_one_kind_make_the_same_bytes():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(40, 64, 64)
     with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0,1") as pool:

@@ -15,9 +15,9 @@ def missing() -> str:
     try:
         if SIMULATED:
             from . import simulator  # noqa: F401  (which makes it quick)
-        from pix2pix.gpu.device import count
+        from pix2pix.devices import count_gpus
 
-        count()
+        count_gpus()
     except (ImportError, RuntimeError) as error:
         return f"{error} (or set NUMBA_ENABLE_CUDASIM=1 to test in numba's simulator)"
     return ""

@@ -54,7 +54,7 @@ def test_without_a_driver_the_error_names_it():
     code = """
         import pix2pix.engine
         try:
-            print(pix2pix.engines.base._count_gpus(), "usable")
+            print(pix2pix.devices.count_gpus(), "usable")
         except RuntimeError as error:
             print(error)
     """

@@ -11,10 +11,11 @@ import pytest
 
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.hybrid import segments
+from pix2pix.engines.measured_placement import Costs, cheapest, find, measure
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.generator import INPUT
 from pix2pix.model.unet import unet
-from pix2pix.plans.placements import Costs, cheapest, decide, find, measure, parse_placement
+from pix2pix.plans.placements import decide, parse_placement
 from pix2pix.plans.plan import Plan, choose
 from tests.models import VARIANTS, pictures, weights_of
 from tests.plans.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from pix2pix.engines.measured_placement import find
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.unet import unet
 from pix2pix.plans import tables as tuned
-from pix2pix.plans.placements import decide, find
+from pix2pix.plans.placements import decide
 from pix2pix.plans.plan import PRECISIONS, TUNES, Plan, algorithms, choose
 from tests.gpu.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
@@ -101,11 +102,12 @@ def test_the_tables_of_the_package_hold_what_engines_can_do():
 
 @needs_gpu
 def test_the_gpu_engine_looks_itself_up(folder):
-    from pix2pix.gpu.engine import GpuEngine, name_of
+    from pix2pix.devices import gpu_name
+    from pix2pix.gpu.engine import GpuEngine
 
     g = VARIANTS["tensorflow"]
     shapes = [tuned.shape(g, layer) for layer in g.layers]
-    tuned.save(name_of(0), {}, {"float32": {"throughput": dict.fromkeys(shapes, "im2col")}})
+    tuned.save(gpu_name(0), {}, {"float32": {"throughput": dict.fromkeys(shapes, "im2col")}})
     x = to_float(pictures(1, 32, 32))
     with GpuEngine(g, weights_of("tensorflow")) as engine, engine.share() as another:
         assert set(engine.plan.layers.values()) == {"im2col"} and another.plan == engine.plan
