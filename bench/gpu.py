@@ -31,7 +31,7 @@ import numpy as np
 from pix2pix import checkpoints
 from pix2pix.engines.base import Engine
 from pix2pix.engines.reference import ReferenceEngine, to_float
-from pix2pix.factory import check_device, make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import metrics
 from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR
@@ -177,7 +177,7 @@ class Benchmark:
         peak = gpu_peak.all_of(first, PRECISIONS)
         print(peak, flush=True)
         self.wrong: list[str] = []
-        self.record: dict[str, Any] = {"gpu": common.gpu(), "engine": first.description, "peak": peak}
+        self.record: dict[str, Any] = {"gpu": common.gpu(), "engine": first.info.description, "peak": peak}
         self.record |= {"plans": {}, "unavailable": {}, "runs": []}
 
     @property
@@ -190,7 +190,7 @@ class Benchmark:
         key = precision, tune
         if key not in self.engines:
             device = self.arguments.device
-            engine = make_engine(self.generator, self.weights, device, precision=precision, tune=tune)
+            engine = make_engine(self.generator, self.weights, EngineOptions(device, precision, tune))
             self.engines[key] = self.stack.enter_context(engine)
         return self.engines[key]
 
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if an engine of ours was wrong."""
     arguments = parse(argv)
     try:
-        check_device(arguments.device, "float32", None, None)
+        EngineOptions(arguments.device).check()
     except RuntimeError as error:
         print(f"not measured: no CUDA device ({error})")
         return 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pix2pix.engines.base import BaseEngine
-from pix2pix.factory import check_device, make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import INPUT, Generator
 
 from . import common, gpu_kernels, gpu_tables
@@ -70,9 +70,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for n in arguments.batches:
         b, tune = common.pictures(n), "latency" if n == 1 else "throughput"
         for precision in arguments.precisions:
-            with make_engine(generator, weights, arguments.device, precision=precision, tune=tune) as engine:
+            with make_engine(generator, weights, EngineOptions(arguments.device, precision, tune)) as engine:
                 if not record["peak"]:
-                    record |= {"engine": engine.description, "peak": gpu_peak.all_of(engine, PRECISIONS)}
+                    record |= {"engine": engine.info.description, "peak": gpu_peak.all_of(engine, PRECISIONS)}
                 off = verify(precision, precision, engine.run(common.to_float(b)), oracle(b))
                 entry = {"n": n, "precision": precision, **off, "layers": roofline(engine, b, record["peak"])}
                 record["runs"].append(entry | {"kernels": gpu_kernels.measure(engine, b)})
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.batches = [int(n) for n in arguments.batches.split(",")]
     arguments.precisions = arguments.precisions.split(",")
     try:
-        check_device(arguments.device, "float32", None, None)
+        EngineOptions(arguments.device).check()
     except RuntimeError as error:
         print(f"not measured: no CUDA device ({error})")
         return 0

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.factory import check_device
+from pix2pix.factory import EngineOptions
 from pix2pix.model.unet import unet
 
 from . import common
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     record: dict[str, Any] = {"images": arguments.images, "nodes": arguments.nodes, "device": arguments.device}
     record |= {"course_images_per_s": COURSE, "not_measured": None, "settings": {}}
     try:
-        check_device(arguments.device, "float32", None, None)
+        EngineOptions(arguments.device).check()
     except RuntimeError as error:
         record["not_measured"] = f"no CUDA device ({error})"
         print(f"mode_d: not measured: {record['not_measured']}")

@@ -32,7 +32,7 @@ import numpy as np
 
 import pix2pix
 from pix2pix.engines.pool import PoolEngine
-from pix2pix.factory import check_device
+from pix2pix.factory import EngineOptions
 from tests.engines.fakes import SMALL, FakeDevice
 
 from . import common
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         record |= measure_fakes(arguments)
     else:
         try:
-            check_device(arguments.device, "float32", None, None)
+            EngineOptions(arguments.device).check()
         except RuntimeError as error:
             record["not_measured"] = f"no such device ({error})"
             print(f"pool on {arguments.device}: not measured: {record['not_measured']}")

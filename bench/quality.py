@@ -21,9 +21,8 @@ from PIL import Image
 
 from pix2pix import checkpoints, demo
 from pix2pix.demo.facades import facade
-from pix2pix.engines.base import describe
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.factory import check_device, make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import metrics
 from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR
@@ -93,8 +92,8 @@ def measure_gpu(device: str, shared: Path) -> dict[str, Any]:
             expected = oracle.translate(b)
         entries = record["models"][name] = {}
         for precision in PRECISIONS:
-            with make_engine(generator, weights, device, precision) as engine:
-                record["engine"] = describe(engine)
+            with make_engine(generator, weights, EngineOptions(device, precision)) as engine:
+                record["engine"] = str(engine.info)
                 found = entries[precision] = difference(engine.translate(b), expected)
             print(f"{name}, {precision}: {found}", flush=True)
             if found["least_psnr_db"] < PSNR.get(precision, 0) or (
@@ -113,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shared", type=Path, default=SHARED, help="the folder of real models (beside the checkout)")
     arguments = parser.parse_args(argv)
     try:
-        check_device(arguments.device, "float32", None, None)
+        EngineOptions(arguments.device).check()
     except RuntimeError as error:
         print(f"not measured: no CUDA device ({error})")
         return 0

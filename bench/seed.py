@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import pix2pix
-from pix2pix.factory import check_device
+from pix2pix.factory import EngineOptions
 
 from . import common
 from .mode_a import verify, write_network
@@ -84,7 +84,7 @@ def run(
     record: dict[str, Any] = {"images": arguments.images, "workers": arguments.workers, "device": arguments.device}
     record |= {"course_images_per_s": dict(course), "not_measured": None, "settings": {}}
     try:
-        check_device(arguments.device, "float32", arguments.workers, None)
+        EngineOptions(arguments.device, workers=arguments.workers).check()
     except RuntimeError as error:
         record["not_measured"] = f"no {hardware} ({error})"
         print(f"{name}: not measured: {record['not_measured']}")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.factory import check_device, make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import Generator, Weights
 from pix2pix.plans import tables as tuned
 from pix2pix.plans.plan import Plan, algorithms, choose
@@ -69,7 +69,7 @@ class Tuning:
                 print(f"{self.precision} {candidate}: FAILED: {error}", flush=True)
 
     def _time(self, candidate: str, device: str) -> None:
-        with make_engine(self.generator, self.weights, device, self.precision, plan=candidate) as engine:
+        with make_engine(self.generator, self.weights, EngineOptions(device, self.precision, plan=candidate)) as engine:
             for tune, b in self.batches.items():
                 verify(candidate, self.precision, engine.run(common.to_float(b)), self.expected[tune])
             for tune, b in self.batches.items():
@@ -161,7 +161,7 @@ def _index(device: str) -> int:
 def _lacks(arguments: argparse.Namespace) -> str:
     """What isn't there for this to be measured; nothing if all is."""
     try:
-        check_device(arguments.device, "float32", None, None)
+        EngineOptions(arguments.device).check()
     except RuntimeError as error:
         return f"no CUDA device ({error})"
     from pix2pix.gpu.device import HOPPER, capability_of

@@ -11,6 +11,7 @@ import pytest
 from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_layers, gpu_tables, quality, tune
 from bench.engines import Unavailable
 from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.factory import EngineOptions
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans import tables as tuned
@@ -327,16 +328,14 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
     class Engine(ReferenceEngine):
         """The GPU engine's part, in float32 throughout; bfloat16 is a little off."""
 
-        description = "an engine"
-
-        def __init__(self, g, w, device, precision):
+        def __init__(self, g, w, options):
             super().__init__(g, w, np.float32)
-            self.off = precision == "bfloat16"
+            self.off = options.precision == "bfloat16"
 
         def translate(self, b, out=None):
             return super().translate(b) ^ (3 * self.off)
 
-    monkeypatch.setattr(quality, "check_device", lambda *arguments: None)
+    monkeypatch.setattr(EngineOptions, "check", lambda options: None)
     monkeypatch.setattr(quality, "make_engine", Engine)
     monkeypatch.setattr(quality, "demo_case", lambda: (TINY, WEIGHTS, pictures(3, 16, 16)))
     assert quality.main(["--shared", str(results)]) == 0

@@ -361,14 +361,14 @@ def process(*argv: str, code: str = "") -> subprocess.Popen:
 
 SLOW = """
 import signal, sys, time
-from pix2pix import cpu
+from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
-translate = cpu.CpuEngine._translate
+translate = CpuEngine._translate
 def slowly(self, b, out, stop):
     time.sleep(0.1)
     translate(self, b, out, stop)
-cpu.CpuEngine._translate = slowly
+CpuEngine._translate = slowly
 sys.exit(main())
 """
 

@@ -278,7 +278,7 @@ def test_quota_of_the_cgroup_is_honoured(monkeypatch):
 def test_the_environment_forces_an_instruction_set(isa, monkeypatch):
     monkeypatch.setenv("PIX2PIX_ISA", isa)
     with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as engine:
-        assert engine.isa == isa
+        assert engine.info.instruction_set == isa
     assert isa in build_info()["instruction set"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import pix2pix
 from pix2pix.checkpoints import write
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.factory import make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.models import VARIANTS, pictures, weights_of
@@ -61,7 +61,7 @@ def test_engines_of_many_workers_are_made_of_weights_given_up(workers):
     g, weights = VARIANTS["tensorflow"], dict(weights_of("tensorflow"))
     b = pictures(2, 32, 32)
     with (
-        make_engine(g, weights, "cpu", workers=workers, release=True) as engine,
+        make_engine(g, weights, EngineOptions("cpu", workers=workers), release=True) as engine,
         CpuEngine(g, weights_of("tensorflow")) as expected,
     ):
         assert not weights

@@ -16,9 +16,10 @@ import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
 from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines.base import EngineInfo
 from pix2pix.engines.hybrid import HybridEngine, SharedCpu, segments
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
-from pix2pix.factory import EngineFactory, make_engine
+from pix2pix.factory import EngineFactory, EngineOptions, make_engine
 from pix2pix.model.generator import INPUT
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
@@ -211,7 +212,7 @@ class FakeGpu(ReferenceEngine):
         super().__init__(g, w, np.float32)
         self.plan = choose(g, tune, plan, precision, "cuda")
         self.layers = frozenset(self.plan.layers_on("cuda"))
-        self.index, self.device = index, f"cuda:{index}"
+        self.index, self._info = index, EngineInfo(f"cuda:{index}", plan=self.plan)
         self.uploads.append(index)
 
     def share(self) -> FakeGpu:
@@ -232,15 +233,15 @@ def two_gpus(monkeypatch):
     return FakeGpu.uploads
 
 
-def test_a_workshop_has_weights_once_on_each_device(two_gpus):
+def test_a_factory_has_weights_once_on_each_device(two_gpus):
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     b = pictures(2, 32, 32)
     _, plan = placed("tensorflow", SPLIT)
-    workshop = EngineFactory(g, weights, plan, threads=1)
-    engines = [workshop.make(index) for index in (0, 0, 1, 0, 1)]
+    factory = EngineFactory(g, weights, plan, threads=1)
+    engines = [factory.make(index) for index in (0, 0, 1, 0, 1)]
     assert two_gpus == [0, 1] and len({engine.cpu for engine in engines}) == 1
     assert len({engine.gpu for engine in engines}) == 5
-    assert engines[2].device == "cuda:1+cpu" and "6 of 10 layers on cuda:1" in engines[2].description
+    assert engines[2].info.device == "cuda:1+cpu" and "6 of 10 layers on cuda:1" in engines[2].info.description
     expected = engines[0].translate(b)
     for engine in engines:
         np.testing.assert_array_equal(engine.translate(b), expected)
@@ -365,7 +366,9 @@ def test_a_gpu_is_given_only_what_crosses(monkeypatch):
 def test_measuring_a_gpu(tmp_path):
     g = unet(ngf=3, depth=3)
     weights = random_weights(g)
-    engine = make_engine(g, weights, "cuda:0", gpu_layers="auto", plan=tmp_path / "plan.json", tune="latency")
+    engine = make_engine(
+        g, weights, EngineOptions("cuda:0", gpu_layers="auto", plan=tmp_path / "plan.json", tune="latency")
+    )
     with closing(engine):
         assert engine.plan == read(tmp_path / "plan.json", g)
         x = to_float(pictures(1, 8, 8))

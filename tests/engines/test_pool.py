@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,7 @@ from pix2pix.cpu.topology import available_cores
 from pix2pix.devices import Device, count_gpus, share_workers
 from pix2pix.engines.pool import QUEUED, Crew, PoolEngine
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.factory import make_engine
+from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import run
 from pix2pix.model.weights import random_weights
 from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
@@ -335,7 +336,7 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
 
 def test_a_process_ends_though_its_pool_was_never_closed():
     code = """
-        from tests.test_pool import *
+        from tests.engines.test_pool import *
         failing = FakeDevice()
         pool = pool_on(FakeDevice(), failing)
         failing.error = RuntimeError("dead")
@@ -354,7 +355,9 @@ def test_workers_that_share_a_cpu_engine_make_the_same_bytes(tmp_path):
     b = pictures(7, 64, 64)
     with pix2pix.load(model, "cpu", threads=1) as one, pix2pix.load(model, "cpu", threads=1, workers=3) as pool:
         assert isinstance(one, CpuEngine) and isinstance(pool, PoolEngine)
-        assert (pool.device, pool.threads, pool.isa, pool.plan) == ("cpu (3 workers)", 1, one.isa, one.plan)
+        assert pool.info == replace(
+            one.info, device="cpu (3 workers)", workers=3, pixels_at_once=pool.info.pixels_at_once
+        )
         np.testing.assert_array_equal(pool.translate(b), one.translate(b))
         np.testing.assert_array_equal(np.concatenate(list(pool.stream([b[:3], b[3:]]))), one.translate(b))
 
@@ -402,8 +405,11 @@ def test_the_pool_lets_go_of_the_weights():
 @needs_gpu
 def test_workers_of_a_gpu_make_the_bytes_that_one_engine_makes():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
-    with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0", workers=3) as pool:
-        assert pool.device == "cuda:0 (3 workers)" and pool.plan == one.plan
+    with (
+        make_engine(g, w, EngineOptions("cuda:0")) as one,
+        make_engine(g, w, EngineOptions("cuda:0", workers=3)) as pool,
+    ):
+        assert pool.info.device == "cuda:0 (3 workers)" and pool.info.plan == one.info.plan
         expected = one.translate(b)
         np.testing.assert_array_equal(pool.translate(b), expected)
         np.testing.assert_array_equal(np.concatenate(list(pool.stream(np.split(b, NUMBER)))), expected)
@@ -412,9 +418,9 @@ def test_workers_of_a_gpu_make_the_bytes_that_one_engine_makes():
 @needs_gpu
 def test_the_cpu_helps_a_gpu():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(NUMBER, EDGE, EDGE)
-    with make_engine(g, w, "cpu,cuda:0", workers=3) as pool, ReferenceEngine(g, w) as oracle:
-        assert pool.device == "cpu (1 worker), cuda:0 (2 workers)" and pool.plan is None
-        assert pool.threads == max(1, available_cores() - 1)
+    with make_engine(g, w, EngineOptions("cpu,cuda:0", workers=3)) as pool, ReferenceEngine(g, w) as oracle:
+        assert pool.info.device == "cpu (1 worker), cuda:0 (2 workers)" and pool.info.plan is None
+        assert pool.info.threads == max(1, available_cores() - 1)
         result = np.concatenate(list(pool.stream(np.split(b, NUMBER))))
         assert np.abs(result.astype(int) - oracle.translate(b)).max() <= 1
 
@@ -422,7 +428,7 @@ def test_the_cpu_helps_a_gpu():
 @pytest.mark.skipif(usable_gpus() < 2, reason="needs two GPUs")
 def test_gpus_of_one_kind_make_the_same_bytes():
     g, w, b = VARIANTS["tensorflow"], weights_of("tensorflow"), pictures(40, 64, 64)
-    with make_engine(g, w, "cuda:0") as one, make_engine(g, w, "cuda:0,1") as pool:
+    with make_engine(g, w, EngineOptions("cuda:0")) as one, make_engine(g, w, EngineOptions("cuda:0,1")) as pool:
         assert pool.workers == 8
         np.testing.assert_array_equal(pool.translate(b), one.translate(b))
 

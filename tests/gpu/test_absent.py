@@ -25,10 +25,11 @@ def run_code(code: str, **environment: str) -> str:
 def test_importing_the_package_and_running_on_the_cpu_imports_no_numba():
     code = """
         import sys, numpy, pix2pix, pix2pix.cli
-        from pix2pix.generator import random_weights, unet
-        from pix2pix.engine import make_engine
+        from pix2pix.factory import EngineOptions, make_engine
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
         generator = unet(ngf=4, depth=2)
-        engine = make_engine(generator, random_weights(generator), device="cpu", threads=1)
+        engine = make_engine(generator, random_weights(generator), EngineOptions("cpu", threads=1))
         engine.translate(numpy.zeros((1, 4, 4, 3), numpy.uint8))
         print([name for name in sys.modules if name.split(".")[0] in ("numba", "llvmlite", "cuda")])
     """
@@ -39,12 +40,12 @@ def test_without_numba_the_error_names_the_package():
     code = """
         import sys
         sys.modules["numba"] = None
-        import pix2pix.engine
+        from pix2pix.factory import EngineOptions
         try:
-            pix2pix.engines.base.check_device("cuda", "float32", None, None)
+            EngineOptions("cuda").check()
         except RuntimeError as error:
             print(error)
-        pix2pix.engines.base.check_device("auto", "float32", None, None)
+        EngineOptions("auto").check()
     """
     assert "pip install 'pix2pix[cuda]'" in run_code(code)
 
@@ -52,7 +53,7 @@ def test_without_numba_the_error_names_the_package():
 @needs_numba
 def test_without_a_driver_the_error_names_it():
     code = """
-        import pix2pix.engine
+        import pix2pix.devices
         try:
             print(pix2pix.devices.count_gpus(), "usable")
         except RuntimeError as error:
@@ -67,9 +68,9 @@ def test_kernels_are_found_in_the_cache_by_the_next_process():
     code = """
         import hashlib
         from numba.cuda.core.caching import dumps
-        from pix2pix import _cuda_gemm, _cuda_maps, _cuda_norm
-        for kernel in (_cuda_gemm.make_gemm(_cuda_gemm.TILES["128x64"]), _cuda_maps.make_to_picture(256, True, True),
-                       _cuda_norm.make_normalise(8, 32)):
+        from pix2pix.gpu.kernels import float32_gemm, float32_maps, float32_norm
+        for kernel in (float32_gemm.make_gemm(float32_gemm.TILES["128x64"]), float32_maps.make_to_picture(256, True, True),
+                       float32_norm.make_normalise(8, 32)):
             constants = tuple(cell.cell_contents for cell in kernel.py_func.__closure__)
             print(kernel.py_func.__name__, hashlib.sha256(dumps(constants)).hexdigest())
     """

@@ -351,7 +351,7 @@ def test_load_takes_a_gpu_and_auto_finds_it(tmp_path):
     expected = ReferenceEngine(g, weights).run(to_float(b))
     for device in ("cuda:0", "auto"):
         with pix2pix.load(tmp_path / "model.safetensors", device=device, workers=1) as engine:
-            assert "cuda:0" in pix2pix.engines.base.describe(engine)
+            assert "cuda:0" in str(engine.info)
             check_output(engine.run(to_float(b)), expected, "float32")
 
 
@@ -369,7 +369,7 @@ if not SIMULATED:
 
     def test_launches_are_recorded_as_graphs(engine):
         engine.translate(pictures(1, EDGE, EDGE))
-        assert engine._device.has_graphs and "CUDA graphs" in engine.description
+        assert engine._device.has_graphs and "CUDA graphs" in engine.info.description
 
     def test_memory_is_freed():
         g = pix2pix.model.generator.unet(ngf=64, depth=8)

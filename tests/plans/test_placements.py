@@ -162,7 +162,7 @@ class Timed(ReferenceEngine):
 
 def test_measuring_finds_the_layers_that_pay(monkeypatch):
     g, clock = VARIANTS["tensorflow"], [0.0]
-    monkeypatch.setattr("pix2pix.plans.placements.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("pix2pix.engines.measured_placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     fast = {"encoder_2", "encoder_3", "decoder_3", "decoder_2"}
     on_cpu = {layer.name: 20.0 if layer.name in fast else 4.0 for layer in g.layers}
     on_gpu = {layer.name: 3.0 if layer.name in fast else 15.0 for layer in g.layers}
@@ -223,7 +223,7 @@ def test_what_gpu_layers_and_plan_cannot_mean(gpu_layers, plan, message):
 
 def test_auto_measures_once_and_writes_what_it_chose(tmp_path, monkeypatch):
     g, clock, made = VARIANTS["tensorflow"], [0.0], []
-    monkeypatch.setattr("pix2pix.plans.placements.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("pix2pix.engines.measured_placement.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     heavy = parse_placement(SPLIT, g)
     on_cpu = {layer.name: 9.0 if layer.name in heavy else 1.0 for layer in g.layers}
     on_gpu = {layer.name: 2.0 for layer in g.layers}
