@@ -305,9 +305,11 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
     code = f"""
         import os, signal, threading, time
         import numpy as np
-        from pix2pix.cpu import CpuEngine, available_cores
-        from pix2pix.generator import random_weights, unet
-        from pix2pix.pool import Crew, PoolEngine
+        from pix2pix.cpu.engine import CpuEngine
+        from pix2pix.cpu.topology import available_cores
+        from pix2pix.engines.pool import Crew, PoolEngine
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
