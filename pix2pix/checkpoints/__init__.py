@@ -17,8 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from ..errors import CheckpointError
 from ..model.generator import Generator
-from .common import CheckpointError, check_finite, inside, shown
+from .common import check_finite, inside, shown
 
 __all__ = ["CheckpointError", "read", "write"]
 

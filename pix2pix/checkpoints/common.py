@@ -10,13 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import CheckpointError
+
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 MAX_CHANNELS = 65536
 _MAX_LISTED = 60
-
-
-class CheckpointError(ValueError):
-    """A file that is no model that can be read here, or a damaged one. The message says what to do."""
 
 
 def shown(value: object) -> str:

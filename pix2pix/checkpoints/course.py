@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import CheckpointError
 from ..model.generator import Generator
 from ..model.unet import unet
-from .common import CheckpointError
 
 _DEPTH = 8
 _BYTES = 4

@@ -27,8 +27,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..errors import CheckpointError
 from ..model.generator import Generator
-from .common import CheckpointError, listing, read_json, shown, to_float32
+from .common import listing, read_json, shown, to_float32
 from .pytorch import state_dict as pytorch
 
 FORMAT_VERSION = 1

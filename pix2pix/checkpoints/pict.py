@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CheckpointError
 from ..model.generator import Generator
-from .common import CheckpointError, read_json, shown
+from .common import read_json, shown
 from .keras.config import entry
 from .tensorflow import tf1
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import CheckpointError
 from ..model.generator import Generator
-from .common import CheckpointError, inside, listing, read_bounded, read_json, shown
+from .common import inside, listing, read_bounded, read_json, shown
 from .keras.config import entry
 from .keras.graph import Stored, read_graph
 

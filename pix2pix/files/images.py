@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ..errors import ImageError
 from ..model.generator import Generator
 
 Fit = Literal["resize", "pad"]
@@ -44,10 +45,6 @@ WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 READABLE = (*WRITERS, ".gif", ".ppm", ".pgm", ".pbm")  # suffixes, in lower case
-
-
-class ImageError(ValueError):
-    """A picture file that cannot be used. The message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)

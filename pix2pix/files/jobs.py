@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from ..errors import InputError
 from .images import READABLE, WRITERS
 
 Format = Literal["png", "jpg", "same"]
-
-
-class InputError(ValueError):
-    """Inputs and an output that no run can be made of."""
 
 
 @dataclass(frozen=True, slots=True)

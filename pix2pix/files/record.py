@@ -17,13 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import RecordError
 from .images import READABLE, remove_abandoned, write
 
 RECORD_NAME = ".pix2pix-run.json"
-
-
-class RecordError(ValueError):
-    """The output folder holds what this run must not mix with or replace."""
 
 
 def model_identity(path: str | os.PathLike[str]) -> str:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..engines.base import Engine
+from ..errors import InputError
 from ..factory import EngineOptions, make_engine
 from ..loading import read_model
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .images import READABLE, WRITERS, Fitting, check_writable
-from .jobs import InputError, find_jobs, single_job
+from .jobs import find_jobs, single_job
 from .record import RECORD_NAME, begin, check_free, model_identity
 from .report import Progress, Report
 from .stream import Outcome, best_batch_size, raw_frames, translate_files, translate_raw

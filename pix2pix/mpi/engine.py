@@ -21,7 +21,8 @@ import numpy as np
 
 from ..engines.base import BaseEngine, Engine, EngineInfo
 from ..engines.pool import Crew, PoolEngine
-from .messages import POLL_SECONDS, ROOT, Answer, DoBatches, Question, RanksLostError
+from ..errors import RanksLostError
+from .messages import POLL_SECONDS, ROOT, Answer, DoBatches, Question
 
 if TYPE_CHECKING:
     from .root import Ranks

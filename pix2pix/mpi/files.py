@@ -16,10 +16,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..engines.base import Engine
+from ..errors import RanksLostError
 from ..files.images import remove_abandoned
 from ..files.jobs import Job
 from ..files.stream import Outcome, translate_stream
-from .messages import POLL_SECONDS, ROOT, Ask, DoFiles, RanksLostError, packed_job, reason
+from .messages import POLL_SECONDS, ROOT, Ask, DoFiles, packed_job, reason
 from .work_queue import Handout
 
 if TYPE_CHECKING:

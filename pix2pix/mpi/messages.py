@@ -18,6 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from ..engines.base import Engine
+from ..errors import RanksLostError
 from ..factory import EngineOptions
 from ..files.images import Fitting, writer
 from ..files.jobs import Job
@@ -140,18 +141,6 @@ def unpacked_job(packed: PackedJob) -> Job:
 def packed_outcome(outcome: Outcome) -> tuple[Any, ...]:
     """An outcome with the job's name in the place of the job."""
     return outcome.job.name, outcome.status, outcome.reason, outcome.metrics, outcome.thumbnails
-
-
-class RanksLostError(RuntimeError):
-    """Some ranks are gone. The link is whole again among the others, but what was on its way is lost.
-
-    The message is for those who cannot go on.
-    """
-
-    def __init__(self, ranks: Sequence[int]) -> None:
-        named = ", ".join(f"rank {rank}" for rank in ranks)
-        super().__init__(f"{named} died before the work had begun: give the same command again")
-        self.ranks = ranks
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines.base import Engine
+from ..errors import RanksLostError
 from ..factory import EngineOptions, make_engine
 from ..files.images import Fitting
 from ..files.jobs import Job
@@ -18,7 +19,7 @@ from ..model.generator import Weights
 from .engine import RanksEngine
 from .files import FileLeader
 from .launch import Share, own_options
-from .messages import BuildEngine, Dismissal, DoFiles, Facts, Link, RanksLostError, TakeModel, broadcast
+from .messages import BuildEngine, Dismissal, DoFiles, Facts, Link, TakeModel, broadcast
 
 if TYPE_CHECKING:
     from mpi4py import MPI

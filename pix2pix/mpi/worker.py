@@ -13,6 +13,7 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..engines.pool import REQUESTS_FAULT
+from ..errors import RanksLostError, RootLostError
 from ..factory import make_engine
 from ..files.jobs import Job
 from ..files.stream import translate_stream
@@ -31,7 +32,6 @@ from .messages import (
     Jobs,
     Link,
     Question,
-    RanksLostError,
     TakeModel,
     broadcast,
     packed_outcome,
@@ -51,10 +51,6 @@ class _OverError(Exception):
 
 class _DismissedError(Exception):
     """Rank 0 wants nothing more."""
-
-
-class RootLostError(Exception):
-    """Rank 0 is gone, which alone knows what is to be done."""
 
 
 class Worker:
@@ -138,6 +134,8 @@ class Worker:
                     for outcome in outcomes:
                         self.outcomes.append(packed_outcome(outcome))
                         self.holds.discard(outcome.job.name)
+        except RootLostError:
+            raise
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             self._ask(failed=reason(error), fatal=not isinstance(error, RuntimeError))
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pix2pix.errors import ImageError
 from pix2pix.files import images
-from pix2pix.files.images import Fitting, ImageError
+from pix2pix.files.images import Fitting
 from pix2pix.model.unet import unet
 
 

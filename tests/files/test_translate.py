@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.errors import InputError
 from pix2pix.files import images, jobs, metrics, record
 from pix2pix.files import stream as translate
 from pix2pix.files.images import Fitting
-from pix2pix.files.jobs import InputError, Job, find_jobs, output_name, single_job
+from pix2pix.files.jobs import Job, find_jobs, output_name, single_job
 from pix2pix.model.generator import Generator
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights

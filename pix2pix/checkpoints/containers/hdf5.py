@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..common import CheckpointError, shown, to_float32
+from ...errors import CheckpointError
+from ..common import shown, to_float32
 
 START = b"\x89HDF\r\n\x1a\n"
 _MAX_RECORDS = 50_000  # a whole training checkpoint of a U-Net has some 2,000

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..common import CheckpointError, shown
+from ...errors import CheckpointError
+from ..common import shown
 
 MAX_STEPS = 250_000  # a training checkpoint of a U-Net takes some 15,000; bounds time and the objects made
 MAX_BYTES = 8 << 20  # a whole state dict of a U-Net takes some 10,000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common import CheckpointError
+from ...errors import CheckpointError
 
 _MAX_VARINT = 10  # bytes of 7 bits that hold 64
 _SIZES = {1: 8, 5: 4}  # of fields of fixed length, by their wire type

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common import CheckpointError
+from ...errors import CheckpointError
 from .crc32c import crc32c, unmasked
 from .protobuf import varint
 

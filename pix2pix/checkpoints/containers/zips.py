@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 
-from ..common import CheckpointError, shown
+from ...errors import CheckpointError
+from ..common import shown
 
 MAX_MEMBERS = 20_000
 _END = struct.Struct("<4s4H2LH")

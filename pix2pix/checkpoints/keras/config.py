@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..common import CheckpointError, shown
+from ...errors import CheckpointError
+from ..common import shown
 
 _MAX_LAYERS = 1000
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ...errors import CheckpointError
 from ...model.generator import INPUT, Generator, Layer, Norm, Source
-from ..common import MAX_CHANNELS, CheckpointError, shown
+from ..common import MAX_CHANNELS, shown
 from .config import Node, read_nodes
 
 _DEFAULT_LEAKY_SLOPE = 0.3

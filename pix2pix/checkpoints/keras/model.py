@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import Generator
-from ..common import FLOAT_TYPES, CheckpointError, matched, read_json, shown
+from ..common import FLOAT_TYPES, matched, read_json, shown
 from ..containers import hdf5, zips
 from . import weights as keras_weights
 from .graph import Stored, read_graph

@@ -16,8 +16,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import INPUT, Generator, Layer, Norm, Source
-from ..common import MAX_CHANNELS, CheckpointError, StoredTensor, matched, shown
+from ..common import MAX_CHANNELS, StoredTensor, matched, shown
 
 _SLOPE, _EPS = 0.3, 1e-3
 _MAX_CONVOLUTIONS = 24

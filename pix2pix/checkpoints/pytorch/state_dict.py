@@ -24,9 +24,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import Generator, Norm
 from ...model.unet import unet
-from ..common import FLOAT_TYPES, MAX_CHANNELS, CheckpointError, listing, shown
+from ..common import FLOAT_TYPES, MAX_CHANNELS, listing, shown
 from ..containers import pickles
 from . import torchfile
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..common import FLOAT_TYPES, CheckpointError, shown, to_float32
+from ...errors import CheckpointError
+from ..common import FLOAT_TYPES, shown, to_float32
 from ..containers import pickles, zips
 
 LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickle of a magic number

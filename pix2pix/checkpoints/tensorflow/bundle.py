@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common import CheckpointError, inside, read_bounded, shown, to_float32
+from ...errors import CheckpointError
+from ..common import inside, read_bounded, shown, to_float32
 from ..containers.crc32c import crc32c, unmasked
 from ..containers.protobuf import Message, varint
 from ..containers.sstable import read_table

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import Generator
-from ..common import FLOAT_TYPES, CheckpointError, shown
+from ..common import FLOAT_TYPES, shown
 from ..containers.protobuf import Message
 from ..keras import weights as keras_weights
 from .bundle import BundleTensor

@@ -15,7 +15,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..common import CheckpointError, shown
+from ...errors import CheckpointError
+from ..common import shown
 from ..containers.protobuf import Message
 
 _MAX_ATTRIBUTES = 100

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import INPUT, Generator, Source
-from ..common import CheckpointError, inside, read_bounded
+from ..common import inside, read_bounded
 from ..containers.protobuf import Message
 from . import objects, tf1
 from .bundle import read_bundle

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...errors import CheckpointError
 from ...model.generator import Generator, Norm
 from ...model.unet import unet
-from ..common import MAX_CHANNELS, CheckpointError, StoredTensor, inside, matched, read_bounded, read_json, shown
+from ..common import MAX_CHANNELS, StoredTensor, inside, matched, read_bounded, read_json, shown
 
 OUTPUT_SCALE = 255.5  # convert_image_dtype multiplies by 255 + 0.5, and drops what is behind the point
 _OPTIONS = "options.json"
