@@ -16,7 +16,6 @@ The format: https://huggingface.co/docs/safetensors.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..atomic import write_atomically
 from ..errors import CheckpointError
 from ..model.generator import Generator
 from .common import listing, read_json, shown, to_float32
@@ -158,10 +158,4 @@ def write(
         if not np.isfinite(tensors[name]).all():
             raise ValueError(f"{name} holds numbers that {dtype} cannot: it must be finite; try dtype float32")
     description = json.dumps({"version": FORMAT_VERSION, "generator": generator.to_dict()}, separators=(",", ":"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(save(tensors, metadata={_ENTRY: description}))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, save(tensors, metadata={_ENTRY: description}))
