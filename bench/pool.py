@@ -116,7 +116,7 @@ def on_fakes(kind: str, slowness: Sequence[int], batches: int, rounds: int) -> d
     devices = [KINDS[kind](SECONDS * factor) for factor in slowness]
     ideal = batches / sum(1 / device.seconds for device in devices)
     b = np.random.default_rng(0).integers(14, 256, (batches, 4, 4, 3), np.uint8)
-    with PoolEngine(SMALL, [device.crew(f"fake:{i}", images=1) for i, device in enumerate(devices)]) as pool:
+    with PoolEngine(SMALL, [device.group(f"fake:{i}", images=1) for i, device in enumerate(devices)]) as pool:
         ways: dict[str, Callable[[], float]] = {
             "stream": lambda: stream_all(pool, b),
             "translate": lambda: translate_all(pool, b),

@@ -89,9 +89,9 @@ def make_engine(
 
     if list(shares.values()) == [1]:
         return maker(next(iter(shares)))()
-    from .engines.pool import Crew, PoolEngine
+    from .engines.pool import PoolEngine, WorkerGroup
 
-    return PoolEngine(generator, [Crew(str(device), maker(device), count) for device, count in shares.items()])
+    return PoolEngine(generator, [WorkerGroup(str(device), maker(device), count) for device, count in shares.items()])
 
 
 class EngineFactory:

@@ -1,9 +1,9 @@
-"""The pool: an engine made of workers, each bound to a device for its life.
+"""An engine made of workers on one or several devices.
 
-A ThreadPoolExecutor's threads are the workers. Each makes its engine in its own thread, where a GPU's context belongs,
-and uses it there alone; workers of one device share what their crew's factory lets them share, above all the weights.
-:mod:`pix2pix.engines.scheduler` decides who does what. A worker whose device fails is retired, which is logged as a warning,
-and the others do its work again.
+The workers are threads of a ThreadPoolExecutor, each bound to a device for its life. A worker makes its engine in its
+own thread, where a GPU's context belongs, and no other thread uses that engine. Workers of one device share whatever
+the device's factory lets them share, above all the weights. :mod:`pix2pix.engines.scheduler` decides who does what. A
+worker whose device fails is retired with a logged warning, and the others repeat its work.
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ import numpy as np
 
 from ..model.generator import Generator
 from .base import BaseEngine, EngineInfo
-from .scheduler import Device, Feed, Request, Scheduler, Worker
+from .scheduler import BackPressureWindow, DeviceLoad, Request, Scheduler, Worker
 
-# Batches per worker that a stream reads ahead of its results. They wait for the oldest batch, and while a slow device
-# does that, others do many. Only QUEUED of them wait or are computed: enough that when the last one has been read, fast
-# devices are busy for as long as slow ones with what they hold.
-AHEAD, QUEUED = 8, 4
-LEAST_PIXELS = 8 * 256 * 256  # of a part, where workers share a device: smaller ones cost speed
-REQUESTS_FAULT = (ValueError, TypeError, MemoryError)  # any other error of an engine is its device's
+# Per worker, a stream reads at most READ_AHEAD batches more than it has yielded results, of which at most UNFINISHED
+# are not computed yet. The difference lets fast devices go on while the oldest batch waits for a slow one; UNFINISHED
+# keeps fast devices busy for as long as slow ones after the last batch has been read.
+READ_AHEAD, UNFINISHED = 8, 4
+MIN_CHUNK_PIXELS = 8 * 256 * 256  # where workers share a device: smaller chunks are slower
+REQUEST_ERRORS = (
+    ValueError,
+    TypeError,
+    MemoryError,
+)  # the request's fault; others are the device's
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """The workers of one device. ``make`` makes a worker's engine, in that worker's thread and never for two at a
-    time; it may return one engine to all. ``pixels`` are how much of a batch a worker takes, by default its share of
-    what its engine does best at once."""
+class WorkerGroup:
+    """The workers of one device. ``make`` makes a worker's engine: it is called in that worker's thread, never by two
+    at a time, and may return one engine to all. ``pixels`` is the largest size of a worker's chunk, by default its
+    share of what its engine does best at once."""
 
     name: str
     make: Callable[[], BaseEngine]
@@ -50,70 +54,70 @@ class Crew:
 class PoolEngine(BaseEngine):
     """Runs a generator on several workers. See :class:`pix2pix.Engine` for the methods.
 
-    Results come in order, and the same bytes whoever did them if all engines of the pool make the same bytes. What
-    :meth:`stream` reads ahead is bounded. An error names the image, counted from 0 in what a call or a stream was
-    given, in its notes. When no worker is left, calls raise RuntimeError.
+    Results come in order. They don't depend on who computed them if all engines of the pool give the same bytes.
+    :meth:`stream` reads a bounded number of batches ahead. The notes of an error name the image, counted from 0 in what
+    a call or a stream was given. When no worker is left, calls raise RuntimeError.
 
-    Raises ValueError for no workers, and whatever a factory raises.
+    Raises ValueError for no workers, and whatever a group's ``make`` raises.
     """
 
-    def __init__(self, generator: Generator, crews: Sequence[Crew]) -> None:
+    def __init__(self, generator: Generator, groups: Sequence[WorkerGroup]) -> None:
         super().__init__(generator)
-        if not crews or any(crew.workers < 1 for crew in crews):
-            raise ValueError(f"got {[crew.workers for crew in crews]} workers, expected devices with 1 or more each")
-        self.devices = tuple(crew.name for crew in crews)
-        self.workers = sum(crew.workers for crew in crews)
-        self.ahead = AHEAD * self.workers
-        shared = [(crew, threading.Lock(), Device(crew.name)) for crew in crews]
-        posts = deque(
-            (crew, lock, Worker(device, crew.pixels or 0)) for crew, lock, device in shared for _ in range(crew.workers)
+        if not groups or any(group.workers < 1 for group in groups):
+            raise ValueError(f"got {[group.workers for group in groups]} workers, expected devices with 1 or more each")
+        self.devices = tuple(group.name for group in groups)
+        self.workers = sum(group.workers for group in groups)
+        self.read_ahead = READ_AHEAD * self.workers
+        locks = [(group, threading.Lock(), DeviceLoad(group.name)) for group in groups]
+        assignments = deque(
+            (group, lock, Worker(load, group.pixels or 0)) for group, lock, load in locks for _ in range(group.workers)
         )
-        workers = [worker for _, _, worker in posts]
-        self._scheduler = Scheduler(workers, self._wake, QUEUED * self.workers)
+        workers = [worker for _, _, worker in assignments]
+        self._scheduler = Scheduler(workers, self._wake, UNFINISHED * self.workers)
         self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="pix2pix-pool")
-        self._bound = threading.local()  # in a worker's thread: its worker and its engine
+        self._local = threading.local()  # in a worker's thread: its worker and its engine
         engines: list[BaseEngine] = []
         try:
-            self._in_every_thread(lambda: engines.append(self._bind(*posts.popleft())))
+            self._in_every_thread(lambda: engines.append(self._assign(*assignments.popleft())))
         except BaseException:
             self._close()
             raise
         self.layers = frozenset.intersection(*(engine.layers for engine in engines))
         self.pixels_at_once = max(worker.pixels for worker in workers)
-        device = ", ".join(f"{crew.name} ({crew.workers} worker{'s'[crew.workers == 1 :]})" for crew in crews)
+        device = ", ".join(f"{group.name} ({group.workers} worker{'s'[group.workers == 1 :]})" for group in groups)
         self._info = _in_common([engine.info for engine in engines], device)
 
     # -- in the workers' threads ------------------------------------------------------------------------------
 
-    def _bind(self, crew: Crew, crews_lock: threading.Lock, worker: Worker) -> BaseEngine:
-        """Make this thread that worker; returns its engine."""
-        self._bound.worker, self._bound.engine = worker, None
-        with crews_lock:
-            engine = self._bound.engine = crew.make()
-        worker.pixels = crew.pixels or max(LEAST_PIXELS, engine.info.pixels_at_once // crew.workers)
+    def _assign(self, group: WorkerGroup, lock: threading.Lock, worker: Worker) -> BaseEngine:
+        """Make this thread ``worker``, a member of ``group``; returns its engine."""
+        self._local.worker, self._local.engine = worker, None
+        with lock:
+            engine = self._local.engine = group.make()
+        worker.pixels = group.pixels or max(MIN_CHUNK_PIXELS, engine.info.pixels_at_once // group.workers)
         return engine
 
     def _work(self) -> None:
-        """Do parts until none is left for this worker."""
-        worker, engine = self._bound.worker, self._bound.engine
-        while part := self._scheduler.take(worker):
+        """Compute chunks until none is left for this worker."""
+        worker, engine = self._local.worker, self._local.engine
+        while chunk := self._scheduler.take(worker):
             began = time.perf_counter()
             try:
-                part.request.do(engine, part.images, part.request.stop)
-            except REQUESTS_FAULT as error:
-                self._scheduler.refused(worker, part, error)
+                chunk.request.compute(engine, chunk.images, chunk.request.stop)
+            except REQUEST_ERRORS as error:
+                self._scheduler.request_failed(worker, chunk, error)
             except BaseException as error:
-                left = self._scheduler.lost(worker, part, error)
+                left = self._scheduler.worker_failed(worker, chunk, error)
                 log.warning("%s failed, a worker is retired and %d are left: %s", worker.device.name, left, error)
             else:
-                self._scheduler.done(worker, part, began, time.perf_counter())
+                self._scheduler.done(worker, chunk, began, time.perf_counter())
 
-    def _release(self) -> None:
+    def _close_engine(self) -> None:
         try:
-            if self._bound.engine is not None:
-                self._bound.engine.close()
+            if self._local.engine is not None:
+                self._local.engine.close()
         except Exception:
-            if not self._bound.worker.retired:  # what has failed may fail again
+            if not self._local.worker.retired:  # a failed device may fail again
                 raise
 
     def _wake(self, count: int) -> None:
@@ -121,8 +125,8 @@ class PoolEngine(BaseEngine):
             self._executor.submit(self._work)
 
     def _in_every_thread(self, call: Callable[[], None]) -> None:
-        """Call once in each worker's thread; raises the first error when all are through."""
-        everyone = threading.Barrier(self.workers)  # nobody takes a second turn before all have had one
+        """Call once in each worker's thread; raises the first error when all have returned."""
+        everyone = threading.Barrier(self.workers)  # no thread takes a second call before all have had one
 
         def once() -> None:
             try:
@@ -149,41 +153,41 @@ class PoolEngine(BaseEngine):
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
 
-        def do(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
-            part = engine.run(inputs={name: value[images] for name, value in given.items()}, outputs=outputs)
-            for name, value in part.items():
+        def compute(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
+            values = engine.run(inputs={name: value[images] for name, value in given.items()}, outputs=outputs)
+            for name, value in values.items():
                 results[name][images] = value
 
-        self._await(Request(do, n, h * w, most=self._share(n)))
+        self._await(Request(compute, n, h * w, max_images=self._share(n)))
         return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        self._await(self._translation(b, out, most=self._share(len(b))))
+        self._await(self._translation(b, out, max_images=self._share(len(b)), stop=stop))
 
     def _close(self) -> None:
         self._scheduler.close()
         try:
-            self._in_every_thread(self._release)
+            self._in_every_thread(self._close_engine)
         finally:
             self._executor.shutdown()
 
     # -- requests ---------------------------------------------------------------------------------------------
 
     def _share(self, n: int) -> int:
-        """So many of n images at once let every device have some."""
+        """The size of chunks of ``n`` images that gives every device some."""
         return -(-n // len(self.devices))
 
     def _translation(self, b: np.ndarray, out: np.ndarray, **options: Any) -> Request:
         """The request to fill ``out`` from ``b``, both (N,H,W,C)."""
 
-        def do(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
+        def compute(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
             engine.translate_part(stop, b[images], out[images])
 
-        return Request(do, len(b), b.shape[1] * b.shape[2], **options)
+        return Request(compute, len(b), b.shape[1] * b.shape[2], **options)
 
     def _await(self, request: Request) -> None:
-        """Have a request done. If the wait is interrupted, it is given up."""
-        self._scheduler.put(request)
+        """Submit a request and wait for it. If the wait is interrupted, the request is cancelled."""
+        self._scheduler.submit(request)
         try:
             request.wait()
         except BaseException:
@@ -192,51 +196,54 @@ class PoolEngine(BaseEngine):
             raise
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
-        """Translate an iterable of uint8 batches, in order; at most ``ahead`` batches are read ahead of the results.
+        """Translate an iterable of uint8 batches, in order; reads at most ``read_ahead`` batches ahead of the results.
 
-        Each batch is copied when it comes, so that one array may be filled again and again. Closing the stream, or an
-        interrupt, gives up what is being computed.
+        Each batch is copied when it is read, so one array may be filled again and again. Closing the stream, or an
+        interrupt, cancels what is being computed.
         """
-        flying: deque[tuple[Request, np.ndarray]] = deque()
+        in_flight: deque[tuple[Request, np.ndarray]] = deque()
         try:
-            with self._scheduler.more_to_come() as feed:
+            with self._scheduler.streaming() as window:
                 first = 0
                 for batch in batches:
-                    flying.append(self._start(batch, first, feed))
-                    first += flying[-1][0].images
-                    while flying and self._must_land(flying, feed):
-                        yield self._landed(flying)
-            while flying:
-                yield self._landed(flying)
+                    in_flight.append(self._start(batch, first, window))
+                    first += in_flight[-1][0].images
+                    while in_flight and self._oldest_is_due(in_flight, window):
+                        yield self._oldest_result(in_flight)
+            while in_flight:
+                yield self._oldest_result(in_flight)
         finally:
-            for request, _ in flying:
+            for request, _ in in_flight:
                 self._scheduler.cancel(request)
-            for request, _ in flying:
+            for request, _ in in_flight:
                 request.finished.wait()
 
-    def _start(self, batch: np.ndarray, first: int, feed: Feed) -> tuple[Request, np.ndarray]:
-        """A copied batch's request, put, and the array that it fills; a mistake fails the request, in its turn."""
+    def _start(self, batch: np.ndarray, first: int, window: BackPressureWindow) -> tuple[Request, np.ndarray]:
+        """The submitted request for a copy of a batch, and the array that it fills.
+
+        An invalid batch gives a failed request, so that its error is raised after the results of earlier batches.
+        """
         try:
-            pictures, results, out = self._checked_batch(np.array(batch), None)
-            request = self._translation(pictures, results, first=first, feed=feed)
+            images, results, out = self._checked_batch(np.array(batch), None)
+            request = self._translation(images, results, first=first, window=window)
             with self._usable():
-                self._scheduler.put(request)
+                self._scheduler.submit(request)
             return request, out
         except Exception as error:
             return Request.failed(error), batch
 
-    def _must_land(self, flying: deque[tuple[Request, np.ndarray]], feed: Feed) -> bool:
-        """Whether the oldest batch comes before another one is read; waits until either can be."""
-        if len(flying) < self.ahead:
-            self._scheduler.wait_for_room(feed)
-            return flying[0][0].finished.is_set()
+    def _oldest_is_due(self, in_flight: deque[tuple[Request, np.ndarray]], window: BackPressureWindow) -> bool:
+        """Whether to yield the oldest batch before another one is read; waits until either is possible."""
+        if len(in_flight) < self.read_ahead:
+            self._scheduler.wait_for_room(window)
+            return in_flight[0][0].finished.is_set()
         return True
 
     @staticmethod
-    def _landed(flying: deque[tuple[Request, np.ndarray]]) -> np.ndarray:
-        """The oldest batch's result, when it is there."""
-        flying[0][0].wait()
-        return flying.popleft()[1]
+    def _oldest_result(in_flight: deque[tuple[Request, np.ndarray]]) -> np.ndarray:
+        """Wait for the oldest batch, and return its result."""
+        in_flight[0][0].wait()
+        return in_flight.popleft()[1]
 
 
 def _in_common(infos: Sequence[EngineInfo], device: str) -> EngineInfo:

@@ -1,8 +1,9 @@
-"""Who does which images: requests are cut into parts for whichever worker is idle, and parts of failed ones go round.
+"""Work sharing: requests are cut into chunks for idle workers, and chunks of failed workers are given to others.
 
-No threads of its own, no engines: workers' threads come and take parts, callers' threads put requests and wait. A part
-has as many images as suit the worker that takes it, so a slow one does little at a time. Near the end workers of a
-slow device leave what is left to those of faster ones, if they will be done with it sooner.
+The scheduler has no threads and knows no engines: workers' threads take chunks and report what became of them, callers'
+threads submit requests and wait. A chunk has as many images as suit the worker that takes it, so that a slow worker
+does little at a time. Near the end, workers of a slow device leave the remaining images to faster devices if these
+will finish them sooner.
 """
 
 from __future__ import annotations
@@ -14,127 +15,133 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-Work = Callable[[Any, slice, threading.Event], None]
+Compute = Callable[[Any, slice, threading.Event], None]
 
-SMOOTHING = 1 / 8  # the weight of the latest part in a device's pace, when there have been so many
+SMOOTHING = 1 / 8  # weight of the latest chunk in a device's mean time per pixel, once there have been 8 chunks
 
 
 @dataclass(eq=False, slots=True)
-class Device:
-    """What the scheduler knows of a device: ``pace`` is its seconds per pixel, with all its workers at work, and None
-    before its first part; ``held`` are the pixels that its workers have taken and not done.
+class DeviceLoad:
+    """What the scheduler knows of a device. ``seconds_per_pixel`` is measured with all its workers at work; it is None
+    before the first chunk. ``pixels_taken`` are those of chunks that its workers have taken and not finished.
 
-    The pace is the device's and not a worker's, since how long a worker waits for the others differs from part to part.
+    Times are kept per device, not per worker: how long a worker waits for the device varies from chunk to chunk.
     """
 
     name: str
-    pace: float | None = None
-    held: int = 0
-    done: int = 0  # parts
-    ended: float = 0.0  # when the latest part was done
+    seconds_per_pixel: float | None = None
+    pixels_taken: int = 0
+    chunks_done: int = 0
+    last_end: float = 0.0  # when the latest chunk was done
 
-    def did(self, pixels: int, began: float, ended: float) -> None:
-        """A worker has done so many pixels between these times, in seconds."""
-        pace = max(0.0, ended - max(began, self.ended)) / pixels
-        self.done += 1
-        self.pace = pace if self.pace is None else self.pace + max(SMOOTHING, 1 / self.done) * (pace - self.pace)
-        self.ended = max(ended, self.ended)
+    def record(self, pixels: int, began: float, ended: float) -> None:
+        """Note that a worker computed ``pixels`` between these times, in seconds."""
+        latest = max(0.0, ended - max(began, self.last_end)) / pixels
+        mean = latest if self.seconds_per_pixel is None else self.seconds_per_pixel
+        self.chunks_done += 1
+        self.seconds_per_pixel = mean + max(SMOOTHING, 1 / self.chunks_done) * (latest - mean)
+        self.last_end = max(ended, self.last_end)
 
-    def until(self, pixels: int) -> float:
-        """In how many seconds it will have done what is held, and then so many pixels."""
-        return (self.pace or 0.0) * (self.held + pixels)
+    def seconds_to_finish(self, pixels: int) -> float:
+        """The time until the device has finished what it has taken and then ``pixels`` more."""
+        return (self.seconds_per_pixel or 0.0) * (self.pixels_taken + pixels)
 
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """What the scheduler knows of a worker: ``pixels`` is how large its parts may be."""
+    """What the scheduler knows of a worker; ``pixels`` is the largest size of its chunks."""
 
-    device: Device
+    device: DeviceLoad
     pixels: int
-    engaged: bool = False  # it has a part, or is asking for one
+    busy: bool = False  # it has a chunk, or is asking for one
     retired: bool = False
 
 
-class Feed:
-    """A stream's requests: there is room for more while fewer than ``room`` are ``unfinished``.
+class BackPressureWindow:
+    """Bounds how many requests of a stream are unfinished: at most ``size``.
 
-    When there is none, it is waited for until an eighth of it is free, so that the stream's thread, which wants the GIL
-    as workers do, wakes up once for several parts and not for each.
+    Whoever finds the window full waits until an eighth of it is free. The stream's thread competes with the workers for
+    the GIL, so it wakes up once for several requests instead of once for each.
     """
 
-    def __init__(self, room: int, lock: threading.Lock) -> None:
+    def __init__(self, size: int, lock: threading.Lock) -> None:
         self.unfinished = 0
-        self._room, self._enough = room, room - max(1, room // 8)
-        self._less = threading.Condition(lock)
+        self._size, self._resume_at = size, size - max(1, size // 8)
+        self._freed = threading.Condition(lock)
 
     def wait(self) -> None:
-        """Wait until there is room. The lock is held, and let go of meanwhile."""
-        if self.unfinished >= self._room:
-            self._less.wait_for(lambda: self.unfinished <= self._enough)
+        """Wait until there is room. The caller holds the lock, which is released meanwhile."""
+        if self.unfinished >= self._size:
+            self._freed.wait_for(lambda: self.unfinished <= self._resume_at)
 
-    def count(self, change: int) -> None:
-        """So many more are unfinished. The lock is held."""
+    def add(self, change: int) -> None:
+        """Change the number of unfinished requests. The caller holds the lock."""
         self.unfinished += change
-        if self.unfinished == self._enough:
-            self._less.notify_all()
+        if self.unfinished == self._resume_at:
+            self._freed.notify_all()
 
 
 class Request:
-    """So many images, of so many ``pixels`` each, to be done by calls of ``do(engine, images, stop)``.
+    """``images`` images of ``pixels`` each, computed by calls of ``compute(engine, slice, stop)``.
 
-    In such a call, ``images`` is a slice of ``most`` images at most, and ``stop`` is set when it should give up soon.
-    ``first`` is the number of the first image where errors tell it, ``feed`` the stream that it belongs to.
-    ``finished`` is set when all calls have returned, and no more will be made.
+    A call gets at most ``max_images`` images; it should return soon after ``stop`` is set. ``first`` is the number of
+    the first image in error messages, ``window`` that of the stream to which the request belongs. ``finished`` is set
+    when all calls have returned and no more will be made.
     """
 
     def __init__(
         self,
-        do: Work,
+        compute: Compute,
         images: int,
         pixels: int,
         *,
         first: int = 0,
-        most: int | None = None,
-        feed: Feed | None = None,
+        max_images: int | None = None,
+        window: BackPressureWindow | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self.do, self.images, self.pixels, self.first = do, images, pixels, first
-        self.most, self.feed = most or images, feed
-        self.stop, self.finished = threading.Event(), threading.Event()
+        self.compute, self.images, self.pixels, self.first = compute, images, pixels, first
+        self.max_images, self.window = max_images or images, window
+        self.stop, self.finished = stop or threading.Event(), threading.Event()
         self.error: BaseException | None = None
-        self.left = deque([slice(0, images)] if images else [])  # nobody does these; only the scheduler touches them
-        self.running = 0
+        self.untaken = deque([slice(0, images)] if images else [])  # for the scheduler, as is ``running``
+        self.running = 0  # chunks
 
     @classmethod
     def failed(cls, error: Exception) -> Request:
-        """A request that failed before anything of it could be done."""
+        """A request that failed before any of it could be computed."""
         request = cls(lambda engine, images, stop: None, 0, 1)
         request.error = error
         request.finished.set()
         return request
 
     def wait(self) -> None:
-        """Wait until it is finished. Raises what made it fail."""
+        """Wait until the request is finished. Raises the error that made it fail."""
         self.finished.wait()
         if self.error is not None:
             raise self.error
 
-    def cut(self, pixels: int) -> slice:
-        """Take the next images, as many as have so many pixels together, but one at least."""
-        images = self.left.popleft()
-        end = min(images.stop, images.start + max(1, min(self.most, pixels // self.pixels)))
+    def take(self, pixels: int) -> Chunk:
+        """Take the next images: as many as have ``pixels`` together, but at least one."""
+        images = self.untaken.popleft()
+        end = min(images.stop, images.start + self.fitting(pixels))
         if end < images.stop:
-            self.left.appendleft(slice(end, images.stop))
+            self.untaken.appendleft(slice(end, images.stop))
         self.running += 1
-        return slice(images.start, end)
+        return Chunk(self, slice(images.start, end))
+
+    def fitting(self, pixels: int) -> int:
+        """How many images a chunk of at most ``pixels`` has."""
+        return max(1, min(self.max_images, pixels // self.pixels))
 
     def abandon(self) -> None:
-        """Begin nothing more, and give up what has begun."""
+        """Start no more chunks, and stop those that run."""
         self.stop.set()
-        self.left.clear()
+        self.untaken.clear()
 
 
-class Part(NamedTuple):
-    """Some images of a request."""
+class Chunk(NamedTuple):
+    """Some images of a request, computed in one call."""
 
     request: Request
     images: slice
@@ -145,105 +152,106 @@ class Part(NamedTuple):
 
 
 class Scheduler:
-    """Requests in the order of their coming, and the workers that do them.
+    """Gives chunks of requests, first come first served, to workers.
 
-    ``wake(n)`` must make n idle workers ask for a part. ``room`` is how many requests of a stream may be unfinished.
+    ``wake(n)`` must make n idle workers call :meth:`take`. ``window`` is the size of a stream's back-pressure window.
     """
 
-    def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], room: int) -> None:
-        self._live, self._wake, self._room = list(workers), wake, room
+    def __init__(self, workers: Sequence[Worker], wake: Callable[[int], None], window: int) -> None:
+        self._live, self._wake, self._window = list(workers), wake, window
         self._devices = {worker.device for worker in workers}
         self._lock = threading.Lock()
-        # Nobody is woken without need, who would want the GIL just when a worker is about to give its device work.
-        self._none_left, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._waiting: deque[Request] = deque()  # those with images that nobody does
+        # Threads are notified only when needed: each one that wakes up competes for the GIL with the workers.
+        self._all_finished, self._changed = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._queue: deque[Request] = deque()  # requests with images that no worker has taken
         self._unfinished = 0
         self._streams = 0
-        self._leaving = 0  # workers that leave what waits to others, and wait until these have taken it
+        self._standing_by = 0  # workers that leave the queue to faster devices, and wait to see it emptied
         self._closed = False
 
     # -- for callers ------------------------------------------------------------------------------------------
 
-    def put(self, request: Request) -> None:
-        """Have a request done. Raises RuntimeError after :meth:`close`, and if no worker is left."""
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises RuntimeError after :meth:`close`, and if no worker is left."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("this engine is closed: load the model again")
             if not self._live:
                 raise RuntimeError("no worker is left, all devices have failed: load the model again")
-            if not request.left:
+            if not request.untaken:
                 request.finished.set()
                 return
             self._count(request, 1)
-            self._waiting.append(request)
+            self._queue.append(request)
             self._wake_idle(request.images)
 
-    def wait_for_room(self, feed: Feed) -> None:
-        """Wait until there is room for another request of a stream."""
+    def wait_for_room(self, window: BackPressureWindow) -> None:
+        """Wait until a stream may submit another request."""
         with self._lock:
-            feed.wait()
+            window.wait()
 
     def cancel(self, request: Request) -> None:
-        """Begin nothing more of a request; it is finished as soon as what has begun has given up."""
+        """Start no more chunks of a request; it is finished as soon as the running ones have stopped."""
         with self._lock:
             if not request.finished.is_set():
                 self._abandon(request)
 
     @contextmanager
-    def more_to_come(self) -> Iterator[Feed]:
-        """For the requests of a stream. Meanwhile none is the last one, and so nobody leaves anything to others."""
+    def streaming(self) -> Iterator[BackPressureWindow]:
+        """For the requests of a stream. Until it ends more work may come, so that no worker leaves any to others."""
         with self._lock:
             self._streams += 1
         try:
-            yield Feed(self._room, self._lock)
+            yield BackPressureWindow(self._window, self._lock)
         finally:
             with self._lock:
                 self._streams -= 1
 
     def close(self) -> None:
-        """Take no more requests, and wait until all are finished."""
+        """Accept no more requests, and wait until all are finished."""
         with self._lock:
             self._closed = True
-            self._none_left.wait_for(lambda: not self._unfinished)
+            self._all_finished.wait_for(lambda: not self._unfinished)
 
     # -- for workers ------------------------------------------------------------------------------------------
 
-    def take(self, worker: Worker) -> Part | None:
-        """The next part for a worker; None if there is nothing to do. The worker says then what became of it.
+    def take(self, worker: Worker) -> Chunk | None:
+        """The next chunk for a worker, which then reports what became of it; None if there is nothing to do.
 
-        A worker that shouldn't do what waits wakes another one in its place, and waits until that is taken.
+        A worker that should leave the queue to faster devices wakes another worker, and waits until the queue is empty
+        or it should take a chunk after all.
         """
         with self._lock:
-            worker.engaged, passed_on = True, False
-            while self._waiting:
-                request = self._waiting[0]
-                if not worker.retired and not self._others_are_sooner(worker, request):
-                    part = Part(request, request.cut(worker.pixels))
-                    worker.device.held += part.pixels
-                    if not request.left:
-                        self._waiting.popleft()
-                        if not self._waiting:
-                            self._tell_leaving()
-                    return part
+            worker.busy, passed_on = True, False
+            while self._queue:
+                request = self._queue[0]
+                if not worker.retired and not self._others_finish_sooner(worker, request):
+                    chunk = request.take(worker.pixels)
+                    worker.device.pixels_taken += chunk.pixels
+                    if not request.untaken:
+                        self._queue.popleft()
+                        if not self._queue:
+                            self._notify_standing_by()
+                    return chunk
                 if not passed_on:
                     passed_on = True
                     self._wake(1)
-                self._leaving += 1
+                self._standing_by += 1
                 self._changed.wait()
-                self._leaving -= 1
-            worker.engaged = False
+                self._standing_by -= 1
+            worker.busy = False
             return None
 
-    def done(self, worker: Worker, part: Part, began: float, ended: float) -> None:
-        """The worker did its part between these times, in seconds."""
+    def done(self, worker: Worker, chunk: Chunk, began: float, ended: float) -> None:
+        """The worker computed its chunk between these times, in seconds."""
         with self._lock:
-            worker.device.did(part.pixels, began, ended)
-            self._returned(worker, part)
+            worker.device.record(chunk.pixels, began, ended)
+            self._returned(worker, chunk)
 
-    def refused(self, worker: Worker, part: Part, error: Exception) -> None:
-        """The images of this part cannot be done: they are tried one by one, to find which, and then their request
-        fails with ``error``."""
-        request, images = part
+    def request_failed(self, worker: Worker, chunk: Chunk, error: Exception) -> None:
+        """The engine refused the chunk. Its images are tried one by one to find the culprit, whose error the request
+        then raises."""
+        request, images = chunk
         with self._lock:
             if request.stop.is_set():
                 pass
@@ -253,77 +261,79 @@ class Scheduler:
                 error.add_note(f"image {request.first + images.start} (from 0) of what the pool was given")
                 request.error = error
                 self._abandon(request)
-            self._returned(worker, part)
+            self._returned(worker, chunk)
 
-    def lost(self, worker: Worker, part: Part, error: BaseException) -> int:
-        """The worker's device failed: it gets no more parts, others do this one. Returns how many workers are left."""
+    def worker_failed(self, worker: Worker, chunk: Chunk, error: BaseException) -> int:
+        """The worker's device failed: it gets no more chunks, and others compute this one. Returns how many workers are
+        left."""
         with self._lock:
             worker.retired = True
             self._live.remove(worker)
             self._devices = {worker.device for worker in self._live}
-            if not part.request.stop.is_set():
-                self._give_back(part.request, [part.images])
-            for request in [] if self._live else list(self._waiting):
+            if not chunk.request.stop.is_set():
+                self._give_back(chunk.request, [chunk.images])
+            for request in [] if self._live else list(self._queue):
                 last = worker.device.name
                 request.error = RuntimeError(f"no worker is left: {last} was the last, and failed: {error}")
                 request.error.__cause__ = error
                 self._abandon(request)
-            self._returned(worker, part)
+            self._returned(worker, chunk)
             self._wake_idle(len(self._live))
             return len(self._live)
 
-    # -- all of this holds the lock ---------------------------------------------------------------------------
+    # -- with the lock held -----------------------------------------------------------------------------------
 
-    def _wake_idle(self, most: int) -> None:
-        idle = sum(not worker.engaged for worker in self._live)
-        if count := min(most, idle):
+    def _wake_idle(self, limit: int) -> None:
+        idle = sum(not worker.busy for worker in self._live)
+        if count := min(limit, idle):
             self._wake(count)
-        self._tell_leaving()
+        self._notify_standing_by()
 
-    def _tell_leaving(self) -> None:
-        if self._leaving:  # mostly nobody: and when a part is done, every line of Python is time that its device waits
+    def _notify_standing_by(self) -> None:
+        if self._standing_by:  # seldom; notify_all costs time even without waiters, and devices wait meanwhile
             self._changed.notify_all()
 
-    def _others_are_sooner(self, worker: Worker, request: Request) -> bool:
-        """Whether other devices will have done all that waits before this one has done a part of it.
+    def _others_finish_sooner(self, worker: Worker, request: Request) -> bool:
+        """Whether other devices will have emptied the queue before this one has finished a chunk of it.
 
-        Never so for the fastest one when nobody holds anything: somebody always goes on.
+        It is never so for the fastest device while no device has work, so one of them always goes on.
         """
-        if self._streams or not worker.device.pace:
+        if self._streams or not worker.device.seconds_per_pixel:
             return False
-        others = [device for device in self._devices if device.pace and device is not worker.device]
+        others = [device for device in self._devices if device.seconds_per_pixel and device is not worker.device]
         if not others:
             return False
-        waiting = sum((s.stop - s.start) * r.pixels for r in self._waiting for s in r.left)
-        part = max(1, min(request.most, worker.pixels // request.pixels)) * request.pixels
-        soonest = min(device.until(part) for device in others)
-        return worker.device.until(part) > soonest + waiting / sum(1 / device.pace for device in others if device.pace)
+        queued = sum((s.stop - s.start) * r.pixels for r in self._queue for s in r.untaken)
+        chunk = request.fitting(worker.pixels) * request.pixels
+        soonest = min(device.seconds_to_finish(chunk) for device in others)
+        rate = sum(1 / device.seconds_per_pixel for device in others if device.seconds_per_pixel)
+        return worker.device.seconds_to_finish(chunk) > soonest + queued / rate
 
-    def _give_back(self, request: Request, parts: Sequence[slice]) -> None:
-        if not request.left:
-            self._waiting.appendleft(request)
-        request.left.extendleft(reversed(parts))
+    def _give_back(self, request: Request, slices: Sequence[slice]) -> None:
+        if not request.untaken:
+            self._queue.appendleft(request)
+        request.untaken.extendleft(reversed(slices))
 
     def _abandon(self, request: Request) -> None:
         request.abandon()
-        if request in self._waiting:
-            self._waiting.remove(request)
-        self._settle(request)
+        if request in self._queue:
+            self._queue.remove(request)
+        self._finish_if_done(request)
 
-    def _returned(self, worker: Worker, part: Part) -> None:
-        worker.device.held -= part.pixels
-        part.request.running -= 1
-        self._settle(part.request)
+    def _returned(self, worker: Worker, chunk: Chunk) -> None:
+        worker.device.pixels_taken -= chunk.pixels
+        chunk.request.running -= 1
+        self._finish_if_done(chunk.request)
 
-    def _settle(self, request: Request) -> None:
-        if not request.left and not request.running:
+    def _finish_if_done(self, request: Request) -> None:
+        if not request.untaken and not request.running:
             request.finished.set()
             self._count(request, -1)
-        self._tell_leaving()
+        self._notify_standing_by()
 
     def _count(self, request: Request, change: int) -> None:
         self._unfinished += change
         if not self._unfinished:
-            self._none_left.notify_all()
-        if request.feed:
-            request.feed.count(change)
+            self._all_finished.notify_all()
+        if request.window:
+            request.window.add(change)

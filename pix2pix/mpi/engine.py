@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines.base import BaseEngine, Engine, EngineInfo
-from ..engines.pool import Crew, PoolEngine
+from ..engines.pool import PoolEngine, WorkerGroup
 from ..errors import RanksLostError
 from .messages import POLL_SECONDS, ROOT, Answer, DoBatches, Question
 
@@ -39,12 +39,12 @@ class RanksEngine(PoolEngine):
     def __init__(self, ranks: Ranks, engine: Engine) -> None:
         info = engine.info
         self._courier = _Courier(ranks)
-        crews = [Crew(ranks.name(ROOT), partial(_Own, engine, ranks), ranks.facts[ROOT].workers)]
+        groups = [WorkerGroup(ranks.name(ROOT), partial(_Own, engine, ranks), ranks.facts[ROOT].workers)]
         for rank in ranks.link.others:
             make = partial(_StandIn, engine, self._courier, rank)
             workers = ranks.facts[rank].workers + 1  # one batch more than it computes is on its way
-            crews.append(Crew(ranks.name(rank), make, workers))
-        super().__init__(engine.generator, crews)
+            groups.append(WorkerGroup(ranks.name(rank), make, workers))
+        super().__init__(engine.generator, groups)
         self._info = replace(self._info, device=info.device, threads=info.threads)
 
     def _close(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines.base import Engine
-from ..engines.pool import REQUESTS_FAULT
+from ..engines.pool import REQUEST_ERRORS
 from ..errors import RanksLostError, RootLostError
 from ..factory import make_engine
 from ..files.jobs import Job
@@ -192,8 +192,8 @@ class Worker:
             if b is not None:
                 return Answer(question.number, pictures=True), self.engine.translate(b)
             return Answer(question.number, self.engine.run(inputs=question.given, outputs=question.outputs)), None
-        except REQUESTS_FAULT as error:
-            kind = next(kind for kind in REQUESTS_FAULT if isinstance(error, kind))
+        except REQUEST_ERRORS as error:
+            kind = next(kind for kind in REQUEST_ERRORS if isinstance(error, kind))
             return Answer(question.number, error=kind(*error.args[:1])), None
         except Exception as error:
             return Answer(question.number, error=RuntimeError(reason(error))), None

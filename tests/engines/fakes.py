@@ -1,4 +1,4 @@
-"""Fake devices, to show how a pool schedules: each does one batch at a time, for as long as it is told to take."""
+"""Fake devices, for tests of how a pool schedules. Each computes one batch at a time, for as long as it is told."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections import deque
 import numpy as np
 
 from pix2pix.engines.base import BaseEngine
-from pix2pix.engines.pool import Crew
+from pix2pix.engines.pool import WorkerGroup
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator, Weights
 from pix2pix.model.unet import unet
 
-SMALL = unet(ngf=2, depth=2)  # takes pictures of 4 x 4
+SMALL = unet(ngf=2, depth=2)  # takes images of 4 x 4
 
 
 class FakeDevice:
-    """A lock that is held ``seconds`` for each batch, without the GIL, by the engines that share it.
+    """A device that several engines share. It is busy for ``seconds`` with each batch, without the GIL.
 
-    Like a GPU's, its clock doesn't wait for Python: a batch that was there in time begins when the one before ends,
-    not when a thread has woken up.
+    It is a queue, as a GPU is: a batch that arrived in time begins when the one before ends, not when a thread has
+    woken up.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -29,15 +29,15 @@ class FakeDevice:
         self.busy = 0.0  # seconds in which it computed
         self.batches: list[int] = []  # the number of images in each batch that it did
         self.engines: list[FakeEngine] = []
-        self.error: BaseException | None = None  # what any work on it raises
-        self.going = threading.Event()  # cleared, it hangs until this is set
+        self.error: BaseException | None = None  # raised by all later work
+        self.going = threading.Event()  # while cleared, the device hangs
         self.going.set()
         self.lock = threading.Lock()
         self._arrivals: deque[float] = deque()
         self._free_at = 0.0
 
     def compute(self, images: int, stop: threading.Event) -> None:
-        """Do a batch of so many images, or give up when ``stop`` is set."""
+        """Compute a batch of ``images`` images, or give up when ``stop`` is set."""
         self._arrivals.append(time.perf_counter())
         with self.lock:
             begin = max(self._arrivals.popleft(), self._free_at)
@@ -52,13 +52,13 @@ class FakeDevice:
                 self.busy += self.seconds
             self.batches.append(images)
 
-    def crew(self, name: str = "fake", workers: int = 4, images: int = 8) -> Crew:
-        """Workers on this device; it takes so many images of 4 x 4 at once."""
-        return Crew(name, lambda: FakeEngine(self), workers, images * 4 * 4)
+    def group(self, name: str = "fake", workers: int = 4, images: int = 8) -> WorkerGroup:
+        """Workers on this device, each of which takes up to ``images`` images of 4 x 4 at once."""
+        return WorkerGroup(name, lambda: FakeEngine(self), workers, images * 4 * 4)
 
 
 class FakeEngine(BaseEngine):
-    """Inverts pictures on a fake device. A picture whose first byte is 13 is one that it cannot do."""
+    """Inverts images on a fake device, and refuses those whose first byte is 13."""
 
     def __init__(self, device: FakeDevice) -> None:
         super().__init__(SMALL)
@@ -70,10 +70,10 @@ class FakeEngine(BaseEngine):
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         if threading.get_ident() != self.thread:
             raise RuntimeError("an engine was used outside the thread that made it")
-        result, bad_luck = 255 - b, 13 in b[:, 0, 0, 0].tobytes()  # while others have the device
+        result, unlucky = 255 - b, 13 in b[:, 0, 0, 0].tobytes()  # the device is not needed for this
         self._device.compute(len(b), stop)
-        if bad_luck:
-            raise ValueError("a picture of bad luck")
+        if unlucky:
+            raise ValueError("an unlucky image")
         out[...] = result
 
     def _close(self) -> None:

@@ -15,7 +15,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.base import BaseEngine, Engine
 from pix2pix.engines.hybrid import HybridEngine
-from pix2pix.engines.pool import Crew, PoolEngine
+from pix2pix.engines.pool import PoolEngine, WorkerGroup
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.factory import EngineFactory
 from pix2pix.model.unet import unet
@@ -63,14 +63,16 @@ def on_cpu_and_gpu(placement: str, algorithm: str | None):
 
 
 def pool_of_cpu_engines(g, w):
-    return PoolEngine(g, [Crew(f"cpu-{i}", lambda: CpuEngine(g, w, threads=1), pixels=2 * 64 * 64) for i in range(2)])
+    return PoolEngine(
+        g, [WorkerGroup(f"cpu-{i}", lambda: CpuEngine(g, w, threads=1), pixels=2 * 64 * 64) for i in range(2)]
+    )
 
 
 def pool_on_fake_devices(g, w):
-    def crew(name: str, device: FakeDevice) -> Crew:
-        return Crew(name, lambda: SlowReference(device, g, w), workers=2, pixels=2 * 64 * 64)
+    def group(name: str, device: FakeDevice) -> WorkerGroup:
+        return WorkerGroup(name, lambda: SlowReference(device, g, w), workers=2, pixels=2 * 64 * 64)
 
-    return PoolEngine(g, [crew("fast", FakeDevice()), crew("slow", FakeDevice(0.002))])
+    return PoolEngine(g, [group("fast", FakeDevice()), group("slow", FakeDevice(0.002))])
 
 
 # name -> (a function (generator, weights) -> engine, precision)

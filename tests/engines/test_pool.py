@@ -1,4 +1,4 @@
-"""The pool beyond the protocol: who works where, order, back-pressure, imbalance, failures, interrupts."""
+"""The pool beyond the protocol: threads, order of results, back-pressure, load balance, failures, interrupts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pix2pix import cli, devices
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.topology import available_cores
 from pix2pix.devices import Device, count_gpus, share_workers
-from pix2pix.engines.pool import QUEUED, Crew, PoolEngine
+from pix2pix.engines.pool import UNFINISHED, PoolEngine, WorkerGroup
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import run
@@ -38,11 +38,11 @@ def usable_gpus() -> int:
 
 
 def pool_on(*fakes: FakeDevice, workers: int = 2, images: int = 2) -> PoolEngine:
-    return PoolEngine(SMALL, [fake.crew(f"fake:{i}", workers, images) for i, fake in enumerate(fakes)])
+    return PoolEngine(SMALL, [fake.group(f"fake:{i}", workers, images) for i, fake in enumerate(fakes)])
 
 
 def batches(count: int, images: int = 1) -> list[np.ndarray]:
-    """So many batches of pictures of 4 x 4, all different, none of them of bad luck."""
+    """``count`` batches of images of 4 x 4, all different, all of which a fake engine can do."""
     total = count * images
     numbers = np.arange(total, dtype="<u4").view(np.uint8).reshape(total, 4)
     b = np.repeat(numbers, 12, axis=1).reshape(total, 4, 4, 3)
@@ -69,9 +69,9 @@ def test_results_come_in_order_from_devices_of_all_speeds():
         np.testing.assert_array_equal(pool.translate(whole), 255 - whole)
 
 
-def test_requests_are_cut_to_the_size_of_the_device():
+def test_chunks_suit_the_device_that_takes_them():
     small, large = FakeDevice(0.001), FakeDevice(0.001)
-    with PoolEngine(SMALL, [small.crew("small", 1, images=2), large.crew("large", 1, images=16)]) as pool:
+    with PoolEngine(SMALL, [small.group("small", 1, images=2), large.group("large", 1, images=16)]) as pool:
         pool.translate(np.zeros((200, 4, 4, 3), np.uint8))
         list(pool.stream([np.zeros((200, 4, 4, 3), np.uint8)]))
     assert max(small.batches) == 2 and max(large.batches) == 16
@@ -88,7 +88,7 @@ def test_workers_share_what_their_device_does_at_once():
             engine.pixels_at_once = 64 * 256 * 256
             return engine
 
-        with PoolEngine(SMALL, [Crew("fake", make, workers)]) as pool:
+        with PoolEngine(SMALL, [WorkerGroup("fake", make, workers)]) as pool:
             sizes[workers] = pool.pixels_at_once / (256 * 256)
     assert sizes == {1: 64, 4: 16, 16: 8}
 
@@ -111,7 +111,7 @@ def test_a_device_that_hangs_gets_no_more_than_its_workers_hold():
 
 
 class Counting:
-    """Batches, and how many were read."""
+    """An endless iterable of batches that counts how many were read."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -123,7 +123,7 @@ class Counting:
 
 
 def comes_to_stay(value: Callable[[], int], expected: int) -> bool:
-    """Whether ``value()`` becomes ``expected`` soon, and is it still a moment later."""
+    """Whether ``value()`` becomes ``expected`` within 10 s and still is it 0.1 s later."""
     deadline = time.monotonic() + 10
     while value() != expected and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -139,10 +139,10 @@ def test_a_stream_reads_no_more_than_the_workers_can_take():
         results = pool.stream(source)
         waiting = threading.Thread(target=lambda: [next(results) for _ in range(10)])
         waiting.start()
-        assert comes_to_stay(lambda: source.read, QUEUED * 3)
+        assert comes_to_stay(lambda: source.read, UNFINISHED * 3)
         fake.going.set()
         waiting.join()
-        assert source.read <= 10 + pool.ahead
+        assert source.read <= 10 + pool.read_ahead
         results.close()
 
 
@@ -158,7 +158,7 @@ def test_a_stream_whose_oldest_batch_is_late_reads_a_bounded_number_ahead():
 
         waiting = threading.Thread(target=take)
         waiting.start()
-        assert comes_to_stay(lambda: source.read - len(taken), pool.ahead)
+        assert comes_to_stay(lambda: source.read - len(taken), pool.read_ahead)
         assert comes_to_stay(lambda: source.read - len(sound.batches), 1), "all but one of them are done"
         hanging.going.set()
         waiting.join()
@@ -170,13 +170,13 @@ def test_an_error_names_its_image_and_leaves_the_worker_at_work():
     with pool_on(fake, workers=2, images=8) as pool:
         whole = np.concatenate(batches(40))
         whole[29, 0, 0, 0] = 13
-        with pytest.raises(ValueError, match="bad luck") as caught:
+        with pytest.raises(ValueError, match="unlucky") as caught:
             pool.translate(whole)
         assert "image 29 (from 0)" in caught.value.__notes__[0]
         results = pool.stream(np.split(whole, 10))
         good = [next(results) for _ in range(7)]
         np.testing.assert_array_equal(np.concatenate(good), 255 - whole[:28])
-        with pytest.raises(ValueError, match="bad luck") as caught:
+        with pytest.raises(ValueError, match="unlucky") as caught:
             next(results)
         assert "image 29 (from 0)" in caught.value.__notes__[0]
         np.testing.assert_array_equal(pool.translate(whole[:8]), 255 - whole[:8])
@@ -261,6 +261,18 @@ def test_closing_a_stream_gives_up_what_hangs():
         np.testing.assert_array_equal(pool.translate(batches(1)[0]), 255 - batches(1)[0])
 
 
+def test_a_translation_is_given_up_when_its_stop_is_set():
+    fake, stop = FakeDevice(), threading.Event()
+    fake.going.clear()
+    with pool_on(fake) as pool:
+        threading.Timer(0.1, stop.set).start()
+        start = time.monotonic()
+        pool.translate_until(stop, np.concatenate(batches(100)))
+        assert time.monotonic() - start < 1 and not fake.batches
+        fake.going.set()
+        np.testing.assert_array_equal(pool.translate(batches(1)[0]), 255 - batches(1)[0])
+
+
 def test_closing_the_pool_finishes_what_was_asked_for():
     fake = FakeDevice(0.002)
     pool = pool_on(fake)
@@ -279,15 +291,15 @@ def test_a_device_that_cannot_start_is_an_error_and_the_others_are_closed():
 
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="cuda:3 is taken"):
-        PoolEngine(SMALL, [fake.crew(workers=2), Crew("cuda:3", fail)])
+        PoolEngine(SMALL, [fake.group(workers=2), WorkerGroup("cuda:3", fail)])
     assert [engine.closed_by for engine in fake.engines] == [engine.thread for engine in fake.engines]
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("crews", [[], [FakeDevice().crew(workers=0)]])
-def test_a_pool_has_workers(crews):
+@pytest.mark.parametrize("groups", [[], [FakeDevice().group(workers=0)]])
+def test_a_pool_has_workers(groups):
     with pytest.raises(ValueError, match="expected devices with 1 or more each"):
-        PoolEngine(SMALL, crews)
+        PoolEngine(SMALL, groups)
 
 
 def run_code(code: str) -> str:
@@ -306,15 +318,14 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
         import os, signal, threading, time
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.cpu.topology import available_cores
-        from pix2pix.engines.pool import Crew, PoolEngine
+        from pix2pix.engines.pool import PoolEngine, WorkerGroup
         from pix2pix.model.unet import unet
         from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
         w = random_weights(g)
-        with PoolEngine(g, [Crew(name, lambda: CpuEngine(g, w, threads=1)) for name in "ab"]) as pool:
+        with PoolEngine(g, [WorkerGroup(name, lambda: CpuEngine(g, w, threads=1)) for name in "ab"]) as pool:
             many = np.zeros((2000, 256, 256, 3), np.uint8)
             pool.translate(many[:2])
             sent = []
@@ -369,18 +380,18 @@ def test_pools_of_any_number_of_workers_make_the_same_bytes():
     with CpuEngine(g, w, threads=1) as engine:
         expected = engine.translate(b)
     for workers in (1, 2, 5):
-        with PoolEngine(g, [Crew("cpu", lambda: CpuEngine(g, w, threads=1), workers, 2 * 64 * 64)]) as pool:
+        with PoolEngine(g, [WorkerGroup("cpu", lambda: CpuEngine(g, w, threads=1), workers, 2 * 64 * 64)]) as pool:
             np.testing.assert_array_equal(pool.translate(b), expected)
 
 
 def test_a_mixed_pool_is_within_the_tolerances_of_its_devices():
     g, w, b = VARIANTS["pytorch"], weights_of("pytorch"), pictures(40, 64, 64)
     fake = FakeDevice()
-    crews = [
-        Crew("cpu", lambda: CpuEngine(g, w, threads=1), pixels=64 * 64),
-        Crew("fake", lambda: SlowReference(fake, g, w), workers=2, pixels=4 * 64 * 64),
+    groups = [
+        WorkerGroup("cpu", lambda: CpuEngine(g, w, threads=1), pixels=64 * 64),
+        WorkerGroup("fake", lambda: SlowReference(fake, g, w), workers=2, pixels=4 * 64 * 64),
     ]
-    with PoolEngine(g, crews) as pool, ReferenceEngine(g, w) as oracle:
+    with PoolEngine(g, groups) as pool, ReferenceEngine(g, w) as oracle:
         for result in (pool.translate(b), np.concatenate(list(pool.stream(np.split(b, 20))))):
             assert np.abs(result.astype(int) - oracle.translate(b)).max() <= 1
     assert 0 < sum(fake.batches) < 2 * len(b), "both have worked"
@@ -395,7 +406,7 @@ def test_the_pool_lets_go_of_the_weights():
 
     w = Weights(random_weights(VARIANTS["tensorflow"]))
     alive = weakref.ref(w)
-    with PoolEngine(VARIANTS["tensorflow"], [Crew("cpu", lambda w=w: CpuEngine(VARIANTS["tensorflow"], w))]):
+    with PoolEngine(VARIANTS["tensorflow"], [WorkerGroup("cpu", lambda w=w: CpuEngine(VARIANTS["tensorflow"], w))]):
         del w
         gc.collect()
         assert alive() is None
@@ -471,7 +482,7 @@ def test_the_command_tells_of_a_lost_device(tmp_path, monkeypatch, capsys):
 
     def make_engine(generator, weights, *args, **options):
         makers = [partial(SlowReference, device, generator, weights) for device in (lost, sound)]
-        return PoolEngine(generator, [Crew(f"fake:{i}", make) for i, make in enumerate(makers)])
+        return PoolEngine(generator, [WorkerGroup(f"fake:{i}", make) for i, make in enumerate(makers)])
 
     monkeypatch.setattr(run, "make_engine", make_engine)
     arguments = ["translate", str(tmp_path), "-o", str(tmp_path / "out"), "-m", str(model), "--batch-size", "2"]

@@ -1,4 +1,4 @@
-"""Who gets which images, without any threads but those that must wait."""
+"""The scheduler alone: which worker gets which images. Threads are used only where a call must block."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from pix2pix.engines.scheduler import Device, Feed, Request, Scheduler, Worker
+from pix2pix.engines.scheduler import BackPressureWindow, DeviceLoad, Request, Scheduler, Worker
 
 
 def ignore(engine, images, stop):
-    raise AssertionError("the scheduler does nothing itself")
+    raise AssertionError("the scheduler computes nothing itself")
 
 
 def request(images: int, **options) -> Request:
@@ -18,39 +18,39 @@ def request(images: int, **options) -> Request:
 
 
 class Board:
-    """A scheduler, and how many workers it has woken."""
+    """A scheduler that counts how many workers it wakes."""
 
     def __init__(self, *workers: Worker) -> None:
         self.woken = 0
-        self.scheduler = Scheduler(workers, self._wake, room=2)
+        self.scheduler = Scheduler(workers, self._wake, window=2)
 
     def _wake(self, count: int) -> None:
         self.woken += count
 
 
-def worker_of(name: str, pixels: int, pace: float | None = None) -> Worker:
+def worker_of(name: str, pixels: int, seconds_per_pixel: float | None = None) -> Worker:
     """The only worker of a device."""
-    return Worker(Device(name, pace), pixels)
+    return Worker(DeviceLoad(name, seconds_per_pixel), pixels)
 
 
-def images_of(part) -> tuple[int, int]:
-    return part.images.start, part.images.stop
+def images_of(chunk) -> tuple[int, int]:
+    return chunk.images.start, chunk.images.stop
 
 
-def test_parts_are_as_large_as_suits_who_takes_them():
+def test_chunks_have_the_size_of_the_worker_that_takes_them():
     large, small, tiny = workers = worker_of("large", 40), worker_of("small", 20), worker_of("tiny", 5)
     board = Board(*workers)
-    board.scheduler.put(request(9))
+    board.scheduler.submit(request(9))
     assert board.woken == 3
     taken = [images_of(board.scheduler.take(worker)) for worker in (large, small, tiny, large)]
     assert taken == [(0, 4), (4, 6), (6, 7), (7, 9)]
     assert board.scheduler.take(large) is None
 
 
-def test_no_more_than_the_share_at_once():
+def test_no_chunk_exceeds_the_images_that_its_request_allows():
     worker = worker_of("", 100)
     board = Board(worker)
-    board.scheduler.put(request(7, most=3))
+    board.scheduler.submit(request(7, max_images=3))
     assert [images_of(board.scheduler.take(worker)) for _ in range(3)] == [(0, 3), (3, 6), (6, 7)]
 
 
@@ -58,39 +58,39 @@ def test_requests_are_served_in_order_and_finished_when_all_is_done():
     worker = worker_of("", 20)
     board = Board(worker)
     first, second = request(3), request(1)
-    board.scheduler.put(first)
-    board.scheduler.put(second)
-    parts = [board.scheduler.take(worker) for _ in range(3)]
-    assert [part.request for part in parts] == [first, first, second]
-    board.scheduler.done(worker, parts[1], 0.0, 1.0)
-    board.scheduler.done(worker, parts[2], 0.0, 1.0)
+    board.scheduler.submit(first)
+    board.scheduler.submit(second)
+    chunks = [board.scheduler.take(worker) for _ in range(3)]
+    assert [chunk.request for chunk in chunks] == [first, first, second]
+    board.scheduler.done(worker, chunks[1], 0.0, 1.0)
+    board.scheduler.done(worker, chunks[2], 0.0, 1.0)
     assert second.finished.is_set() and not first.finished.is_set()
-    board.scheduler.done(worker, parts[0], 0.0, 1.0)
+    board.scheduler.done(worker, chunks[0], 0.0, 1.0)
     assert first.finished.is_set()
 
 
 def test_only_idle_workers_are_woken():
     workers = [worker_of(str(i), 10) for i in range(3)]
     board = Board(*workers)
-    board.scheduler.put(request(1))
+    board.scheduler.submit(request(1))
     assert board.woken == 1
     board.scheduler.take(workers[0])
-    board.scheduler.put(request(5))
+    board.scheduler.submit(request(5))
     assert board.woken == 1 + 2
 
 
-def test_what_failed_is_tried_image_by_image_and_the_error_names_one():
+def test_a_failed_chunk_is_tried_image_by_image_and_the_error_names_one():
     worker = worker_of("", 1000)
     board = Board(worker)
     wanted = request(3, first=40)
-    board.scheduler.put(wanted)
-    board.scheduler.refused(worker, board.scheduler.take(worker), ValueError("bad"))
+    board.scheduler.submit(wanted)
+    board.scheduler.request_failed(worker, board.scheduler.take(worker), ValueError("bad"))
     assert not wanted.finished.is_set()
     one = board.scheduler.take(worker)
     assert images_of(one) == (0, 1)
     board.scheduler.done(worker, one, 0.0, 1.0)
-    board.scheduler.refused(worker, board.scheduler.take(worker), ValueError("bad"))
-    assert board.scheduler.take(worker) is None, "the third image is not worth doing"
+    board.scheduler.request_failed(worker, board.scheduler.take(worker), ValueError("bad"))
+    assert board.scheduler.take(worker) is None, "the third image is not tried"
     with pytest.raises(ValueError, match="bad") as caught:
         wanted.wait()
     assert caught.value.__notes__ == ["image 41 (from 0) of what the pool was given"]
@@ -100,9 +100,9 @@ def test_work_of_a_failed_worker_goes_to_others_first():
     broken, sound = worker_of("broken", 20), worker_of("sound", 20)
     board = Board(broken, sound)
     wanted = request(4)
-    board.scheduler.put(wanted)
-    part = board.scheduler.take(broken)
-    assert board.scheduler.lost(broken, part, RuntimeError("gone")) == 1
+    board.scheduler.submit(wanted)
+    chunk = board.scheduler.take(broken)
+    assert board.scheduler.worker_failed(broken, chunk, RuntimeError("gone")) == 1
     assert [images_of(board.scheduler.take(sound)) for _ in range(2)] == [(0, 2), (2, 4)]
     assert board.scheduler.take(broken) is None
 
@@ -111,41 +111,41 @@ def test_without_workers_requests_fail_now_and_later():
     worker = worker_of("cuda:7", 10)
     board = Board(worker)
     now, waiting = request(2), request(1)
-    board.scheduler.put(now)
-    board.scheduler.put(waiting)
+    board.scheduler.submit(now)
+    board.scheduler.submit(waiting)
     cause = RuntimeError("fell off the bus")
-    assert board.scheduler.lost(worker, board.scheduler.take(worker), cause) == 0
+    assert board.scheduler.worker_failed(worker, board.scheduler.take(worker), cause) == 0
     for wanted in (now, waiting):
         with pytest.raises(RuntimeError, match="no worker is left: cuda:7 .* fell off the bus") as caught:
             wanted.wait()
         assert caught.value.__cause__ is cause
     with pytest.raises(RuntimeError, match="no worker is left"):
-        board.scheduler.put(request(1))
+        board.scheduler.submit(request(1))
 
 
 def test_a_cancelled_request_is_finished_when_what_has_begun_returns():
     worker = worker_of("", 10)
     board = Board(worker)
     begun, untouched = request(2), request(2)
-    board.scheduler.put(begun)
-    board.scheduler.put(untouched)
-    part = board.scheduler.take(worker)
+    board.scheduler.submit(begun)
+    board.scheduler.submit(untouched)
+    chunk = board.scheduler.take(worker)
     board.scheduler.cancel(untouched)
     assert untouched.finished.is_set()
     board.scheduler.cancel(begun)
     assert begun.stop.is_set() and not begun.finished.is_set()
-    board.scheduler.done(worker, part, 0.0, 1.0)
+    board.scheduler.done(worker, chunk, 0.0, 1.0)
     assert begun.finished.is_set()
     assert board.scheduler.take(worker) is None
     board.scheduler.close()
 
 
 @pytest.mark.parametrize("waiting, leaves", [(4, True), (5, True), (7, False), (20, False)])
-def test_a_slow_worker_leaves_the_end_to_faster_ones(waiting, leaves):
-    """Two workers do an image in 1 s each, the slow one in 4 s: they will have done 6 in the time of one of its."""
+def test_a_slow_worker_leaves_the_last_images_to_faster_ones(waiting, leaves):
+    """Two fast devices need 1 s for an image, the slow one 4 s: it leaves n images to them if 1 + n / 2 < 4."""
     slow, *fast = workers = worker_of("slow", 10, 0.4), worker_of("fast", 10, 0.1), worker_of("fast", 10, 0.1)
     board = Board(*workers)
-    board.scheduler.put(request(waiting))
+    board.scheduler.submit(request(waiting))
     taken = []
     asking = threading.Thread(target=lambda: taken.append(board.scheduler.take(slow)))
     woken = board.woken
@@ -153,112 +153,112 @@ def test_a_slow_worker_leaves_the_end_to_faster_ones(waiting, leaves):
     asking.join(0.2 if leaves else 5)
     assert asking.is_alive() == leaves
     if leaves:
-        assert board.woken == woken + 1, "another one was asked in its place"
+        assert board.woken == woken + 1, "another worker was woken instead"
         for number in range(waiting):
             board.scheduler.take(fast[number % 2])
         asking.join(5)
-    assert [part and images_of(part) for part in taken] == [None if leaves else (0, 1)]
+    assert [chunk and images_of(chunk) for chunk in taken] == [None if leaves else (0, 1)]
 
 
-def test_while_more_is_to_come_nobody_leaves_anything():
-    slow, fast = worker_of("slow", 10, pace=0.4), worker_of("fast", 10, pace=0.1)
+def test_during_a_stream_no_worker_leaves_images_to_others():
+    slow, fast = worker_of("slow", 10, seconds_per_pixel=0.4), worker_of("fast", 10, seconds_per_pixel=0.1)
     board = Board(slow, fast)
-    with board.scheduler.more_to_come():
-        board.scheduler.put(request(1))
+    with board.scheduler.streaming():
+        board.scheduler.submit(request(1))
         assert images_of(board.scheduler.take(slow)) == (0, 1)
 
 
-def test_a_slow_worker_does_what_a_faster_one_leaves_by_failing():
-    slow, fast = worker_of("slow", 10, pace=0.4), worker_of("fast", 10, pace=0.1)
+def test_a_slow_worker_takes_what_a_failed_faster_one_had():
+    slow, fast = worker_of("slow", 10, seconds_per_pixel=0.4), worker_of("fast", 10, seconds_per_pixel=0.1)
     board = Board(slow, fast)
-    board.scheduler.put(request(1))
-    part = board.scheduler.take(fast)
-    board.scheduler.lost(fast, part, RuntimeError())
+    board.scheduler.submit(request(1))
+    chunk = board.scheduler.take(fast)
+    board.scheduler.worker_failed(fast, chunk, RuntimeError())
     assert images_of(board.scheduler.take(slow)) == (0, 1)
 
 
-def test_a_stream_has_room_until_enough_of_its_own_is_unfinished():
+def test_a_streams_window_counts_its_own_requests_only():
     worker = worker_of("", 10)
     board = Board(worker)
-    board.scheduler.put(request(5))
-    with board.scheduler.more_to_come() as feed:
-        first, second = request(1, feed=feed), request(1, feed=feed)
-        board.scheduler.put(first)
-        board.scheduler.wait_for_room(feed)
-        board.scheduler.put(second)
-        waiting = threading.Thread(target=board.scheduler.wait_for_room, args=(feed,))
+    board.scheduler.submit(request(5))
+    with board.scheduler.streaming() as window:
+        first, second = request(1, window=window), request(1, window=window)
+        board.scheduler.submit(first)
+        board.scheduler.wait_for_room(window)
+        board.scheduler.submit(second)
+        waiting = threading.Thread(target=board.scheduler.wait_for_room, args=(window,))
         waiting.start()
-        parts = [board.scheduler.take(worker) for _ in range(7)]
-        board.scheduler.done(worker, parts[0], 0.0, 1.0)
+        chunks = [board.scheduler.take(worker) for _ in range(7)]
+        board.scheduler.done(worker, chunks[0], 0.0, 1.0)
         waiting.join(0.2)
         assert waiting.is_alive()
-        board.scheduler.done(worker, parts[6], 0.0, 1.0)
+        board.scheduler.done(worker, chunks[6], 0.0, 1.0)
         waiting.join(5)
         assert not waiting.is_alive() and not first.finished.is_set()
 
 
-def test_a_stream_that_waits_for_room_waits_until_there_is_some_for_several():
-    feed = Feed(16, lock := threading.Lock())
-    feed.unfinished = 16
-    waiting = threading.Thread(target=lambda: feed_wait(feed, lock))
+def test_a_full_window_is_waited_for_until_it_has_room_for_several():
+    window = BackPressureWindow(16, lock := threading.Lock())
+    window.unfinished = 16
+    waiting = threading.Thread(target=lambda: wait_in(window, lock))
     waiting.start()
     for left in (True, False):
         waiting.join(0.1)
         assert waiting.is_alive()
         with lock:
-            feed.count(-1)
+            window.add(-1)
         waiting.join(0.2 if left else 5)
         assert waiting.is_alive() == left
 
 
-def feed_wait(feed: Feed, lock: threading.Lock) -> None:
+def wait_in(window: BackPressureWindow, lock: threading.Lock) -> None:
     with lock:
-        feed.wait()
+        window.wait()
 
 
-def test_what_a_device_holds_is_done_first():
-    """The fast one holds 4 images, and does them and another one in 5 s: the slow one does one in 4 s."""
+def test_images_already_taken_count_in_a_devices_finish_time():
+    """The fast worker has 4 images and would finish a fifth after 5 s; the slow one needs 4 s for it."""
     slow, fast = worker_of("slow", 10, 0.4), worker_of("fast", 40, 0.1)
     board = Board(slow, fast)
-    board.scheduler.put(request(5))
+    board.scheduler.submit(request(5))
     assert images_of(board.scheduler.take(fast)) == (0, 4)
     assert images_of(board.scheduler.take(slow)) == (4, 5)
 
 
-def test_who_left_something_comes_back_when_the_others_are_slower_than_they_were():
-    """The fast one has one of two, would have done the other one sooner too, and takes 100 s."""
+def test_a_worker_that_stands_by_takes_images_after_all_when_others_become_slower():
+    """The fast worker has one image of two and should finish the other sooner too, but takes 100 s for the first."""
     slow, fast = worker_of("slow", 10, 0.4), worker_of("fast", 10, 0.1)
     board = Board(slow, fast)
-    board.scheduler.put(request(2))
-    part = board.scheduler.take(fast)
+    board.scheduler.submit(request(2))
+    chunk = board.scheduler.take(fast)
     taken = []
     asking = threading.Thread(target=lambda: taken.append(board.scheduler.take(slow)))
     asking.start()
     asking.join(0.2)
     assert asking.is_alive()
-    board.scheduler.done(fast, part, 0.0, 100.0)
+    board.scheduler.done(fast, chunk, 0.0, 100.0)
     asking.join(5)
     assert images_of(taken[0]) == (1, 2)
 
 
-def test_the_pace_is_the_devices_whoever_waits_for_it():
-    """Three workers, parts of 10 pixels in 2 s each, one after the other; the last one after a pause."""
-    device = Device("")
+def test_time_per_pixel_is_the_devices_not_its_workers():
+    """Three workers' chunks of 10 pixels take 2 s each, one after the other; a fourth follows after a pause."""
+    device = DeviceLoad("")
     workers = [Worker(device, 10) for _ in range(3)]
     board = Board(*workers)
-    board.scheduler.put(request(4))
-    parts = [board.scheduler.take(worker) for worker in workers]
-    assert device.held == 30
-    for worker, part, ended in zip(workers, parts, (2.0, 4.0, 6.0), strict=True):
-        board.scheduler.done(worker, part, 0.0, ended)
-        assert device.pace == pytest.approx(0.2)
+    board.scheduler.submit(request(4))
+    chunks = [board.scheduler.take(worker) for worker in workers]
+    assert device.pixels_taken == 30
+    for worker, chunk, ended in zip(workers, chunks, (2.0, 4.0, 6.0), strict=True):
+        board.scheduler.done(worker, chunk, 0.0, ended)
+        assert device.seconds_per_pixel == pytest.approx(0.2)
     board.scheduler.done(workers[0], board.scheduler.take(workers[0]), 50.0, 52.0)
-    assert device.pace == pytest.approx(0.2) and device.held == 0
+    assert device.seconds_per_pixel == pytest.approx(0.2) and device.pixels_taken == 0
 
 
-def test_the_pace_follows_what_parts_take():
-    """A mean at first, then the latest one counts for an eighth."""
-    device = Device("")
-    for number, (seconds, pace) in enumerate([(1.0, 0.1), (3.0, 0.2), *[(2.0, 0.2)] * 10, (10.0, 0.3)]):
-        device.did(10, 100.0 * number, 100.0 * number + seconds)
-        assert device.pace == pytest.approx(pace)
+def test_time_per_pixel_is_a_running_mean():
+    """At first all chunks count alike, later the latest one counts for an eighth."""
+    device = DeviceLoad("")
+    for number, (seconds, expected) in enumerate([(1.0, 0.1), (3.0, 0.2), *[(2.0, 0.2)] * 10, (10.0, 0.3)]):
+        device.record(10, 100.0 * number, 100.0 * number + seconds)
+        assert device.seconds_per_pixel == pytest.approx(expected)
