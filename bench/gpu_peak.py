@@ -9,7 +9,7 @@ import numpy as np
 from numba import cuda
 
 from pix2pix.engines.base import BaseEngine
-from pix2pix.gpu.kernels.common import SIMULATED, kernel
+from pix2pix.gpu.jit import SIMULATED, kernel
 
 from .gpu_kernels import seconds_of
 

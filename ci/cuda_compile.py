@@ -29,22 +29,40 @@ from numba import cuda, float32, int64, uint8, uint64
 from numba.cuda import types
 from numba.cuda.compiler import compile_cuda, kernel_fixup
 from numba.cuda.cudadrv import nvvm
+from numba.cuda.typing.typeof import typeof
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix.gpu.kernels import float32_gemm as _cuda_gemm
-from pix2pix.gpu.kernels import float32_maps as _cuda_maps
-from pix2pix.gpu.kernels import float32_norm as _cuda_norm
-from pix2pix.gpu.kernels import hopper_gemm as _hopper_gemm
-from pix2pix.gpu.kernels import maps as _tensor_maps
-from pix2pix.gpu.kernels import mma_gemm as _tensorcore  # noqa: E402
+from pix2pix.gpu.kernels import float32_gemm, float32_maps, float32_norm, hopper_gemm, maps, mma_gemm, normalise  # noqa: E402
+from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
+from pix2pix.gpu.kernels.parameters import (  # noqa: E402
+    NO_TARGET,
+    BoxGrid,
+    Gemm,
+    Grid,
+    Images,
+    Norm,
+    Source,
+    Sums,
+    Targets,
+    Values,
+    Window,
+)
 from pix2pix.gpu.ptx.packed_words import KINDS  # noqa: E402
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
-FLOATS, BYTES, BOXES, REAL, WHOLE = float32[::1], uint8[::1], uint64[::1], float32, int64
-WAITS_FOR_ALL = "WARPGROUP.DEPBAR.LE gsb0, 0x0"  # products of a warpgroup; one after each where they can't overlap
+FLOATS, BYTES, TENSOR_MAP, REAL, WHOLE = float32[::1], uint8[::1], uint64[::1], float32, int64
+WAITS_FOR_ALL = "WARPGROUP.DEPBAR.LE gsb0, 0x0"  # at the end of a product; after each wgmma where they can't overlap
 FORBIDDEN = ("LDL", "STL", "DADD", "DMUL", "DFMA")  # spills, and arithmetic in float64
+
+EPS = NO_TARGET.slope
+OPERANDS = Source(1, 1, 1), Window(1, 1, 1, 1, 1, 1)
+GEMM = typeof(Gemm(*OPERANDS, Grid(1, 1, 1, 1), 1, 1, 1))
+BOX_GEMM = typeof(Gemm(*OPERANDS, BoxGrid(1, 1, 1, 1, 1, 1), 1, 1, 1))
+TARGET, TARGETS = typeof(NO_TARGET), typeof(Targets(NO_TARGET, NO_TARGET))
+IMAGES, VALUES = typeof(Images(1, 1, 1, 1)), typeof(Values(1, 1, 1, 1, 1))
+NORM, SUMS = typeof(Norm(1, 1, 1, 1, 1, EPS)), typeof(Sums(1, 1, 1, 1, 1, 1, EPS))
 
 
 class Kernel(NamedTuple):
@@ -65,17 +83,17 @@ def declared() -> dict[str, Kernel]:
     wide = {"LDG.E.128": 1, "STG.E.128": 1}
     kernels = {
         f"gemm {name}": Kernel(
-            _cuda_gemm.make_gemm(tile),
+            float32_gemm.make_gemm(tile),
             product,
             {**wide, "FFMA": tile.tm * tile.tn * tile.unrolled, "LDS.128": tile.unrolled * 4, "STS.128": 1},
             name == "128x64",
         )
-        for name, tile in _cuda_gemm.TILES.items()
+        for name, tile in float32_gemm.TILES.items()
     }
     kernels |= {
-        f"to_picture{' of taps' * taps}{' as bytes' * as_bytes}": Kernel(
-            _cuda_maps.make_to_picture(256, bool(taps), bool(as_bytes)),
-            (FLOATS, FLOATS, BYTES if as_bytes else FLOATS, *[WHOLE] * 5, REAL),
+        f"to_image{' of taps' * taps}{' as bytes' * as_bytes}": Kernel(
+            maps.make_to_image(256, bool(taps), bool(as_bytes)),
+            (FLOATS, FLOATS, BYTES if as_bytes else FLOATS, IMAGES, WHOLE, REAL),
             {"MUFU": 1},
             bool(taps and as_bytes),
         )
@@ -85,36 +103,37 @@ def declared() -> dict[str, Kernel]:
     kernels |= tensor_kernels()
     statistics = {**wide, "LDS.128": 1, "STS.128": 1}
     return kernels | {
-        "from_picture": Kernel(_cuda_maps.make_from_picture(256), (BYTES, FLOATS, *[WHOLE] * 3), {}),
-        "copy_channels": Kernel(_cuda_maps.make_copy_channels(256), (FLOATS, FLOATS, *[WHOLE] * 8), {}),
-        "add_splits": Kernel(_cuda_maps.make_add_splits(256), (*[FLOATS] * 3, *[WHOLE] * 7), wide),
-        "insert_zeros": Kernel(_cuda_maps.make_insert_zeros(256), (*[FLOATS] * 2, *[WHOLE] * 7, REAL, REAL), wide),
-        "im2col": Kernel(_cuda_maps.make_im2col(256), (*[FLOATS] * 2, *[WHOLE] * 8, REAL, REAL, *[WHOLE] * 4), wide),
-        "chunk_statistics": Kernel(_cuda_norm.make_chunk_statistics(8, 32), (FLOATS, FLOATS, *[WHOLE] * 5), statistics),
-        "normalise": Kernel(_cuda_norm.make_normalise(8, 32), (*[FLOATS] * 4, *[WHOLE] * 5, REAL), statistics),
+        "from_picture": Kernel(float32_maps.make_from_picture(256), (BYTES, FLOATS, *[WHOLE] * 3), {}),
+        "copy_channels": Kernel(float32_maps.make_copy_channels(256), (FLOATS, FLOATS, *[WHOLE] * 8), {}),
+        "add_splits": Kernel(float32_maps.make_add_splits(256), (*[FLOATS] * 3, *[WHOLE] * 7), wide),
+        "insert_zeros": Kernel(float32_maps.make_insert_zeros(256), (*[FLOATS] * 2, *[WHOLE] * 7, REAL, REAL), wide),
+        "im2col": Kernel(float32_maps.make_im2col(256), (*[FLOATS] * 2, *[WHOLE] * 8, REAL, REAL, *[WHOLE] * 4), wide),
+        "chunk_statistics": Kernel(
+            float32_norm.make_chunk_statistics(8, 32), (FLOATS, FLOATS, *[WHOLE] * 5), statistics
+        ),
+        "normalise": Kernel(float32_norm.make_normalise(8, 32), (*[FLOATS] * 4, *[WHOLE] * 5, REAL), statistics),
     }
 
 
 def tensor_kernels() -> dict[str, Kernel]:
     """Those of lower precision."""
     kernels = {}
-    places = (*[WHOLE] * 2, REAL, *[WHOLE] * 2, REAL)
     wide = {"LDG.E.128": 1, "STG.E.128": 1}
     for precision, kind in KINDS.items():
-        for leaves, name in enumerate(("sums", "maps", "statistics")):
-            for tile, size in _tensorcore.TENSOR_TILES.items():
+        for epilogue, name in ((PARTIAL_SUMS, "sums"), (MAPS, "maps"), (STATISTICS, "statistics")):
+            for tile, size in mma_gemm.MMA_TILES.items():
                 products = size.wm // 16 * (size.wn // 8)  # of half a row of the tiles; some compilers write out both
                 loads = size.wm // 16 + size.wn // 16
-                kernels[f"product {tile} {name} {precision}"] = Kernel(
-                    _tensorcore.make_tensor_gemm(size, kind, leaves),
-                    (*[FLOATS] * 6, *[WHOLE] * 16, *places),
+                kernels[f"mma_gemm {tile} {name} {precision}"] = Kernel(
+                    mma_gemm.make_mma_gemm(size, kind, epilogue),
+                    (*[FLOATS] * 6, GEMM, TARGETS),
                     {"HMMA": products, "LDSM": loads, "LDGSTS": 2, "STG.E.128": 1},
                     tile == "128x128" and name == "statistics" and precision == "float16",
                 )
-            for tile, size in _hopper_gemm.HOPPER_TILES.items():
-                kernels[f"hopper {tile} {name} {precision}"] = Kernel(
-                    _hopper_gemm.make_hopper_gemm(size, kind, leaves),
-                    (BOXES, BOXES, *[FLOATS] * 4, *[WHOLE] * 14, *places),
+            for tile, size in hopper_gemm.HOPPER_TILES.items():
+                kernels[f"hopper_gemm {tile} {name} {precision}"] = Kernel(
+                    hopper_gemm.make_hopper_gemm(size, kind, epilogue),
+                    (TENSOR_MAP, TENSOR_MAP, *[FLOATS] * 4, BOX_GEMM, TARGETS),
                     {"HGMMA": 4, "UTMALDG": 2, "SYNCS": 4, "STG.E.128": 1},
                     tile == "128x256" and name == "statistics" and precision == "float16",
                     ("sm_90a",),
@@ -122,26 +141,23 @@ def tensor_kernels() -> dict[str, Kernel]:
                 )
         kernels |= {
             f"normalise_map {precision}": Kernel(
-                _tensor_maps.make_normalise_map(8, 32, kind),
-                (*[FLOATS] * 5, *[WHOLE] * 5, REAL, *places),
-                wide,
-                precision == "float16",
+                normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"
             ),
             f"read_map {precision}": Kernel(
-                _tensor_maps.make_read_map(256, kind), (FLOATS, FLOATS, *[WHOLE] * 4), {}, precision == "float16"
+                maps.make_read_map(256, kind), (FLOATS, FLOATS, *[WHOLE] * 4), {}, precision == "float16"
             ),
         }
         for as_bytes in (False, True):
             kernels[f"write_map{' of bytes' * as_bytes} {precision}"] = Kernel(
-                _tensor_maps.make_write_map(256, kind, as_bytes),
-                (BYTES if as_bytes else FLOATS, FLOATS, *[WHOLE] * 9, REAL),
+                maps.make_write_map(256, kind, as_bytes),
+                (BYTES if as_bytes else FLOATS, FLOATS, VALUES, WHOLE, WHOLE, TARGET),
                 {},
                 as_bytes and precision == "float16",
             )
-        for leaves, name in enumerate(("maps", "normalised", "statistics")):
+        for epilogue, name in ((MAPS, "maps"), (NORMALISED, "normalised"), (STATISTICS, "statistics")):
             kernels[f"finish_map {name} {precision}"] = Kernel(
-                _tensor_maps.make_finish_map(4, 64, kind, leaves),
-                (*[FLOATS] * 7, *[WHOLE] * 6, REAL, *places),
+                normalise.make_finish_map(4, 64, kind, epilogue),
+                (*[FLOATS] * 5, SUMS, TARGETS),
                 wide,
                 name == "normalised" and precision == "float16",
             )

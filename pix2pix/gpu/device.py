@@ -17,7 +17,7 @@ import numpy as np
 from numba import cuda
 
 from ..devices import gpu_name, one_line
-from .kernels.common import SIMULATED
+from .jit import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)

@@ -15,10 +15,11 @@ import numpy as np
 from ..model.generator import INPUT
 from . import launches as _gpu_walk
 from .float32_packing import DeviceWeights, Packed, Slice, padded
+from .jit import SIMULATED
 from .kernels import float32_maps as _cuda_maps
 from .kernels import float32_norm as _cuda_norm
-from .kernels.common import SIMULATED
 from .kernels.float32_gemm import SIMULATED_TILE, TILES, make_gemm
+from .kernels.parameters import Images
 from .launches import THREADS, Walk, cut, rounded
 
 LANES, ROWS = (2, 2) if SIMULATED else (8, 32)
@@ -214,8 +215,17 @@ class Forward(Walk):
         """tanh, and what makes pictures of it."""
         taps, as_bytes = packed.algorithm == "implicit", picture.dtype == np.uint8
         pixels, scale = self.n * self.h * self.w, np.float32(self.generator.output_scale)
-        shape = (self.n, self.h, self.w, packed.columns, packed.layer.filters, scale)
-        self._launch(kernels().to_picture[taps, as_bytes], pixels, self.scratch, packed.picture_bias, picture, *shape)
+        shape = Images(self.n, self.h, self.w, packed.layer.filters)
+        self._launch(
+            kernels().to_image[taps, as_bytes],
+            pixels,
+            self.scratch,
+            packed.picture_bias,
+            picture,
+            shape,
+            packed.columns,
+            scale,
+        )
 
     # -- launching --------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from .kernels import float32_maps as _cuda_maps
-from .kernels.common import SIMULATED
+from .jit import SIMULATED
+from .kernels.float32_maps import make_copy_channels
+from .kernels.maps import make_to_image
 
 THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)
 ALIGNED = 64  # floats
@@ -23,9 +24,9 @@ MOST_IMAGES = 65535  # of a grid
 def kernels() -> SimpleNamespace:
     """Those that all precisions use. Compiled when they are first launched."""
     return SimpleNamespace(
-        copy_channels=_cuda_maps.make_copy_channels(THREADS),
-        to_picture={
-            (taps, as_bytes): _cuda_maps.make_to_picture(THREADS, taps, as_bytes)
+        copy_channels=make_copy_channels(THREADS),
+        to_image={
+            (taps, as_bytes): make_to_image(THREADS, taps, as_bytes)
             for taps in (False, True)
             for as_bytes in (False, True)
         },

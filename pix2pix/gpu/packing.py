@@ -18,7 +18,7 @@ from ..model.weights import fold
 from ..plans.plan import Plan
 from .device import HOPPER, Device
 from .float32_packing import all_taps, padded, parity_taps, parse, plain_taps
-from .kernels.mma_gemm import order_of_columns
+from .ptx.fragments import column_order
 from .ptx.packed_words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
 
 NARROW = 4  # channels of a picture that are worth a layout of their own
@@ -52,11 +52,9 @@ class TensorPacked:
     kind: str  # "tensor" or "hopper"
     tile: str
     splits: int
-    weights: Any  # words (parities, padded columns, taps * channels)
+    weights: Any  # packed words (phases, padded columns, taps * channels)
     columns: int
-    bias: Any  # (columns), zeros where there is none
-    gamma: Any  # (columns), ones where there is none
-    beta: Any
+    affine: Any  # (3, columns): bias, gamma, beta; 0, 1, 0 where there is none
 
 
 class TensorWeights:
@@ -133,18 +131,16 @@ class TensorWeights:
         is_last = layer.activation == "tanh"
         taps = (all_taps if is_last else parity_taps if layer.transposed else plain_taps)(wide)
         columns = padded(taps.shape[-1])
-        order = order_of_columns(columns)
+        order = column_order(columns)
         matrix = np.zeros((taps.shape[0], len(order), taps.shape[1]), np.float32)
         real = order < taps.shape[-1]
         matrix[:, real] = taps.transpose(0, 2, 1)[:, order[real]]
 
-        def vector(part: str, default: float) -> Any:
-            values = np.full(columns, default, np.float32)
+        affine = np.zeros((3, columns), np.float32)
+        affine[1] = 1
+        for row, part in enumerate(("bias", "gamma", "beta")):
             if (found := weights.get(f"{layer.name}.{part}")) is not None:
-                values[: layer.filters] = found
-            return self.device.upload(values)
-
+                affine[row, : layer.filters] = found
         kind, tile, splits = parse(algorithm)
         words = self.device.upload(words_of(matrix, self.kind).view(np.float32))
-        parts = vector("bias", 0), vector("gamma", 1), vector("beta", 0)
-        return TensorPacked(layer, kind, tile, splits, words, columns, *parts)
+        return TensorPacked(layer, kind, tile, splits, words, columns, self.device.upload(affine))

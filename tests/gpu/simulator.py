@@ -13,7 +13,7 @@ import threading
 import numpy as np
 from numba.cuda.simulator import kernel
 
-from pix2pix.gpu.simulator import mma as _tensor_twins
+from pix2pix.gpu.simulator import threads
 
 
 class _Thread(kernel.BlockThread):
@@ -42,8 +42,8 @@ class _Thread(kernel.BlockThread):
             raise RuntimeError("another thread of the block has failed")
 
 
-class Waiting:
-    """In place of the one of pix2pix.gpu.simulator.mma: threads that wait give their turn back."""
+class WaitQueue:
+    """In place of the one of pix2pix.gpu.simulator.threads: threads that wait give their turn back."""
 
     def __init__(self):
         self._threads = []
@@ -119,4 +119,4 @@ class Shuffled:
 
 kernel.BlockManager = Block
 kernel.np = Shuffled()
-_tensor_twins.Waiting = Waiting
+threads.WaitQueue = WaitQueue

@@ -68,9 +68,9 @@ def test_kernels_are_found_in_the_cache_by_the_next_process():
     code = """
         import hashlib
         from numba.cuda.core.caching import dumps
-        from pix2pix.gpu.kernels import float32_gemm, float32_maps, float32_norm
-        for kernel in (float32_gemm.make_gemm(float32_gemm.TILES["128x64"]), float32_maps.make_to_picture(256, True, True),
-                       float32_norm.make_normalise(8, 32)):
+        from pix2pix.gpu.kernels import float32_gemm, maps, normalise
+        for kernel in (float32_gemm.make_gemm(float32_gemm.TILES["128x64"]), maps.make_to_image(256, True, True),
+                       normalise.make_normalise_map(8, 32, 0)):
             constants = tuple(cell.cell_contents for cell in kernel.py_func.__closure__)
             print(kernel.py_func.__name__, hashlib.sha256(dumps(constants)).hexdigest())
     """

@@ -27,6 +27,7 @@ from pix2pix.gpu.float32_forward import LANES, ROWS, gemm, kernels
 from pix2pix.gpu.float32_packing import _flipped, all_taps, parity_taps, plain_taps
 from pix2pix.gpu.kernels import float32_norm as _cuda_norm
 from pix2pix.gpu.kernels.float32_gemm import SIMULATED_TILE, TILES
+from pix2pix.gpu.kernels.parameters import Images
 from pix2pix.gpu.launches import THREADS
 
 pytestmark = pytest.mark.gpu
@@ -166,12 +167,12 @@ def test_the_last_layer_becomes_a_picture_by_the_rule(taps, as_bytes):
         a = noise(n, h, w, 8)
         total = a[..., :channels].astype(float)
     out = np.zeros((n, h, w, channels), np.float32)
-    shape = (n, h, w, a.shape[3], channels, np.float32(255.5))
-    launch(kernels().to_picture[taps, False], 2, THREADS, a, bias, out, *shape)
+    shape = Images(n, h, w, channels), a.shape[3], np.float32(255.5)
+    launch(kernels().to_image[taps, False], 2, THREADS, a, bias, out, *shape)
     np.testing.assert_allclose(out, np.tanh(total), rtol=0, atol=2e-6)
     if as_bytes:
         b = np.zeros(out.shape, np.uint8)
-        launch(kernels().to_picture[taps, True], 2, THREADS, a, bias, b, *shape)
+        launch(kernels().to_image[taps, True], 2, THREADS, a, bias, b, *shape)
         np.testing.assert_array_equal(b, to_uint8(out, 255.5))
         assert len(np.unique(b)) > 50
 

@@ -1,4 +1,4 @@
-"""Hopper's form of the product: single layers, its barriers and copies in the simulator, and what plans make of it."""
+"""The product for Hopper: single layers, mbarriers and TMA in the simulator, and plans that use it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from tests.gpu.layers import PRECISIONS, check_layers, network
 if not MISSING:
     from numba import cuda, float32
 
-    from pix2pix.gpu import forward as _tensor_forward
+    from pix2pix.gpu import forward
     from pix2pix.gpu.device import HOPPER, Device, capability_of
     from pix2pix.gpu.engine import GpuEngine
-    from pix2pix.gpu.kernels.common import ALIGNMENT, kernel
+    from pix2pix.gpu.jit import ALIGNMENT, kernel
     from pix2pix.gpu.kernels.hopper_gemm import HOPPER_TILES, Box, HopperTile
+    from pix2pix.gpu.ptx.fragments import SWIZZLE_ATOM, SWIZZLE_ROW
     from pix2pix.gpu.ptx.hopper import (
-        PATTERN,
-        ROW,
-        acquire_boxes,
-        aligned_place,
-        arrive_with_words,
-        copy_box,
-        make_barrier,
-        publish_barriers,
-        wait_for_phase,
+        atom_offset,
+        fence_mbarrier_init,
+        fence_tensor_map,
+        mbarrier_expect_tx,
+        mbarrier_init,
+        mbarrier_wait,
+        tma_load,
     )
-    from pix2pix.gpu.tensor_maps import Boxes, describe
+    from pix2pix.gpu.tensor_maps import TensorMap, encode
 
     IS_HOPPER = capability_of(0) == HOPPER
 else:
@@ -74,19 +73,19 @@ def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, 
 
 @needs_gpu
 @needs_hopper
-def test_which_layers_go_over_boxes():
-    """Those whose channels fill rows of shared memory, on grids that boxes divide; others go by tensor-128x128."""
+def test_which_layers_hopper_gemm_computes():
+    """Those whose channels fill rows of shared memory, on grids that boxes divide; mma_gemm computes the others."""
     g, weights = network("float16", True, 32, 3)
     with GpuEngine(g, weights, precision="float16", plan="hopper-128x128") as engine:
 
-        def boxed(h, w):
-            return sorted(engine._do(engine._size, 1, h, w).forward.boxes)
+        def by_hopper_gemm(h, w):
+            return sorted(engine._do(engine._size, 1, h, w).forward.tensor_maps)
 
         decoders = ["decoder_1", "decoder_2"]
-        assert boxed(32, 32) == [*decoders, "decoder_3", "encoder_3"]
-        assert boxed(32, 96) == decoders if SIMULATED else boxed(32, 96) == ["decoder_1"]
+        assert by_hopper_gemm(32, 32) == [*decoders, "decoder_3", "encoder_3"]
+        assert by_hopper_gemm(32, 96) == decoders if SIMULATED else by_hopper_gemm(32, 96) == ["decoder_1"]
     with GpuEngine(*network("tf32", True, 32, 3), precision="tf32", plan="hopper-128x128") as engine:
-        assert boxed(32, 32) == [*decoders, "decoder_3", "encoder_2", "encoder_3"]
+        assert by_hopper_gemm(32, 32) == [*decoders, "decoder_3", "encoder_2", "encoder_3"]
 
 
 @needs_gpu
@@ -116,31 +115,31 @@ def test_tiles_fit_shared_memory():
         assert 2 * (tile.bm // 2) * tile.bn * 4 <= tile.shared
 
 
-# -- boxes ------------------------------------------------------------------------------------------------------------
+# -- tensor maps ------------------------------------------------------------------------------------------------------
 
 
 @needs_gpu
 @needs_hopper
 @pytest.mark.parametrize("origin", [(0, 0, 0, 0, 0), (32, -1, 1, -1, 0), (96, 3, 0, 5, 1), (0, -4, 0, 0, 0)])
-def test_a_box_is_what_lies_there_in_the_order_of_a_pattern(origin):
-    sizes, box = (2, 6, 2, 4, 128), (2, 4, 1, 2, ROW)
+def test_tma_loads_a_box_in_the_order_of_the_swizzle(origin):
+    sizes, box = (2, 6, 2, 4, 128), (2, 4, 1, 2, SWIZZLE_ROW)
     COUNT = int(np.prod(box))
     X0, X1, X2, X3, X4 = origin
 
     @kernel(32)
-    def copy(boxes, out):
+    def copy(tensor_map, out):
         shared = cuda.shared.array(0, float32, ALIGNMENT)
         barriers = cuda.shared.array(4, float32, ALIGNMENT)
-        first = aligned_place(shared)
+        first = atom_offset(shared)
         if cuda.threadIdx.x == 0:
-            make_barrier(barriers, 1, 1)
-            publish_barriers()
+            mbarrier_init(barriers, 1, 1)
+            fence_mbarrier_init()
         cuda.syncthreads()
         if cuda.threadIdx.x == 0:
-            acquire_boxes(boxes)
-            arrive_with_words(barriers, 1, COUNT)
-            copy_box(shared, first, barriers, 1, boxes, X0, X1, X2, X3, X4)
-        wait_for_phase(barriers, 1, 0)
+            fence_tensor_map(tensor_map)
+            mbarrier_expect_tx(barriers, 1, COUNT)
+            tma_load(shared, first, barriers, 1, tensor_map, X0, X1, X2, X3, X4)
+        mbarrier_wait(barriers, 1, 0)
         for i in range(cuda.threadIdx.x, COUNT, 32):
             out[i] = shared[first + i]
 
@@ -154,9 +153,9 @@ def test_a_box_is_what_lies_there_in_the_order_of_a_pattern(origin):
 
     device = Device(0)
     strides = tuple(int(np.prod(sizes[i + 1 :])) for i in range(5))
-    boxes = describe(device, Boxes(device.upload(x), sizes, strides, box))
+    tensor_map = encode(device, TensorMap(device.upload(x), sizes, strides, box))
     out = device.upload(np.zeros(COUNT, np.float32))
-    copy[1, 32, 0, 4 * (COUNT + PATTERN)](boxes, out)
+    copy[1, 32, 0, 4 * (COUNT + SWIZZLE_ATOM)](tensor_map, out)
     np.testing.assert_array_equal(out.copy_to_host().reshape(-1, 8, 4), expected)
 
 
@@ -165,27 +164,30 @@ def test_a_box_is_what_lies_there_in_the_order_of_a_pattern(origin):
 if SIMULATED and not MISSING:
 
     @needs_gpu
-    def test_boxes_arrive_when_they_are_waited_for():
+    def test_tma_loads_land_when_they_are_waited_for():
         @kernel(1)
-        def copy(boxes, out, waits):
+        def copy(tensor_map, out, waits):
             shared = cuda.shared.array(0, float32)
             barriers = cuda.shared.array(2, float32)
-            first = aligned_place(shared)
+            first = atom_offset(shared)
             shared[first] = float32(-1)
-            make_barrier(barriers, 0, 1)
-            arrive_with_words(barriers, 0, ROW)
-            copy_box(shared, first, barriers, 0, boxes, 0, 0, 0, 0, 0)
+            mbarrier_init(barriers, 0, 1)
+            mbarrier_expect_tx(barriers, 0, SWIZZLE_ROW)
+            tma_load(shared, first, barriers, 0, tensor_map, 0, 0, 0, 0, 0)
             if waits:
-                wait_for_phase(barriers, 0, 0)
+                mbarrier_wait(barriers, 0, 0)
             out[0] = shared[first]
 
         device = Device(0)
-        boxes = Boxes(
-            device.upload(np.full(ROW, 7, np.float32)), (1, 1, 1, 1, ROW), (ROW,) * 4 + (1,), (1, 1, 1, 1, ROW)
+        tensor_map = TensorMap(
+            device.upload(np.full(SWIZZLE_ROW, 7, np.float32)),
+            (1, 1, 1, 1, SWIZZLE_ROW),
+            (SWIZZLE_ROW,) * 4 + (1,),
+            (1, 1, 1, 1, SWIZZLE_ROW),
         )
         for waits, expected in ((False, -1), (True, 7)):
             out = np.zeros(1, np.float32)
-            copy[1, 1, 0, 4 * (ROW + PATTERN)](describe(device, boxes), out, waits)
+            copy[1, 1, 0, 4 * (SWIZZLE_ROW + SWIZZLE_ATOM)](encode(device, tensor_map), out, waits)
             assert out[0] == expected
 
     @needs_gpu
@@ -193,9 +195,9 @@ if SIMULATED and not MISSING:
         @kernel(1)
         def wait():
             barriers = cuda.shared.array(2, float32)
-            make_barrier(barriers, 0, 1)
-            arrive_with_words(barriers, 0, ROW)
-            wait_for_phase(barriers, 0, 0)
+            mbarrier_init(barriers, 0, 1)
+            mbarrier_expect_tx(barriers, 0, SWIZZLE_ROW)
+            mbarrier_wait(barriers, 0, 0)
 
         with pytest.raises(RuntimeError, match="wait for others, which don't come"):
             wait[1, 1]()
@@ -203,11 +205,11 @@ if SIMULATED and not MISSING:
     @needs_gpu
     @pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.full)])
     def test_groups_of_warps_share_a_tile(early, monkeypatch):
-        """Whether boxes come when they are begun, or not before they are waited for."""
-        from pix2pix.gpu.simulator import mma as _tensor_twins
+        """Whether TMA loads land when they are begun, or not before they are waited for."""
+        from pix2pix.gpu.simulator import threads
 
-        monkeypatch.setattr(_tensor_twins, "COPIES_ARE_EARLY", early)
-        monkeypatch.setattr(_tensor_forward, "SIMULATED_HOPPER_TILE", HopperTile(128, 64, stages=2, blocks=1))
+        monkeypatch.setattr(threads, "COPIES_ARE_EARLY", early)
+        monkeypatch.setattr(forward, "SIMULATED_HOPPER_TILE", HopperTile(128, 64, stages=2, blocks=1))
         check_layers("float16", "hopper-128x128", 2, 32, 32, True, ngf=32, depth=3)
 
 

@@ -1,4 +1,4 @@
-"""Tensor cores: words, intrinsics and their twins, single layers, and what the engine does with them."""
+"""Tensor cores: packed words, intrinsics and the simulator, single layers, and the engine."""
 
 from __future__ import annotations
 
@@ -41,24 +41,13 @@ def test_words_are_the_nearest_numbers(precision):
 if not MISSING:
     from numba import cuda, float32
 
-    from pix2pix.gpu import forward as _tensor_forward
+    from pix2pix.gpu import forward
     from pix2pix.gpu.engine import GpuEngine
-    from pix2pix.gpu.kernels import mma_gemm as _tensorcore
-    from pix2pix.gpu.kernels.common import ALIGNMENT, kernel
-    from pix2pix.gpu.ptx.mma import (
-        commit_copies,
-        copy_async,
-        load8,
-        load_word,
-        pack,
-        put8,
-        store8,
-        store_word,
-        take8,
-        unpack,
-        unpack8,
-        wait_for_copies,
-    )
+    from pix2pix.gpu.jit import ALIGNMENT, kernel
+    from pix2pix.gpu.kernels.mma_gemm import MmaTile
+    from pix2pix.gpu.ptx.fragments import column_order
+    from pix2pix.gpu.ptx.mma import cp_async, cp_async_commit_group, cp_async_wait_group, select8
+    from pix2pix.gpu.ptx.vectors import load8, load_word, pack, pack8, store8, store_word, unpack, unpack8
 
 # -- intrinsics -------------------------------------------------------------------------------------------------------
 
@@ -70,7 +59,7 @@ def test_conversions_on_the_gpu_are_those_on_the_host(precision):
 
     @kernel(1)
     def convert(x, words, back, runs, acc_out):
-        put8(words, 0, load8(x, 0), KIND)
+        pack8(words, 0, load8(x, 0), KIND)
         store8(back, 0, unpack8(words, 0, KIND))
         for i in range(8 // PER_WORD):
             low, high = unpack(load_word(words, i), KIND)
@@ -79,7 +68,7 @@ def test_conversions_on_the_gpu_are_those_on_the_host(precision):
         for i in range(16):
             acc[i] = x[i % 8] + float32(i)
         for i in range(2):
-            store8(acc_out, 8 * (1 - i), take8(acc, i, 2))
+            store8(acc_out, 8 * (1 - i), select8(acc, i, 2))
 
     x = np.array([0.1, -3.3, 1e-4, 65000, 7, -0.0, 1 / 3, 1000.25], np.float32)
     device = [cuda.to_device(a) for a in (x, *(np.zeros(8, np.float32) for _ in range(3)), np.zeros(16, np.float32))]
@@ -96,7 +85,7 @@ def test_conversions_on_the_gpu_are_those_on_the_host(precision):
 
 @needs_gpu
 def test_every_column_has_its_place():
-    order = _tensorcore.order_of_columns(72)
+    order = column_order(72)
     assert sorted(order) == list(range(96))
     assert order[:10].tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 2, 3]  # PTX: lane q has columns 2q and 2q + 1
 
@@ -137,12 +126,12 @@ if SIMULATED and not MISSING:
             shared = cuda.shared.array(8, float32, ALIGNMENT)
             for i in range(8):
                 shared[i] = float32(-1)
-            copy_async(shared, 0, x, 0, True)
-            commit_copies()
-            copy_async(shared, 4, x, 4, False)
-            commit_copies()
+            cp_async(shared, 0, x, 0, True)
+            cp_async_commit_group()
+            cp_async(shared, 4, x, 4, False)
+            cp_async_commit_group()
             if waits_for is not None:
-                wait_for_copies(waits_for)
+                cp_async_wait_group(waits_for)
             for i in range(8):
                 out[i] = shared[i]
 
@@ -152,21 +141,21 @@ if SIMULATED and not MISSING:
 
     @needs_gpu
     def test_lanes_that_do_not_come_are_missed():
-        from pix2pix.gpu.ptx.mma import multiply_fragments
+        from pix2pix.gpu.ptx.mma import mma_sync
 
         @kernel(32)
         def divided(out):
             acc = cuda.local.array(16, float32)
             words = cuda.local.array(8, np.uint32)
             if cuda.threadIdx.x != 3:
-                multiply_fragments(acc, words, words, 1, 4, 0)
+                mma_sync(acc, words, words, 1, 4, 0)
 
         with pytest.raises(RuntimeError, match="wait for others, which don't come"):
             divided[1, 32](np.zeros(1))
 
     TILES = {
-        "2 x 2 warps": _tensorcore.TensorTile(32, 64, 16, 32, stages=4, blocks=1),
-        "2 runs of a row": _tensorcore.TensorTile(32, 64, 32, 64, stages=3, blocks=1),
+        "2 x 2 warps": MmaTile(32, 64, 16, 32, stages=4, blocks=1),
+        "2 runs of a row": MmaTile(32, 64, 32, 64, stages=3, blocks=1),
     }
 
     @needs_gpu
@@ -174,13 +163,13 @@ if SIMULATED and not MISSING:
     @pytest.mark.parametrize("tile", TILES)
     def test_warps_share_a_tile(tile, early, monkeypatch):
         """Whether copies come when they are begun, or not before they are waited for."""
-        from pix2pix.gpu.simulator import mma as _tensor_twins
+        from pix2pix.gpu.simulator import threads
 
-        monkeypatch.setattr(_tensor_twins, "COPIES_ARE_EARLY", early)
-        monkeypatch.setattr(_tensor_forward, "SIMULATED_TENSOR_TILE", TILES[tile])
-        _tensor_forward.product.cache_clear()
+        monkeypatch.setattr(threads, "COPIES_ARE_EARLY", early)
+        monkeypatch.setattr(forward, "SIMULATED_MMA_TILE", TILES[tile])
+        forward.product.cache_clear()
         check_layers("float16", "tensor-128x128", 1, 32, 32, True, ngf=10)
-        _tensor_forward.product.cache_clear()
+        forward.product.cache_clear()
 
 
 # -- the engine -------------------------------------------------------------------------------------------------------
@@ -207,14 +196,14 @@ def test_maps_are_normalised_some_images_at_a_time(monkeypatch):
     with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
         expected = engine.translate(b)
     launches = []
-    multiply = _tensor_forward.TensorForward._multiply
+    multiply = forward.TensorForward._multiply
 
-    def counted(self, packed, images, leaves, targets):
+    def counted(self, packed, images, epilogue, outputs):
         launches.append((packed.layer.name, images.start))
-        multiply(self, packed, images, leaves, targets)
+        multiply(self, packed, images, epilogue, outputs)
 
-    monkeypatch.setattr(_tensor_forward.TensorForward, "_multiply", counted)
-    monkeypatch.setattr(_tensor_forward, "CACHED", 1)
+    monkeypatch.setattr(forward.TensorForward, "_multiply", counted)
+    monkeypatch.setattr(forward, "CACHED", 1)
     with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
         np.testing.assert_array_equal(engine.translate(b), expected)
     assert {("encoder_2", first) for first in range(2)} <= set(launches)

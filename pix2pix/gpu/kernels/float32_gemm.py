@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from .common import ALIGNMENT, int32, kernel, load4, multiply, quotient, store4
+from ..jit import ALIGNMENT, int32, kernel
+from ..ptx.simt import fma_tile, load4, quotient, store4
 
 OUTSIDE = -(1 << 24)  # the row of a pixel that is not there: no tap reaches the map from it
 
@@ -174,7 +175,7 @@ def make_gemm(tile: Tile) -> Any:
             if at > begin:
                 a_at, b_at = int32((at - 1 & 1) * A_SIZE + top), int32((at - 1 & 1) * B_SIZE + left)
                 for _ in range(BK // UNROLLED):
-                    multiply(acc, a_tiles, a_at, b_tiles, b_at, TM, TN, UNROLLED, SA, BN, A_NEXT, B_NEXT)
+                    fma_tile(acc, a_tiles, a_at, b_tiles, b_at, TM, TN, UNROLLED, SA, BN, A_NEXT, B_NEXT)
                     a_at, b_at = int32(a_at + UNROLLED * SA), int32(b_at + UNROLLED * BN)
             if at < end:
                 for load in range(A_LOADS):

@@ -6,12 +6,12 @@ what it is concatenated with lie side by side in one map. All loops are over ele
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from numba import cuda, float32, uint8
+from numba import cuda, float32
 
-from .common import kernel, load4, store4
+from ..jit import kernel
+from ..ptx.simt import load4, store4
 
 ZERO = float32(0)
 
@@ -127,43 +127,3 @@ def make_im2col(threads: int) -> Any:
             store4(out, i * 4, v)
 
     return im2col
-
-
-def make_to_picture(threads: int, taps: bool, as_bytes: bool) -> Any:
-    """The end of the last layer: tanh, and the conversion to 8 bits if `as_bytes`.
-
-    Without `taps`, of a map; with `taps`, of products with all 16 taps of a transposed convolution (as columns), of
-    which each pixel of the output sums the 2x2 that reach it.
-    """
-
-    @kernel(threads)
-    def to_picture(a, bias, out, images, h, w, stride, channels, scale):
-        """out (images, h, w, channels) = tanh(sum), as bytes trunc(clip((y + 1) / 2 * scale, 0, 255)).
-
-        a (images, h, w, stride); with taps (images, h / 2, w / 2, stride), its columns (4, 4, channels).
-        """
-        for pixel in range(cuda.grid(1), images * h * w, cuda.gridsize(1)):
-            line = pixel // w
-            x = pixel - line * w
-            image = line // h
-            y = line - image * h
-            for c in range(channels):
-                if taps:
-                    total = bias[c]
-                    for dy in range(2):
-                        i, tap_y = (y + 1) // 2 - dy, 1 - y % 2 + 2 * dy
-                        for dx in range(2):
-                            j, tap_x = (x + 1) // 2 - dx, 1 - x % 2 + 2 * dx
-                            if 0 <= i and i < h // 2 and 0 <= j and j < w // 2:
-                                at = (image * (h // 2) + i) * (w // 2) + j
-                                total += a[at * stride + (tap_y * 4 + tap_x) * channels + c]
-                else:
-                    total = a[pixel * stride + c]
-                v = float32(math.tanh(total))
-                if as_bytes:
-                    v = min((v + float32(1)) * float32(0.5) * scale, float32(255))
-                    out[pixel * channels + c] = uint8(v)
-                else:
-                    out[pixel * channels + c] = v
-
-    return to_picture

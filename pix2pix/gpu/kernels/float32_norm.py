@@ -14,7 +14,8 @@ from typing import Any
 
 from numba import cuda, float32
 
-from .common import ALIGNMENT, kernel, load4, store4
+from ..jit import ALIGNMENT, kernel
+from ..ptx.simt import load4, store4
 
 CHUNK, MAX_CHUNKS = 1024, 64
 

@@ -1,15 +1,14 @@
-"""The matrix product on tensor cores that computes every convolution, with no matrix of patches in memory.
+"""Convolutions as an implicit GEMM on tensor cores, by mma.sync: out = A @ W + bias, no im2col matrix in memory.
 
-out = A @ W + bias, tile by tile, in float16, bfloat16 or tf32, with sums in float32. Rows of A are the pixels of a
-grid, its columns the taps of the filter times the channels of the map, as in :mod:`pix2pix.gpu.kernels.float32_gemm`; here maps hold
-what the layer reads, activated, so that chunks of 16 bytes go from them to shared memory by themselves (zeros for what
-lies outside), some stages ahead of the product. A warp loads its fragments of both tiles from there, and multiplies.
+A's rows are the pixels of a grid, its columns the taps of the window times the channels of the source. Operands are
+float16, bfloat16 or tf32; sums are float32. The source holds what the layer reads, activated, so cp.async copies chunks
+of 16 bytes from it straight to shared memory, some stages ahead of the product. Each warp loads its fragments from
+there by ldmatrix and multiplies them.
 
-Rows in shared memory are of four chunks, put in an order that changes every second row, so that the eight rows that are
-loaded together lie in different banks.
+Rows of a stage in shared memory are four chunks long. Chunk c of row r lies at c ^ (r / 2 % 4), so that the eight rows
+of a matrix of ldmatrix lie in different banks.
 
-Sources: the stages and the tiling by warps are those of NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; implicit GEMM:
-arXiv:1410.0759; combining the statistics of parts: Chan, Golub, LeVeque 1983.
+Sources: multistage pipeline and warp tiles: NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; implicit GEMM: arXiv:1410.0759.
 """
 
 from __future__ import annotations
@@ -20,39 +19,26 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ..ptx.mma import (
-    add8,
-    commit_copies,
-    copy_async,
-    fill8,
-    leaky8,
-    load8,
-    load_matrices,
-    multiply8,
-    multiply_fragments,
-    put8,
-    round8,
-    store8,
-    subtract8,
-    take8,
-    wait_for_copies,
-)
-from ..ptx.packed_words import RUN, RUN_WORDS
-from .common import ALIGNMENT, inlined, int32, kernel, quotient, synchronise
+from ..jit import ALIGNMENT, int32, kernel
+from ..ptx.fragments import CHUNK, COLUMN_UNIT, VECTOR
+from ..ptx.mma import cp_async, cp_async_commit_group, cp_async_wait_group, ldmatrix, mma_sync, select8
+from ..ptx.packed_words import VECTOR_WORDS
+from ..ptx.simt import quotient
+from ..ptx.vectors import add8, load8, store8
+from .epilogue import PARTIAL_SUMS, STATISTICS, Layout, Place, write_statistics, write_vector
 
-CHUNK, CHUNKS = 4, 4  # words of a chunk, and chunks of a row of either tile in shared memory
-ROW, HALF = 16, 8  # words of that row, of which one instruction multiplies a half
-COLUMN_BITS = 16  # where those begin that say which columns of taps are inside a map
-W_UNIT = 32  # columns that are kept in an order of their own, see order_of_columns
-SUMS, MAPS, STATISTICS = range(3)  # what the product leaves behind
+CHUNKS = 4  # of a row of either operand in a stage
+ROW, HALF = 16, 8  # words of that row, of which mma.sync takes half
+COLUMN_BITS = 16  # of a mask of taps inside the source: rows of taps below, columns of taps from this bit on
+W_UNIT = COLUMN_UNIT
 
 
 @dataclass(frozen=True, slots=True)
-class TensorTile:
-    """How a block of threads shares the bm x bn of out that it computes: each warp has wm x wn of it.
+class MmaTile:
+    """How a block shares the bm x bn of out that it computes: each warp has wm x wn.
 
-    ``stages`` tiles of A and W are in shared memory at a time. ``blocks`` are to fit a multiprocessor together: what
-    their registers and their shared memory allow.
+    Shared memory holds `stages` stages of both operands. `blocks` blocks are to fit a multiprocessor together, as
+    registers and shared memory allow.
     """
 
     bm: int
@@ -69,164 +55,49 @@ class TensorTile:
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory of a size that is given at the launch."""
+        """Bytes of dynamic shared memory."""
         return 0
 
 
-TENSOR_TILES = {
-    "128x128": TensorTile(128, 128, 64, 64, stages=3, blocks=2),
-    "128x64": TensorTile(128, 64, 64, 32, stages=4, blocks=3),
-    "64x64": TensorTile(64, 64, 32, 32, stages=4, blocks=4),
+MMA_TILES = {
+    "128x128": MmaTile(128, 128, 64, 64, stages=3, blocks=2),
+    "128x64": MmaTile(128, 64, 64, 32, stages=4, blocks=3),
+    "64x64": MmaTile(64, 64, 32, 32, stages=4, blocks=4),
 }
-SIMULATED_TENSOR_TILE = TensorTile(32, 32, 32, 32, stages=3, blocks=1)  # of every name, in the simulator
+SIMULATED_MMA_TILE = MmaTile(32, 32, 32, 32, stages=3, blocks=1)  # for every name, in the simulator
 
 
-def order_of_columns(columns: int) -> np.ndarray:
-    """Which column of W is where, padded: so that the columns of a thread, two of each fragment, become runs."""
-    j, lane, e = np.meshgrid(range(4), range(4), range(2), indexing="ij")
-    order = (RUN * lane + 2 * j + e).ravel()
-    return (np.arange(-(-columns // W_UNIT))[:, None] * W_UNIT + order).ravel()
+def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
+    """The kernel for a tile, a kind of packed word and an epilogue: PARTIAL_SUMS, MAPS or STATISTICS.
 
-
-@inlined
-def put_run(
-    values, pixel, word, out, out_stride, out_first, out_slope, also, also_stride, also_first, also_slope, kind
-):
-    """8 channels of a pixel, rounded, to the maps of those who read them, each through its leaky ReLU."""
-    values = round8(values, kind)
-    put8(out, pixel * out_stride + out_first + word, leaky8(values, out_slope), kind)
-    if also_stride:
-        put8(also, pixel * also_stride + also_first + word, leaky8(values, also_slope), kind)
-
-
-@inlined
-def leave_statistics(
-    acc,
-    shared,
-    part,
-    parts,
-    count,
-    downs,
-    left,
-    groups,
-    runs,
-    rows,
-    bias,
-    first_column,
-    columns,
-    width,
-    statistics,
-    chunk,
-    thread,
-    threads,
-):
-    """Statistics of a tile of `rows` rows and `width` columns from `first_column` on: statistics (tiles, 2, columns).
-
-    They are the mean, with the bias, and the sum of squared deviations from it. A thread has `count` rows, at most
-    `downs`, 8 apart, of the columns of its runs, as take8 has them, and is one of the `parts` that have the others:
-    the first row of part i is i // 8 * 8 * downs + i % 8. Each part sums up, and squares its distances from its own
-    mean; that is combined in the order of parts. A thread beyond the last part has nothing, but must come along.
-    """
-    squares = parts * width  # where they lie in shared memory, behind the sums
-    synchronise()  # nobody reads the tiles any more
-    if part < parts and count > 0:
-        for along in range(groups):
-            total, square = fill8(float32(0)), fill8(float32(0))
-            for down in range(downs):
-                if down < count:
-                    total = add8(total, take8(acc, down * groups + along, runs))
-            mean = multiply8(total, fill8(float32(1) / float32(count)))
-            for down in range(downs):
-                if down < count:
-                    values = subtract8(take8(acc, down * groups + along, runs), mean)
-                    square = add8(square, multiply8(values, values))
-            at = int32(part * width + left + int32(along) * 4 * RUN)
-            store8(shared, at, total)
-            store8(shared, int32(squares + at), square)
-    synchronise()
-    column = int32(thread)
-    while column < width:
-        if first_column + column < columns:
-            total = float32(0)
-            for i in range(parts):
-                if int32(i // 8 * 8 * downs + i % 8) < rows:
-                    total += shared[int32(i * width + column)]
-            mean = total / float32(rows)
-            square = float32(0)
-            for i in range(parts):
-                its = float32(min(downs, quotient(int32(max(0, rows - (i // 8 * 8 * downs + i % 8)) + 7), 8)))
-                if its > 0:
-                    distance = shared[int32(i * width + column)] / its - mean
-                    square += shared[int32(squares + i * width + column)] + its * distance * distance
-            at = np.int64(chunk) * 2 * columns + first_column + column
-            statistics[at] = mean + bias[first_column + column]
-            statistics[at + columns] = square
-        column = int32(column + threads)
-
-
-def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
-    """The kernel for a tile and a kind of words, which leaves SUMS, MAPS or maps with their STATISTICS.
-
-    Launch with a grid of (groups of rows * tiles of a group, column tiles, parities * splits).
+    Launch with a grid of (groups of rows * tiles of a group, column tiles, phases * splits).
     """
     BM, BN, KIND, THREADS = tile.bm, tile.bn, kind, tile.threads
     WM, WN, WARPS_M, WARPS_N = tile.wm, tile.wn, tile.bm // tile.wm, tile.bn // tile.wn
     MF, NF, NF2 = tile.wm // 16, tile.wn // 8, tile.wn // 16
     ACCUMULATORS, A_WORDS, B_WORDS = MF * NF * 4, MF * 4, NF * 2
-    GROUPS = NF // 4  # runs of a thread in one row
-    RUNS, RUN_SIZE = 2 * MF * GROUPS, RUN_WORDS[kind]
-    STEP_ROWS = tile.threads // 4  # rows apart of the chunks that one thread copies
-    A_COPIES, B_COPIES = BM // STEP_ROWS, BN // STEP_ROWS
+    GROUPS = NF // 4  # vectors of a thread in one row
+    VECTORS, WORDS = 2 * MF * GROUPS, VECTOR_WORDS[kind]
+    ROWS_APART = tile.threads // 4  # of the chunks that one thread copies
+    A_COPIES, B_COPIES = BM // ROWS_APART, BN // ROWS_APART
     A_SIZE, STAGE = BM * ROW, (BM + BN) * ROW
     AHEAD, PENDING, SHARED = tile.stages - 1, tile.stages - 2, tile.stages * STAGE
     ZERO = float32(0)
-    IS_SUMS, HAS_STATISTICS = leaves == SUMS, leaves == STATISTICS
-    PARTS = WARPS_M * 8  # sums of each column that threads have
+    IS_SUMS, HAS_STATISTICS = epilogue == PARTIAL_SUMS, epilogue == STATISTICS
+    PARTS, PART_ROWS = WARPS_M * 8, 2 * MF  # lanes that share a column, and the rows of each
 
     @kernel(tile.threads, tile.blocks)
-    def tensor_gemm(
-        a,
-        w,
-        bias,
-        out,
-        also,
-        statistics,
-        h,
-        wd,
-        channels,
-        side_y,
-        side_x,
-        zoom_y,
-        zoom_x,
-        origin,
-        step,
-        rows,
-        tiles,
-        grid_h,
-        grid_w,
-        columns,
-        parities,
-        splits,
-        out_stride,
-        out_first,
-        out_slope,
-        also_stride,
-        also_first,
-        also_slope,
-    ):
-        """out = A @ w + bias. All that is `words` is in the kind's; see :mod:`pix2pix.gpu.ptx.mma`.
+    def mma_gemm(a, w, bias, out, out2, statistics, gemm, targets):
+        """out = A @ w + bias.
 
-        a: words of maps (N, h, wd, channels). w: words (parities, columns, side_y * side_x * channels), its columns
-        padded to a multiple of W_UNIT and in the order of :func:`order_of_columns`. `channels` is in words, a multiple
-        of CHUNK; `columns` counts elements, a multiple of RUN.
-        Rows come in groups of `rows`, which `tiles` tiles share. Row r of all is pixel (y, x) of grid_h x grid_w of an
-        image; tap (i, j) of side_y x side_x reads the map at (zoom_y * y + origin + py + step * i,
-        zoom_x * x + origin + px + step * j), zeros outside.
-        MAPS: out and also (unless its stride is 0) are words of maps (N, u * grid_h, u * grid_w, stride), written from
-        word `first` at (u * y + py, u * x + px), where u = 2 for four parities (py, px), else 1, through leaky ReLUs.
-        STATISTICS: and statistics (groups, parities * tiles, 2, columns), of each tile's rows: the mean, and the sum of
-        squared deviations from it.
-        SUMS: out (splits, parities, all rows, columns), float32, without bias.
+        a: packed words of maps (N, source.h, source.w, source.words), words a multiple of CHUNK. w: packed words
+        (phases, columns, taps * source.words), columns padded to a multiple of COLUMN_UNIT and in the order of
+        :func:`pix2pix.gpu.ptx.fragments.column_order`. bias (columns), float32. columns is a multiple of VECTOR.
+        Padding of the convolution: the kernel reads zeros outside the source.
+        MAPS: out and out2 are packed words of maps (N, u * grid.h, u * grid.w, stride), written at (u * y + py,
+        u * x + px), where u = 2 for four phases (py, px), else 1.
+        STATISTICS: the same, and statistics (groups, phases * tiles, 2, columns) of each tile's rows.
+        PARTIAL_SUMS: out (splits, phases, all rows, columns), float32, without bias.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
         acc = cuda.local.array(ACCUMULATORS, float32)
@@ -234,42 +105,45 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         b_words = cuda.local.array(B_WORDS, np.uint32)
         row_at = cuda.local.array(A_COPIES, np.int32)
         row_taps = cuda.local.array(A_COPIES, np.int32)
+        source, window, grid = gemm.source, gemm.window, gemm.grid
+        columns, phases, splits = gemm.columns, gemm.phases, gemm.splits
         thread = int32(cuda.threadIdx.x)
-        group = quotient(cuda.blockIdx.x, tiles)
-        first_row = int32((cuda.blockIdx.x - group * tiles) * BM)
+        group = quotient(cuda.blockIdx.x, grid.tiles)
+        first_row = int32((cuda.blockIdx.x - group * grid.tiles) * BM)
         first_column = int32(cuda.blockIdx.y * BN)
-        split = quotient(cuda.blockIdx.z, parities)
-        parity = int32(cuda.blockIdx.z - split * parities)
-        py, px = parity >> 1, parity & 1
+        split = quotient(cuda.blockIdx.z, phases)
+        phase = int32(cuda.blockIdx.z - split * phases)
+        py, px = phase >> 1, phase & 1
 
         for i in range(ACCUMULATORS):
             acc[i] = ZERO
-        words, chunks = int32(channels), int32(channels // CHUNK)
+        words, chunks = int32(source.words), int32(source.words // CHUNK)
         copied, chunk = int32(thread // 4), int32(thread % 4)
+        dilation = window.dilation
         for copy in range(A_COPIES):
-            row = int32(first_row + copied + copy * STEP_ROWS)
-            pixel = int32(group * rows + row)
-            line = quotient(pixel, grid_w)
-            image = quotient(line, grid_h)
-            y = int32(zoom_y * (line - image * grid_h) + origin + py)
-            x = int32(zoom_x * (pixel - line * grid_w) + origin + px)
-            row_at[copy] = ((image * h + y) * wd + x) * chunks  # the first tap's, in chunks, though it may be outside
-            inside = int32(0)  # bits of the taps' rows that are inside, and of their columns
-            if row < rows:
-                for i in range(side_y):
-                    inside |= int32(0 <= y + step * i and y + step * i < h) << i
-                for i in range(side_x):
-                    inside |= int32(0 <= x + step * i and x + step * i < wd) << (i + COLUMN_BITS)
+            row = int32(first_row + copied + copy * ROWS_APART)
+            pixel = int32(group * grid.rows + row)
+            line = quotient(pixel, grid.w)
+            image = quotient(line, grid.h)
+            y = int32(window.stride_h * (line - image * grid.h) - window.padding + py)
+            x = int32(window.stride_w * (pixel - line * grid.w) - window.padding + px)
+            row_at[copy] = ((image * source.h + y) * source.w + x) * chunks  # of the first tap, in chunks
+            inside = int32(0)  # bits of the rows and columns of taps that are inside the source
+            if row < grid.rows:
+                for i in range(window.kernel_h):
+                    inside |= int32(0 <= y + dilation * i and y + dilation * i < source.h) << i
+                for i in range(window.kernel_w):
+                    inside |= int32(0 <= x + dilation * i and x + dilation * i < source.w) << (i + COLUMN_BITS)
             row_taps[copy] = inside
 
-        taps = int32(side_y * side_x)
+        taps = int32(window.kernel_h * window.kernel_w)
         w_rows = int32((columns + W_UNIT - 1) // W_UNIT * W_UNIT)
         w_row = int32(first_column + copied)
-        w_at = int32((parity * w_rows + w_row) * taps * chunks)  # in chunks
-        w_step = int32(STEP_ROWS * taps * chunks)
-        w_inside = int32(0)  # bits of this thread's rows of W that there are
+        w_at = int32((phase * w_rows + w_row) * taps * chunks)  # in chunks
+        w_step = int32(ROWS_APART * taps * chunks)
+        w_inside = int32(0)  # bits of this thread's rows of W that exist
         for copy in range(B_COPIES):
-            w_inside |= int32(w_row + copy * STEP_ROWS < w_rows) << copy
+            w_inside |= int32(w_row + copy * ROWS_APART < w_rows) << copy
         steps = quotient(taps * words + ROW - 1, ROW)
         share = quotient(steps + splits - 1, splits)
         begin = int32(split * share)
@@ -277,10 +151,10 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         at_chunk = int32(begin * CHUNKS + chunk)  # of a row of W, which this thread copies next
         tap = quotient(at_chunk, chunks)
         channel = int32(at_chunk - tap * chunks)
-        tap_y = quotient(tap, side_x)
-        tap_x = int32(tap - tap_y * side_x)
-        step_y, step_x = int32(step * wd * chunks), int32(step * chunks)
-        rows_of_taps, taps_of_row = int32(side_y), int32(side_x)
+        tap_y = quotient(tap, window.kernel_w)
+        tap_x = int32(tap - tap_y * window.kernel_w)
+        step_y, step_x = int32(dilation * source.w * chunks), int32(dilation * chunks)
+        kernel_h, kernel_w = int32(window.kernel_h), int32(window.kernel_w)
         w_at = int32(w_at + at_chunk)
         to = int32(copied * ROW + (chunk ^ (copied >> 1 & 3)) * CHUNK)
 
@@ -290,102 +164,71 @@ def make_tensor_gemm(tile: TensorTile, kind: int, leaves: int) -> Any:
         a_at = int32(a_row * ROW + (lane // 16 ^ (a_row >> 1 & 3)) * CHUNK)
         b_at = int32(A_SIZE + b_row * ROW + (lane // 8 % 2 ^ (b_row >> 1 & 3)) * CHUNK)
         full, ready = int32(0), int32(0)  # the stages that are copied to, and multiplied, next
-        # Everything in this loop is of 32 bits, which numba has to be told after each operation.
+        # Everything in this loop has 32 bits, which Numba must be told after each operation.
         for at in range(int32(begin - AHEAD), end):
             if at >= begin:
-                wait_for_copies(PENDING)
+                cp_async_wait_group(PENDING)
                 cuda.syncthreads()
             if int32(at + AHEAD) < end:  # the stage that was multiplied last is free
                 offset = int32(tap_y * step_y + tap_x * step_x + channel)
                 mask = int32(1 << tap_y | 1 << (tap_x + COLUMN_BITS))
-                w_mask = w_inside if tap_y < rows_of_taps else int32(0)
+                w_mask = w_inside if tap_y < kernel_h else int32(0)
                 for copy in range(A_COPIES):
-                    place = np.int64(int32(row_at[copy] + offset)) * CHUNK
+                    from_a = np.int64(int32(row_at[copy] + offset)) * CHUNK
                     is_there = int32(row_taps[copy] & mask) == mask
-                    copy_async(shared, int32(full + to + copy * STEP_ROWS * ROW), a, place, is_there)
+                    cp_async(shared, int32(full + to + copy * ROWS_APART * ROW), a, from_a, is_there)
                 for copy in range(B_COPIES):
-                    place = np.int64(int32(w_at + copy * w_step)) * CHUNK
+                    from_w = np.int64(int32(w_at + copy * w_step)) * CHUNK
                     is_there = int32(w_mask & 1 << copy) != 0
-                    copy_async(shared, int32(full + A_SIZE + to + copy * STEP_ROWS * ROW), w, place, is_there)
+                    cp_async(shared, int32(full + A_SIZE + to + copy * ROWS_APART * ROW), w, from_w, is_there)
                 w_at = int32(w_at + CHUNKS)
                 channel = int32(channel + CHUNKS)
                 while channel >= chunks:
                     channel = int32(channel - chunks)
                     tap_x = int32(tap_x + 1)
-                    if tap_x == taps_of_row:
+                    if tap_x == kernel_w:
                         tap_x = int32(0)
                         tap_y = int32(tap_y + 1)
                 full = int32(full + STAGE)
                 if full == SHARED:
                     full = int32(0)
-            commit_copies()
+            cp_async_commit_group()
             if at >= begin:
                 for half in range(2):  # two chunks of each row at a time
                     for j in range(NF2):
-                        load_matrices(shared, int32(ready + (b_at ^ half * HALF) + j * 16 * ROW), b_words, 4 * j)
+                        ldmatrix(shared, int32(ready + (b_at ^ half * HALF) + j * 16 * ROW), b_words, 4 * j)
                     for i in range(MF):
-                        load_matrices(shared, int32(ready + (a_at ^ half * HALF) + i * 16 * ROW), a_words, 4 * i)
-                    multiply_fragments(acc, a_words, b_words, MF, NF, KIND)
+                        ldmatrix(shared, int32(ready + (a_at ^ half * HALF) + i * 16 * ROW), a_words, 4 * i)
+                    mma_sync(acc, a_words, b_words, MF, NF, KIND)
                 ready = int32(ready + STAGE)
                 if ready == SHARED:
                     ready = int32(0)
 
-        top, left = int32(top + lane // 4), int32(left + lane % 4 * RUN)
-        unit = 2 if parities > 1 else 1
-        all_rows = cuda.gridDim.x // tiles * rows
-        for run in range(RUNS):
-            row = int32(first_row + top + run // GROUPS * 8)
-            column = int32(first_column + left + run % GROUPS * 4 * RUN)
-            if row < rows and column < columns:
-                values = take8(acc, run, RUNS)
-                pixel = group * rows + row
+        top, left = int32(top + lane // 4), int32(left + lane % 4 * VECTOR)
+        unit = 2 if phases > 1 else 1
+        all_rows = cuda.gridDim.x // grid.tiles * grid.rows
+        for vector in range(VECTORS):
+            row = int32(first_row + top + vector // GROUPS * 8)
+            column = int32(first_column + left + vector % GROUPS * 4 * VECTOR)
+            if row < grid.rows and column < columns:
+                values = select8(acc, vector, VECTORS)
+                pixel = group * grid.rows + row
                 if IS_SUMS:
-                    store8(out, ((split * parities + parity) * all_rows + pixel) * columns + column, values)
+                    store8(out, ((split * phases + phase) * all_rows + pixel) * columns + column, values)
                 else:
-                    line = quotient(int32(pixel), grid_w)
-                    pixel = ((line * unit + py) * grid_w + pixel - line * grid_w) * unit + px
+                    line = quotient(int32(pixel), grid.w)
+                    pixel = ((line * unit + py) * grid.w + pixel - line * grid.w) * unit + px
                     values = add8(values, load8(bias, column))
-                    word = column // RUN * RUN_SIZE
-                    put_run(
-                        values,
-                        pixel,
-                        word,
-                        out,
-                        out_stride,
-                        out_first,
-                        out_slope,
-                        also,
-                        also_stride,
-                        also_first,
-                        also_slope,
-                        KIND,
-                    )
+                    write_vector(values, pixel, column // VECTOR * WORDS, out, out2, targets, KIND)
 
         if HAS_STATISTICS:
-            wait_for_copies(0)
+            cp_async_wait_group(0)
+            tile_number = (group * phases + phase) * grid.tiles + quotient(first_row, BM)
+            rows = int32(min(BM, grid.rows - first_row))
+            count = int32(min(PART_ROWS, quotient(int32(max(0, rows - top) + 7), 8)))
             part = int32(warp // WARPS_N * 8 + lane // 4)
-            chunk = (group * parities + parity) * tiles + quotient(first_row, BM)
-            rows_here = int32(min(BM, rows - first_row))
-            count = int32(min(2 * MF, quotient(int32(max(0, rows_here - top) + 7), 8)))
-            leave_statistics(
-                acc,
-                shared,
-                part,
-                PARTS,
-                count,
-                2 * MF,
-                left,
-                GROUPS,
-                RUNS,
-                rows_here,
-                bias,
-                first_column,
-                columns,
-                BN,
-                statistics,
-                chunk,
-                thread,
-                THREADS,
-            )
+            layout = Layout(PARTS, PART_ROWS, 8, GROUPS, BN, THREADS)
+            place = Place(thread, part, count, left, tile_number, rows, first_column)
+            write_statistics(acc, VECTORS, shared, layout, place, bias, columns, statistics)
 
-    return tensor_gemm
+    return mma_gemm

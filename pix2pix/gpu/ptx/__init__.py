@@ -1,1 +1,1 @@
-"""PTX instructions as Numba intrinsics, and the layouts of the registers and words that they work on."""
+"""PTX instructions as Numba intrinsics, the layouts of their fragments, and packed words."""

@@ -1,23 +1,23 @@
-"""Numbers of lower precision as words of 32 bits: two float16 or bfloat16, or one tf32.
+"""Packed words: numbers of lower precision in words of 32 bits, two float16 or bfloat16 or one tf32.
 
-On the GPU, maps and weights of lower precision lie in arrays of words, whatever is in them; here is what makes words of
-float32, and what they mean.
+On the GPU, maps and weights lie in arrays of such words. Here is the host's conversion from and to float32.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}  # how kernels, whose constants are numbers, call the precisions
+from .fragments import VECTOR
+
+KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}  # kernels' constants are numbers: the kind of word of a precision
 FLOAT16, BFLOAT16, TF32 = KINDS.values()
 ELEMENTS = (2, 2, 1)  # of a word, by kind
-RUN = 8  # channels that are handled together
-RUN_WORDS = tuple(RUN // elements for elements in ELEMENTS)
+VECTOR_WORDS = tuple(VECTOR // elements for elements in ELEMENTS)
 LARGEST_FLOAT16 = 65504.0
 
 
 def words_of(values: np.ndarray, kind: int) -> np.ndarray:
-    """float32 (..., elements) -> uint32 (..., words), rounded to nearest; ties to even, of tf32 away from zero."""
+    """float32 (..., elements) -> uint32 (..., words), rounded to nearest: ties to even, for tf32 away from zero."""
     values = np.ascontiguousarray(values, np.float32)
     if kind == FLOAT16:
         with np.errstate(over="ignore"):
@@ -30,7 +30,7 @@ def words_of(values: np.ndarray, kind: int) -> np.ndarray:
 
 
 def floats_of(words: np.ndarray, kind: int) -> np.ndarray:
-    """uint32 (..., words) -> float32 (..., elements), as tensor cores read them: without a tf32's last 13 bits."""
+    """uint32 (..., words) -> float32 (..., elements), as tensor cores read them: without the last 13 bits of a tf32."""
     if kind == FLOAT16:
         return np.ascontiguousarray(words).view(np.float16).astype(np.float32)
     if kind == BFLOAT16:

@@ -1,9 +1,7 @@
-"""What the intrinsics of :mod:`pix2pix.gpu.ptx.hopper` do, for numba's simulator.
+"""What the intrinsics of :mod:`pix2pix.gpu.ptx.hopper` do in Numba's simulator; see there for their parameters.
 
-What hardware does by itself happens as late as it may: boxes come when somebody waits for them, and products are
-computed when they are waited for, from what is in shared memory then. A kernel that forgets to wait computes with what
-was there before; one that has a stage copied over too early, with what came too early
-(:data:`pix2pix.gpu.simulator.mma.COPIES_ARE_EARLY` has boxes come as soon as they may).
+Asynchronous operations end as late as they may: a TMA load when its mbarrier is waited for, a wgmma when it is waited
+for, from what shared memory holds then. :data:`.threads.COPIES_ARE_EARLY` makes loads end as soon as they may.
 """
 
 from __future__ import annotations
@@ -13,42 +11,51 @@ import threading
 
 import numpy as np
 
+from ..ptx.fragments import (
+    CHUNK,
+    LANES,
+    SWIZZLE_ATOM,
+    SWIZZLE_CHUNKS,
+    SWIZZLE_ROW,
+    WARPGROUP,
+    WARPGROUP_ROWS,
+    swizzle,
+)
 from ..ptx.packed_words import floats_of
-from . import mma as _tensor_twins
-from .mma import LANES, accumulate, plain, together
+from . import threads
+from .mma import accumulate
+from .threads import block, collective, plain
 
-ROW, PATTERN, GROUP, GROUP_ROWS = 32, 256, 128, 64
-CHUNK, CHUNKS = 4, 8  # words of a chunk, and chunks of a row
-FIRST = 96  # where the first pattern begins: not where shared memory does, so that nobody takes that for granted
-
-
-# -- barriers ---------------------------------------------------------------------------------------------------------
+OFFSET = 96  # of the first atom: not 0, so that no kernel relies on shared memory that begins at an atom
 
 
-class Barrier:
-    """A barrier of copies: its phase, who and what that still waits for, and the boxes that have not come."""
+# -- mbarriers --------------------------------------------------------------------------------------------------------
+
+
+class Mbarrier:
+    """Its phase, the threads and words that the phase still waits for, and the loads that have not landed."""
 
     def __init__(self, arrivals):
         self._arrivals = self._missing = arrivals
         self._phase = self._words = 0
         self._begun, self._ended = [], []
-        self._lock, self._waiting = threading.RLock(), _tensor_twins.Waiting()
+        self._lock, self._waiting = threading.RLock(), threads.WaitQueue()
 
     def arrive(self, words):
-        """One thread less to wait for, and `words` more."""
+        """One thread has arrived, and expects `words` more."""
         with self._lock:
             self._missing -= 1
             self._words += words
             self._end_phase()
 
-    def begin(self, words, copy):
-        """Words that are on their way."""
+    def begin(self, words, load):
+        """`words` are on their way."""
         with self._lock:
             self._words -= words
-            if _tensor_twins.COPIES_ARE_EARLY:
-                copy()
+            if threads.COPIES_ARE_EARLY:
+                load()
             else:
-                self._begun.append(copy)
+                self._begun.append(load)
             self._end_phase()
 
     def _end_phase(self):
@@ -59,79 +66,80 @@ class Barrier:
             self._waiting.changed()
 
     def wait(self, parity):
-        """Until the current phase is not of that parity; then what belongs to ended ones is there."""
+        """Wait until the current phase is not of that parity; loads of ended phases have landed then."""
         self._waiting.until(lambda: self._phase % 2 != parity)
         with self._lock:
-            for copy in self._ended:
-                copy()
+            for load in self._ended:
+                load()
             self._ended = []
 
 
-def _barriers():
-    return threading.current_thread()._manager.__dict__.setdefault("barriers", {})
+def _mbarriers():
+    return block().setdefault("mbarriers", {})
 
 
-def make_barrier(barriers, at, arrivals):
+def mbarrier_init(barriers, at, arrivals):
     """See pix2pix.gpu.ptx.hopper."""
-    _barriers()[at] = Barrier(arrivals)
+    _mbarriers()[at] = Mbarrier(arrivals)
 
 
-def publish_barriers():
+def fence_mbarrier_init():
     """See pix2pix.gpu.ptx.hopper."""
 
 
-def arrive(barriers, at):
+def mbarrier_arrive(barriers, at):
     """See pix2pix.gpu.ptx.hopper."""
-    _barriers()[at].arrive(0)
+    _mbarriers()[at].arrive(0)
 
 
-def arrive_with_words(barriers, at, words):
+def mbarrier_expect_tx(barriers, at, words):
     """See pix2pix.gpu.ptx.hopper."""
-    _barriers()[at].arrive(words)
+    _mbarriers()[at].arrive(words)
 
 
-def wait_for_phase(barriers, at, parity):
+def mbarrier_wait(barriers, at, parity):
     """See pix2pix.gpu.ptx.hopper."""
-    _barriers()[at].wait(parity)
+    _mbarriers()[at].wait(parity)
 
 
-# -- copies -----------------------------------------------------------------------------------------------------------
+# -- tensor maps ------------------------------------------------------------------------------------------------------
 
 
-def aligned_place(shared):
+def atom_offset(shared):
     """See pix2pix.gpu.ptx.hopper."""
-    return FIRST
+    return OFFSET
 
 
-def acquire_boxes(boxes):
+def fence_tensor_map(tensor_map):
     """See pix2pix.gpu.ptx.hopper."""
 
 
 @functools.cache
 def _swizzled(at, rows):
-    """(rows, words of a row): where the words of rows from place `at` on are."""
-    if (at - FIRST) % PATTERN:
-        raise ValueError(f"rows of a tile at {at}, where no pattern begins")
-    row, chunk, word = np.meshgrid(range(rows), range(CHUNKS), range(CHUNK), indexing="ij")
-    return (at + row * ROW + (chunk ^ row % CHUNKS) * CHUNK + word).reshape(rows, ROW)
+    """(rows, SWIZZLE_ROW): the indices of the words of swizzled rows from index `at` on."""
+    if (at - OFFSET) % SWIZZLE_ATOM:
+        raise ValueError(f"rows of a tile at {at}, where no swizzle atom begins")
+    row, chunk, word = np.meshgrid(range(rows), range(SWIZZLE_CHUNKS), range(CHUNK), indexing="ij")
+    return (at + row * SWIZZLE_ROW + swizzle(row, chunk) * CHUNK + word).reshape(rows, SWIZZLE_ROW)
 
 
-def copy_box(shared, to, barriers, at, boxes, x0, x1, x2, x3, x4):
-    """See pix2pix.gpu.ptx.hopper."""
+def tma_load(shared, to, barriers, at, tensor_map, x0, x1, x2, x3, x4):
+    """See pix2pix.gpu.ptx.hopper. The tensor map is a :class:`pix2pix.gpu.tensor_maps.TensorMap`."""
     first = np.array([x4, x3, x2, x1, x0])
-    rows = int(np.prod(boxes.box)) // ROW
+    rows = int(np.prod(tensor_map.box)) // SWIZZLE_ROW
     places = _swizzled(to, rows)
 
-    def copy():
-        index = np.ogrid[tuple(slice(start, start + size) for start, size in zip(first, boxes.box, strict=True))]
+    def load():
+        box = zip(first, tensor_map.box, strict=True)
+        index = np.ogrid[tuple(slice(start, start + size) for start, size in box)]
         inside, place = True, 0
-        for at, size, stride in zip(index, boxes.sizes, boxes.strides, strict=True):
-            inside = inside & (at >= 0) & (at < size)
-            place = place + at * stride
-        words = np.where(inside, plain(boxes.array)[np.where(inside, place, 0)], np.float32(0))
-        shared[places] = words.reshape(rows, ROW)
+        for i, size, stride in zip(index, tensor_map.sizes, tensor_map.strides, strict=True):
+            inside = inside & (i >= 0) & (i < size)
+            place = place + i * stride
+        words = np.where(inside, plain(tensor_map.array)[np.where(inside, place, 0)], np.float32(0))
+        shared[places] = words.reshape(rows, SWIZZLE_ROW)
 
-    _barriers()[at].begin(rows * ROW, copy)
+    _mbarriers()[at].begin(rows * SWIZZLE_ROW, load)
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
@@ -139,12 +147,11 @@ def copy_box(shared, to, barriers, at, boxes, x0, x1, x2, x3, x4):
 
 def _pending():
     """The products of this thread's warpgroup that have not been waited for."""
-    thread = threading.current_thread()
-    groups = thread._manager.__dict__.setdefault("products", {})
-    return groups.setdefault(thread.thread_id // GROUP, [])
+    groups = block().setdefault("products", {})
+    return groups.setdefault(threading.current_thread().thread_id // WARPGROUP, [])
 
 
-def multiply_rows(acc, shared, a, b, columns, kind):
+def wgmma(acc, shared, a, b, columns, kind):
     """See pix2pix.gpu.ptx.hopper."""
     pending = _pending()
 
@@ -156,16 +163,15 @@ def multiply_rows(acc, shared, a, b, columns, kind):
         pending[:] = [lambda: product([sums for sums, _ in brought])]
 
     def product(sums):
-        left = floats_of(shared[_swizzled(a, GROUP_ROWS)].view(np.uint32), kind)
+        left = floats_of(shared[_swizzled(a, WARPGROUP_ROWS)].view(np.uint32), kind)
         right = floats_of(shared[_swizzled(b, columns)].view(np.uint32), kind)
-        result = left @ right.T
-        for warp, rows in enumerate(np.split(result, GROUP_ROWS // 16)):
+        for warp, rows in enumerate(np.split(left @ right.T, WARPGROUP_ROWS // 16)):
             accumulate(sums[LANES * warp : LANES * (warp + 1)], rows, 1, columns // 8)
 
-    together((acc, (a, b)), work, GROUP)
+    collective((acc, (a, b)), work, WARPGROUP)
 
 
-def finish_products(acc, columns):
+def wgmma_wait(acc, columns):
     """See pix2pix.gpu.ptx.hopper."""
     pending = _pending()
 
@@ -174,4 +180,4 @@ def finish_products(acc, columns):
             before()
         pending.clear()
 
-    together(acc, work, GROUP)
+    collective(acc, work, WARPGROUP)

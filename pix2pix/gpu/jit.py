@@ -1,0 +1,52 @@
+"""How kernels are compiled: the jit wrapper, and what differs in Numba's simulator (NUMBA_ENABLE_CUDASIM=1).
+
+A kernel is made by a factory whose arguments are compile-time constants, so that the simulator runs small tiles of the
+same source. Arrays are one-dimensional and contiguous. Kernels compute indices themselves, in 64 bits where a map may
+be larger than 2**31 words. Only this package imports numba: without a GPU, nobody needs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from numba import config, cuda
+from numba import int32 as numba_int32
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+int32: Any = int if SIMULATED else numba_int32  # Python integers do not overflow, and Numba's conversion is slow there
+ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator has no such argument
+
+if SIMULATED:
+
+    def synchronise() -> None:
+        """Wait for all threads of the block. In device functions of other modules, `cuda` is not the simulated one."""
+        threading.current_thread().syncthreads()  # type: ignore[attr-defined]
+
+else:
+    from numba.cuda import dispatcher
+
+    dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small layers have small grids
+    synchronise = cuda.syncthreads
+
+
+def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any]:
+    """Decorator: a kernel for blocks of `threads`, of which `blocks` must fit a multiprocessor together.
+
+    A kernel is compiled at its first launch and cached on disk beside its source (or in NUMBA_CACHE_DIR). Numba
+    notices changes of the kernel's file and of its compile-time constants, which therefore are numbers only. It does
+    not notice changes of intrinsics or of imported functions: delete the cache then (``ci/gpu.sh build`` does).
+    """
+
+    def compile_lazily(function: Callable[..., None]) -> Any:
+        if SIMULATED:
+            return cuda.jit(function)
+        return cuda.jit(launch_bounds=(threads, blocks), cache=True)(function)
+
+    return compile_lazily
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator: a device function that is inlined into kernels, with the caller's compile-time constants."""
+    return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
