@@ -19,7 +19,7 @@ import numpy as np
 from mpi4py import MPI
 
 from pix2pix import mpi
-from pix2pix.files.images import Fitting
+from pix2pix.files.fitting import Fitting
 from pix2pix.files.jobs import Job
 from pix2pix.files.stream import BATCH_SIZE, Outcome
 from pix2pix.model.unet import unet

@@ -1,12 +1,55 @@
-"""Descriptions in words: of a model, of its plan, and of what this package was built with."""
+"""The command ``info``: describes a model, its plan, and this build."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from .. import __version__
+from ..cpu.instruction_sets import build_info
+from ..cpu.peaks import measure
+from ..loading import read_model
 from ..model.generator import Generator, Layer
+from ..plans import placements
+from ..plans import plan as plans
 from ..plans.plan import Plan
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe ``args.model`` and its plan, or this build. Returns the exit status."""
+    if args.plan and not args.model:  # "info --plan MODEL": the option has taken the model's place
+        args.model, args.plan = Path(args.plan), ""
+    if args.model:
+        generator, _ = read_model(args.model, args.statistics, args.key, dict(args.set))
+        plan = _plan(args, generator)
+        print(describe(generator))
+        print()
+        print(layer_table(generator, plan))
+        if not args.measure:
+            return 0
+        print()
+    elif args.plan is not None or args.gpu_layers:
+        raise ValueError("--plan shows the plan of a model: name one")
+    facts = {"pix2pix": __version__, **build_info()}
+    if args.measure:
+        facts |= {name: f"{value:.4g}" for name, value in measure().items()}
+    print(aligned(facts))
+    return 0
+
+
+def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
+    """The plan that --plan and --gpu-layers ask to be shown."""
+    if args.gpu_layers == "auto":
+        raise ValueError("info measures no placement: translate with --gpu-layers auto writes a plan file to show here")
+    if args.gpu_layers:
+        return placements.decide(generator, args.gpu_layers, args.plan or None, "float32", args.tune)
+    if args.plan is None:
+        return None
+    if args.plan == "" or args.plan in plans.ALGORITHMS["cpu"]:
+        return plans.choose(generator, args.tune, args.plan or None)
+    return plans.read(args.plan, generator)
 
 
 def describe(generator: Generator) -> str:
@@ -42,7 +85,7 @@ def provisos(generator: Generator) -> str:
 
 
 def layer_table(generator: Generator, plan: Plan | None = None) -> str:
-    """A table of the layers, for a picture of the model's own size; with what ``plan`` says of each."""
+    """A table of the layers, for an image of the model's own size; with what ``plan`` says of each."""
     shapes = generator.shapes(generator.size, generator.size)
     macs = generator.macs(generator.size, generator.size)
     head = ["layer", "reads", "kernel", "output", "norm", "parameters", "MFLOP", "plan"]

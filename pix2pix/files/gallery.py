@@ -1,7 +1,7 @@
 """The gallery of a run: one HTML page that shows every input, output and target, with PSNR, SSIM and L1.
 
-The page is one file that works alone, opened from disk: its pictures are JPEG thumbnails inside it. Those of 2,000
-pictures take some tens of megabytes; they go through a temporary file, so that memory doesn't grow with them.
+The page is one file that works alone, opened from disk: it contains its images as JPEG thumbnails. Those of 2,000
+images take some tens of megabytes. They wait in a temporary file, so that memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from ..atomic import open_atomically
 from . import metrics
-from .images import in_mode
+from .codecs import image_of, in_mode
 from .jobs import natural
 
 GALLERY_NAME = "gallery.html"
@@ -30,7 +31,7 @@ UNITS = {"psnr": ("PSNR", "{:.2f} dB"), "ssim": ("SSIM", "{:.4f}"), "l1": ("L1",
 
 
 def thumbnail_edge(count: int) -> int:
-    """How large thumbnails may be, in pixels, so that a page of ``count`` pictures stays below some 40 MB."""
+    """How large thumbnails may be, in pixels, so that a page of ``count`` images stays below some 40 MB."""
     return 256 if count <= 500 else 160
 
 
@@ -45,13 +46,13 @@ class Thumbnails:
 
     @classmethod
     def of(cls, input: np.ndarray, output: np.ndarray, target: np.ndarray | None, edge: int) -> Thumbnails:
-        """Thumbnails of uint8 pictures (H,W,C), at most ``edge`` pixels wide and high."""
+        """Thumbnails of uint8 images (H,W,C), at most ``edge`` pixels wide and high."""
         shown = None if target is None else _jpeg(target, edge)
         return cls(_jpeg(input, edge), _jpeg(output, edge), shown, output.shape[:2])
 
 
 def _jpeg(pixels: np.ndarray, edge: int) -> bytes:
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image = image_of(pixels)
     image = in_mode(image, "L" if image.mode == "L" else "RGB")
     image.thumbnail((edge, edge), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -60,7 +61,7 @@ def _jpeg(pixels: np.ndarray, edge: int) -> bytes:
 
 
 class Gallery:
-    """Collects pictures, in any order, and writes the page. Use it as a context manager."""
+    """Collects images, in any order, and writes the page. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +76,7 @@ class Gallery:
         self._spool.close()
 
     def add(self, name: str, thumbnails: Thumbnails, compared: Mapping[str, float] | None) -> None:
-        """Add a picture: its output's path relative to the page, with /, and what :func:`metrics.compare` said."""
+        """Add an image: its output's path relative to the page, with /, and what :func:`metrics.compare` said."""
         card = _card(name, thumbnails, compared).encode("utf-8", "replace")
         self._cards.append((name, self._spool.tell(), len(card)))
         self._spool.write(card)
@@ -83,20 +84,18 @@ class Gallery:
             self._metrics.append(compared)
 
     def write(self, title: str, facts: Mapping[str, str]) -> None:
-        """Write the page, whole or not at all: pictures in natural order below ``facts`` and the means."""
-        values = [_fact(name, value) for name, value in {"Pictures": f"{len(self._cards):,}", **facts}.items()]
+        """Write the page, whole or not at all: images in natural order below ``facts`` and the means."""
+        values = [_fact(name, value) for name, value in {"Images": f"{len(self._cards):,}", **facts}.items()]
         values += [_fact(f"Mean {UNITS[k][0]}", _number(k, v)) for k, v in metrics.means(self._metrics).items()]
         before, after = _PAGE.split("$cards")
         before = Template(before).substitute(title=html.escape(title), facts="\n".join(values))
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with open(partial, "wb") as page:
+        with open_atomically(self.path) as page:
             page.write(before.encode("utf-8", "replace"))
             for _, start, length in sorted(self._cards, key=lambda card: natural(Path(card[0]))):
                 self._spool.seek(start)
                 page.write(self._spool.read(length))
             page.write(after.encode())
         self._spool.seek(0, os.SEEK_END)
-        os.replace(partial, self.path)
 
 
 def _card(name: str, thumbnails: Thumbnails, compared: Mapping[str, float] | None) -> str:

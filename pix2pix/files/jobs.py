@@ -13,27 +13,25 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
 
 from ..errors import InputError
-from .images import READABLE, WRITERS
-
-Format = Literal["png", "jpg", "same"]
+from .codecs import READABLE, WRITABLE
+from .options import OutputFormat
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to translate: its file, the file to write, and the latter's name inside the output folder."""
+    """One image to translate: its file, the file to write, and the latter's name inside the output folder."""
 
     source: Path
     output: Path
     name: str
 
 
-def output_name(name: str, format: Format = "png") -> str:
+def output_name(name: str, format: OutputFormat = "png") -> str:
     """The name of the output for an input called ``name``. ``same`` keeps its kind where that can be written."""
     stem, suffix = os.path.splitext(name)
-    wanted = f".{format}" if format != "same" else suffix if suffix.lower() in WRITERS else ".png"
+    wanted = f".{format}" if format != "same" else suffix if suffix.lower() in WRITABLE else ".png"
     ambiguous = os.path.splitext(stem)[1].lower() in READABLE
     return name if suffix == wanted and not ambiguous else name + wanted
 
@@ -45,10 +43,10 @@ def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
     ]
 
 
-def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Format = "png") -> list[Job]:
+def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: OutputFormat = "png") -> list[Job]:
     """The jobs for image files and folders, in natural order.
 
-    Of a folder, all picture files are taken, those in its sub-folders too (linked ones included, each folder once),
+    Of a folder, all image files are taken, those in its sub-folders too (linked ones included, each folder once),
     but nothing hidden and nothing inside ``output``. Outputs keep their path inside a folder; if several inputs are
     given, the folder's own name comes first. Raises InputError if an input isn't there, there is nothing to do, two
     inputs have the same output, or an output would replace an input.
@@ -56,7 +54,7 @@ def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Fo
     jobs: dict[tuple[Path, str], Job] = {}
     for path in map(Path, inputs):
         if path.is_dir():
-            found = [(file, file.relative_to(path)) for file in sorted(_pictures(path, output), key=natural)]
+            found = [(file, file.relative_to(path)) for file in sorted(_images(path, output), key=natural)]
             if len(inputs) > 1:
                 found = [(file, path.resolve().name / relative) for file, relative in found]
         elif path.exists():
@@ -68,14 +66,14 @@ def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Fo
             jobs.setdefault((source.resolve(), name), Job(source, output / name, name))
     if not jobs:
         raise InputError(
-            f"found no pictures in {', '.join(map(str, inputs))}: expected files ending in {', '.join(READABLE)}"
+            f"found no images in {', '.join(map(str, inputs))}: expected files ending in {', '.join(READABLE)}"
         )
     _check(jobs)
     return list(jobs.values())
 
 
 def single_job(source: str | os.PathLike[str], output: Path) -> Job:
-    """The job that writes one picture to a file of a given name. Raises InputError as :func:`find_jobs` does."""
+    """The job that writes one image to a file of a given name. Raises InputError as :func:`find_jobs` does."""
     source = Path(source)
     if not source.exists():
         raise InputError(f"there is no file {str(source)!r}")
@@ -84,8 +82,8 @@ def single_job(source: str | os.PathLike[str], output: Path) -> Job:
     return job
 
 
-def _pictures(folder: Path, excluded: Path) -> Iterator[Path]:
-    """The picture files below ``folder``, outside ``excluded``.
+def _images(folder: Path, excluded: Path) -> Iterator[Path]:
+    """The image files below ``folder``, outside ``excluded``.
 
     Links to folders are followed after all that isn't linked: a folder with several names is taken once, under its
     own if it lies below ``folder``, and links in a circle come to an end.

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import remove_abandoned, write_atomically
 from ..errors import RecordError
-from .images import READABLE, remove_abandoned, write
+from .codecs import READABLE
 
 RECORD_NAME = ".pix2pix-run.json"
 
@@ -41,7 +42,7 @@ def model_identity(path: str | os.PathLike[str]) -> str:
 
 
 def _is_result(file: Path) -> bool:
-    """Whether a file lies in a model's folder because pictures are translated into it."""
+    """Whether a file lies in a model's folder because images are translated into it."""
     return file.name.startswith(".") or file.suffix.lower() in (*READABLE, ".html", ".partial")
 
 
@@ -70,7 +71,7 @@ def begin(record: Path, made_by: Mapping[str, Any], outputs: Sequence[Path], ove
             remove_abandoned([record, *(path for path in outputs if path not in done)])
             return done
         check_free(outputs)
-    write(record, (json.dumps(made_by, indent=2) + "\n").encode())
+    write_atomically(record, (json.dumps(made_by, indent=2) + "\n").encode())
     remove_abandoned([record, *outputs])
     return set()
 

@@ -15,9 +15,9 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from ..atomic import remove_abandoned
 from ..engines.base import Engine
 from ..errors import RanksLostError
-from ..files.images import remove_abandoned
 from ..files.jobs import Job
 from ..files.stream import Outcome, translate_stream
 from .messages import POLL_SECONDS, ROOT, Ask, DoFiles, packed_job, reason

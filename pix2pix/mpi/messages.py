@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from ..atomic import process_name
 from ..engines.base import Engine
 from ..errors import RanksLostError
 from ..factory import EngineOptions
-from ..files.images import Fitting, writer
+from ..files.fitting import Fitting
 from ..files.jobs import Job
 from ..files.stream import Outcome
 from ..model.generator import Generator, Weights
@@ -67,7 +68,7 @@ class Facts:
     """An answer: where this rank is and what it computes with, or why it cannot."""
 
     host: str = field(default_factory=platform.node)
-    writer: str = field(default_factory=writer)
+    writer: str = field(default_factory=process_name)
     device: str = ""
     workers: int = 1
     error: str = ""

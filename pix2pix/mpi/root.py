@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines.base import Engine
 from ..errors import RanksLostError
 from ..factory import EngineOptions, make_engine
-from ..files.images import Fitting
+from ..files.fitting import Fitting
 from ..files.jobs import Job
 from ..files.stream import BATCH_SIZE, Outcome, split, translate_files
 from ..model.generator import Generator as Network

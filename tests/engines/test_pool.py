@@ -25,7 +25,7 @@ from pix2pix.devices import Device, count_gpus, share_workers
 from pix2pix.engines.pool import UNFINISHED, PoolEngine, WorkerGroup
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.factory import EngineOptions, make_engine
-from pix2pix.files import run
+from pix2pix.files import translate
 from pix2pix.model.weights import random_weights
 from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
 from tests.gpu.gpus import EDGE, MISSING, NUMBER, needs_gpu
@@ -484,7 +484,7 @@ def test_the_command_tells_of_a_lost_device(tmp_path, monkeypatch, capsys):
         makers = [partial(SlowReference, device, generator, weights) for device in (lost, sound)]
         return PoolEngine(generator, [WorkerGroup(f"fake:{i}", make) for i, make in enumerate(makers)])
 
-    monkeypatch.setattr(run, "make_engine", make_engine)
+    monkeypatch.setattr(translate, "make_engine", make_engine)
     arguments = ["translate", str(tmp_path), "-o", str(tmp_path / "out"), "-m", str(model), "--batch-size", "2"]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr()

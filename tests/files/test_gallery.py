@@ -1,4 +1,4 @@
-"""Metrics against their definitions, and the gallery page."""
+"""The gallery page."""
 
 from __future__ import annotations
 
@@ -9,78 +9,11 @@ import math
 import re
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from pix2pix.files import metrics
 from pix2pix.files.gallery import Gallery, Thumbnails, thumbnail_edge
-
-
-def noisy(h: int, w: int, channels: int = 3, noise: float = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A picture and a noisy copy of it."""
-    rng = np.random.default_rng(seed)
-    y, x, c = np.ogrid[:h, :w, :channels]
-    smooth = 120 + 60 * np.sin(x / 6 + c) + 50 * np.cos(y / 4)
-    other = smooth + rng.normal(0, noise, smooth.shape)
-    return tuple(np.clip(a, 0, 255).astype(np.uint8) for a in (smooth, other))
-
-
-# -- metrics --------------------------------------------------------------------------------------------------
-
-
-def ssim_by_definition(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM of two luma pictures, one window at a time, with variances from deviations."""
-    weights = [math.exp(-(i * i + j * j) / (2 * 1.5**2)) for i in range(-5, 6) for j in range(-5, 6)]
-    weights = np.array(weights).reshape(11, 11) / sum(weights)
-    values = []
-    for i in range(a.shape[0] - 10):
-        for j in range(a.shape[1] - 10):
-            x, y = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
-            mx, my = (weights * x).sum(), (weights * y).sum()
-            vx, vy = (weights * (x - mx) ** 2).sum(), (weights * (y - my) ** 2).sum()
-            covariance = (weights * (x - mx) * (y - my)).sum()
-            numerator = (2 * mx * my + 2.55**2) * (2 * covariance + 7.65**2)
-            values.append(numerator / ((mx**2 + my**2 + 2.55**2) * (vx + vy + 7.65**2)))
-    return sum(values) / len(values)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_ssim_is_its_definition(channels):
-    a, b = noisy(24, 31, channels)
-    luma = [p @ [0.299, 0.587, 0.114] if channels == 3 else p[..., 0].astype(float) for p in (a, b)]
-    expected = ssim_by_definition(*luma)
-    assert 0.2 < expected < 0.95
-    assert metrics.ssim(a, b) == pytest.approx(expected, abs=1e-9)
-
-
-def test_psnr_and_l1():
-    a = np.zeros((4, 4, 3), np.uint8)
-    b = a.copy()
-    b[0, 0, 0] = 255
-    assert metrics.l1(a, b) == metrics.l1(b, a) == pytest.approx(1 / 48)
-    assert metrics.psnr(a, b) == metrics.psnr(b, a) == pytest.approx(10 * math.log10(48))
-
-
-@pytest.mark.parametrize("shape", [(32, 32, 3), (11, 11, 1), (5, 40, 3), (2, 2, 3), (1, 1, 4)])
-def test_equal_pictures(shape):
-    a, _ = noisy(*shape)
-    assert metrics.compare(a, a) == {"psnr": math.inf, "ssim": pytest.approx(1), "l1": 0}
-
-
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(4, 4, 3\) and \(4, 4, 1\)"):
-        metrics.compare(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 1), np.uint8))
-
-
-def test_means_leave_out_what_is_infinite():
-    rows = [{"psnr": 20.0, "ssim": 0.5, "l1": 0.1}, {"psnr": math.inf, "ssim": 1.0, "l1": 0.0}]
-    assert metrics.means(rows) == {"psnr": 20.0, "ssim": 0.75, "l1": 0.05}
-    assert metrics.means(rows[1:])["psnr"] == math.inf
-    assert metrics.means([]) == {}
-
-
-# -- the page -------------------------------------------------------------------------------------------------
+from tests.files.samples import noisy
 
 
 class Page(html.parser.HTMLParser):
@@ -115,7 +48,7 @@ def page_of(tmp_path, names, title="title", facts=None, compared=None, target=Tr
     return Page((tmp_path / "gallery.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_shows_every_picture_in_order_with_metrics(tmp_path):
+def test_the_page_shows_every_image_in_order_with_metrics(tmp_path):
     compared = {"psnr": 21.5, "ssim": 0.75, "l1": 0.0625}
     page = page_of(tmp_path, ["x10.png", "sub/y.png", "x2.png"], facts={"Model": "net.pth"}, compared=compared)
     links = page.every("a", "href")
@@ -144,7 +77,7 @@ def test_names_are_text_whatever_they_are(tmp_path):
     page = page_of(tmp_path, [evil], title=evil, facts={"Model": evil})
     assert set(page.every("img", "alt")) == {"input", "output", "target"}
     assert not any("onerror" in attrs for _, attrs in page.tags)
-    assert page.text.count(evil) == 4  # the window's title, the heading, the fact and the picture's name
+    assert page.text.count(evil) == 4  # the window's title, the heading, the fact and the image's name
     assert {unquote(link) for link in page.every("a", "href")} == {evil}
 
 
@@ -153,12 +86,12 @@ def test_names_that_are_no_text_are_shown_and_linked(tmp_path):
     assert page_of(tmp_path, [name]).every("a", "href") == ["caf%E9.png"] * 2
 
 
-def test_equal_pictures_are_said_to_be(tmp_path):
+def test_equal_images_are_said_to_be(tmp_path):
     page = page_of(tmp_path, ["x.png"], compared={"psnr": math.inf, "ssim": 1.0, "l1": 0.0})
     assert "identical" in page.text
 
 
-def test_two_thousand_pictures_stay_below_forty_megabytes(tmp_path):
+def test_two_thousand_images_stay_below_forty_megabytes(tmp_path):
     a, b = noisy(256, 256, noise=20)
     edge = thumbnail_edge(2000)
     shown = Thumbnails.of(a, b, None, edge)
@@ -171,8 +104,8 @@ def test_two_thousand_pictures_stay_below_forty_megabytes(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_thumbnails_of_all_channels(channels):
-    picture, _ = noisy(300, 20, channels)
-    shown = Thumbnails.of(picture, picture[..., :1], None, 64)
+    image, _ = noisy(300, 20, channels)
+    shown = Thumbnails.of(image, image[..., :1], None, 64)
     with Image.open(io.BytesIO(shown.input)) as image:
         assert image.size[1] == 64 and image.mode == ("L" if channels == 1 else "RGB")
     assert shown.size == (300, 20) and shown.target is None

@@ -1,0 +1,121 @@
+"""Images fitted to what a generator takes: cut in half, converted, resized or padded.
+
+The steps, in this order: a side-by-side image is cut in half; colours are converted to the generator's channels (1:
+luma; 3: RGB, with transparency composited over white; 4: RGBA); the image is resized with Pillow's bicubic filter, as
+the PyTorch program does, or padded by reflection.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ImageError
+from ..model.generator import Generator
+from .codecs import MAX_PIXELS, MODES, decoded, in_mode, pixels_of
+from .options import Fit, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class FittedImage:
+    """An image as a generator takes it.
+
+    ``pixels`` is uint8 (H,W,Cin): the image in the first ``height`` rows and ``width`` columns, and padding. ``target``
+    is uint8 (height,width,Cout): the other half of a side-by-side image, or None.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+    target: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """How images are fitted to a generator. Made by :meth:`of`, which checks it."""
+
+    in_channels: int
+    out_channels: int
+    multiple: int
+    fit: Fit
+    size: tuple[int, int] | None
+    pair: Pair | None
+
+    @classmethod
+    def of(
+        cls, generator: Generator, fit: Fit = "resize", size: tuple[int, int] | None = None, pair: Pair | None = None
+    ) -> Fitting:
+        """The fitting for ``generator``.
+
+        ``fit="resize"`` scales to ``size``, (H, W) in pixels, by default what the model was trained at.
+        ``fit="pad"`` keeps an image's own size, or first scales to ``size`` if it is given, which then may be any.
+        ``pair`` names the halves of side-by-side A|B images.
+
+        Raises ValueError for a generator whose channels no image file has, and for a size that it cannot take.
+        """
+        for role, channels in zip(("takes", "makes"), generator.channels, strict=True):
+            if channels not in MODES:
+                raise ValueError(
+                    f"this generator {role} images of {channels} channels, image files have 1, 3 or 4: "
+                    f"translate arrays from Python, or a raw .rgb file"
+                )
+        if fit not in get_args(Fit):
+            raise ValueError(f"got fit {fit!r}, expected resize or pad")
+        if pair not in (None, *get_args(Pair)):
+            raise ValueError(f"got pair {pair!r}, expected AtoB or BtoA")
+        if fit == "resize":
+            size = size or (generator.size, generator.size)
+            generator.check_size(*size)
+        if size and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
+            raise ValueError(f"got size {size[1]}x{size[0]}, expected 1 to {MAX_PIXELS} pixels in all")
+        return cls(*generator.channels, generator.multiple, fit, size, pair)
+
+    def read(self, path: str | os.PathLike[str]) -> FittedImage:
+        """Decode and fit one image file. Raises ImageError as :func:`.codecs.decoded` does."""
+        with decoded(path) as image:
+            return self.apply(image)
+
+    def apply(self, image: Image.Image) -> FittedImage:
+        """Cut, convert and scale a decoded image. Raises ImageError for one that cannot be cut in two halves."""
+        target = None
+        if self.pair:
+            image, half = halves(image)
+            if self.pair == "BtoA":
+                image, half = half, image
+            target = self._array(half, self.out_channels)
+        pixels = self._array(image, self.in_channels)
+        height, width = pixels.shape[:2]
+        if self.fit == "pad":
+            pixels = pad(pixels, self.multiple)
+        return FittedImage(pixels, height, width, target)
+
+    def _array(self, image: Image.Image, channels: int) -> np.ndarray:
+        image = in_mode(image, MODES[channels])
+        if self.size and image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1], Image.Resampling.BICUBIC)
+        return pixels_of(image)
+
+
+def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """The left and the right half of a side-by-side image. Raises ImageError if its width is odd."""
+    if image.width % 2:
+        raise ImageError(f"{image.width} pixels wide, a side-by-side pair has an even width")
+    middle = image.width // 2
+    return image.crop((0, 0, middle, image.height)), image.crop((middle, 0, image.width, image.height))
+
+
+def pad(pixels: np.ndarray, multiple: int) -> np.ndarray:
+    """(H,W,C) -> the next multiples of ``multiple``, by reflection at the bottom and the right.
+
+    Reflection repeats where an image is smaller than its padding; a side of 1 pixel is repeated.
+    """
+    for axis in (0, 1):
+        length = pixels.shape[axis]
+        if missing := -length % multiple:
+            margins = [(0, missing) if i == axis else (0, 0) for i in range(3)]
+            pixels = np.pad(pixels, margins, mode="reflect" if length > 1 else "edge")
+    return pixels

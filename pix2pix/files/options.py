@@ -1,0 +1,45 @@
+"""What a run over image files is asked to do, as values: made once by whoever parses, passed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..factory import EngineOptions
+from ..model.generator import Statistics
+
+Fit = Literal["resize", "pad"]
+Pair = Literal["AtoB", "BtoA"]
+OutputFormat = Literal["png", "jpg", "same"]
+FileAccess = Literal["ranks", "root"]
+
+
+@dataclass(frozen=True, slots=True)
+class TranslateOptions:
+    """The options of ``pix2pix translate``; :func:`.translate.translate` does what they say.
+
+    ``inputs`` are image files and folders, or one raw .rgb file. ``output`` is a folder, or the name of a file for one
+    input; ``to_folder`` makes it a folder whatever its name is. ``size`` is (H, W) in pixels; ``fit``, ``pair`` and
+    ``format`` are explained by :class:`.fitting.Fitting` and :func:`.jobs.output_name`. ``batch_size`` never changes a
+    pixel. ``io`` says which ranks of an MPI job read and write files. ``overwrite`` makes again what is there;
+    ``gallery`` adds an HTML page to the output folder.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path
+    model: Path
+    engine: EngineOptions = EngineOptions()
+    statistics: Statistics | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    to_folder: bool = False
+    fit: Fit | None = None
+    size: tuple[int, int] | None = None
+    pair: Pair | None = None
+    format: OutputFormat | None = None
+    batch_size: int | None = None
+    io: FileAccess = "ranks"
+    overwrite: bool = False
+    gallery: bool = False

@@ -1,0 +1,55 @@
+"""Raw files: uint8 frames of one size, concatenated, without a header, as the course program takes and makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import open_atomically
+from ..engines.base import Engine
+from .stream import BATCH_SIZE
+
+RAW = ".rgb"  # the suffix of such files
+
+
+def raw_frames(source: Path, height: int, width: int, channels: int) -> int:
+    """How many frames of height x width x channels bytes a raw file holds. Raises ValueError if not a whole number."""
+    frame, size = height * width * channels, source.stat().st_size
+    if size == 0 or size % frame:
+        raise ValueError(
+            f"{str(source)!r} has {size} bytes, expected a multiple of {frame}: frames of {width}x{height} pixels, "
+            f"{channels} bytes each; use --size for another size"
+        )
+    return size // frame
+
+
+def translate_raw(
+    engine: Engine, source: Path, output: Path, size: tuple[int, int] | None = None, batch_size: int = BATCH_SIZE
+) -> Generator[int, None, None]:
+    """Translate a file of raw frames N x H x W x Cin bytes into one of N x H x W x Cout bytes.
+
+    Yields the number of frames of each batch that was written. ``size`` is (H, W), by default the size that the model
+    was trained at. The output appears when it is whole. Raises ValueError for a file that is not whole frames or a
+    size that the generator cannot take, OSError if a file cannot be read or written.
+    """
+    generator = engine.generator
+    height, width = size or (generator.size, generator.size)
+    generator.check_size(height, width)
+    total = raw_frames(source, height, width, generator.in_channels)
+
+    def batches(file: BufferedReader) -> Iterator[np.ndarray]:
+        for first in range(0, total, batch_size):
+            batch = engine.empty(min(batch_size, total - first), height, width)
+            if file.readinto(batch.data.cast("B")) != batch.nbytes:
+                raise ValueError(f"{str(source)!r} became shorter while it was read")
+            yield batch
+
+    with open(source, "rb") as reader, open_atomically(output) as writer:
+        with closing(engine.stream(batches(reader))) as results:
+            for result in results:
+                writer.write(result.data.cast("B"))
+                yield len(result)
