@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_atomically
 from ..model.generator import INPUT, Generator, Layer
 from . import tables as tuned
 
@@ -109,8 +110,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as a JSON file, which :func:`read` reads. Makes the folder if need be."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_atomically(Path(path), (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
 
 def choose(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic import write_atomically
 from ..model.generator import Generator, Layer
 
 FOLDER = Path(__file__).parent / "measured"
@@ -60,7 +61,6 @@ def save(gpu: str, facts: Mapping[str, str], found: Tables) -> Path:
     known = tables(gpu)
     for precision, aims in found.items():
         known[precision] = known.get(precision, {}) | aims
-    FOLDER.mkdir(exist_ok=True)
     content = {"gpu": gpu, **facts, "tables": known}
-    path(gpu).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path(gpu), (json.dumps(content, indent=2) + "\n").encode())
     return path(gpu)
