@@ -1,7 +1,8 @@
-"""What all benchmarks share: what they ran on, how they time and report, and the pictures that they run over."""
+"""Shared by all benchmarks: network and images, machine, timing, child processes, the record that is saved."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -9,7 +10,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ import numpy as np
 from pix2pix.cpu import peaks
 from pix2pix.cpu.instruction_sets import build_info
 from pix2pix.demo.facades import facade
-from pix2pix.files import metrics
+from pix2pix.engines.reference import to_float
+from pix2pix.factory import EngineOptions
+from pix2pix.model.generator import Generator, Weights
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -35,35 +41,48 @@ PACKAGES = (
     "openvino",
 )
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
-GRAIN = 4.0  # standard deviation of the noise in varied_pictures: that of a camera in moderate light
-TOLERANCE = 1e-4  # max abs after tanh against the float64 oracle; the wrong network is off by far more
+GRAIN = 4.0  # standard deviation of the noise in varied_images: that of a camera in moderate light
+MODEL_SEED = 0
 
 
-def pictures(n: int, first_seed: int = 0) -> np.ndarray:
-    """``n`` different pictures, uint8 (n,256,256,3): drawn facades."""
+# -- what is run --------------------------------------------------------------------------------------------------
+
+
+@cache
+def model() -> tuple[Generator, Weights]:
+    """The network of all comparisons: U-Net for 256x256, ngf=64, random weights, per-image statistics."""
+    generator = unet(ngf=64, depth=8)
+    return generator, random_weights(generator, MODEL_SEED)
+
+
+def images(n: int, first_seed: int = 0) -> np.ndarray:
+    """``n`` different images, uint8 (n,256,256,3): drawn facades."""
     return np.stack([facade(seed)[1] for seed in range(first_seed, first_seed + n)])
 
 
-def varied_pictures(n: int) -> np.ndarray:
-    """``n`` different pictures of photographic content, uint8 (n,256,256,3): drawn facades, shifted and with grain."""
+def inputs(n: int, first_seed: int = 0) -> np.ndarray:
+    """:func:`images` as float32 (n,256,256,3) in [-1,1]."""
+    return to_float(images(n, first_seed))
+
+
+def varied_images(n: int) -> np.ndarray:
+    """``n`` different images that compress like photographs, uint8 (n,256,256,3): facades, shifted, with grain."""
     rng = np.random.default_rng(0)
-    drawn = pictures(min(n, 64))
+    drawn = images(min(n, 64))
     result = np.empty((n, *drawn.shape[1:]), np.uint8)
     for index in range(n):
-        picture = np.roll(drawn[index % len(drawn)], rng.integers(0, 256), axis=1)
-        grain = rng.normal(0, GRAIN, picture.shape)
-        result[index] = np.clip(picture + grain, 0, 255)
+        image = np.roll(drawn[index % len(drawn)], rng.integers(0, 256), axis=1)
+        grain = rng.normal(0, GRAIN, image.shape)
+        result[index] = np.clip(image + grain, 0, 255)
     return result
 
 
-def to_float(b: np.ndarray) -> np.ndarray:
-    """8-bit pictures as the network takes them: float32 in [-1,1]."""
-    return b.astype(np.float32) / np.float32(127.5) - np.float32(1)
+def tune_for(n: int) -> str:
+    """The ``tune`` option with which batches of ``n`` images are measured."""
+    return "latency" if n == 1 else "throughput"
 
 
-def to_bytes(y: np.ndarray) -> np.ndarray:
-    """The network's output in [-1,1] as 8-bit pictures, by PyTorch's rule: what is behind the point is cut off."""
-    return np.clip((y + 1) / 2 * 255, 0, 255).astype(np.uint8)
+# -- the machine --------------------------------------------------------------------------------------------------
 
 
 def hardware() -> dict[str, Any]:
@@ -81,7 +100,7 @@ def hardware() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, str]:
-    """The first GPU of this machine, its driver, memory, clocks and power limit, as NVIDIA's tool tells them."""
+    """Name, driver, memory, maximum clock and power limit of the first GPU, as nvidia-smi reports them."""
     fields = {
         "name": "name",
         "driver": "driver_version",
@@ -91,10 +110,19 @@ def gpu() -> dict[str, str]:
     }
     query = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        reported = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return dict.fromkeys(fields, "unknown")
-    return dict(zip(fields, (value.strip() for value in told.split(",")), strict=True))
+    return dict(zip(fields, (value.strip() for value in reported.split(",")), strict=True))
+
+
+def missing_device(device: str, workers: int | None = None) -> str:
+    """Why ``device`` cannot be used on this machine; an empty string if it can."""
+    try:
+        EngineOptions(device, workers=workers).check()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def versions() -> dict[str, str]:
@@ -122,88 +150,98 @@ def commit() -> str:
         return "unknown"
 
 
+# -- timing -------------------------------------------------------------------------------------------------------
+
+
 def peak(thread_count: int, precision: str = "float32") -> dict[str, float]:
-    """What this machine can do with so many threads now: FMA GFLOP/s in a precision, and memory GB/s."""
+    """Measured peaks of ``thread_count`` threads: ``fma_gflops`` in a precision, and memory ``bandwidth_gbs``."""
     return peaks.measure(thread_count, 0.1, precision)
 
 
 def median_peak(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The medians of peaks that were measured between blocks: clocks vary, and rates are medians too."""
+    """Medians of peaks measured between blocks. Clocks vary, and the rates beside them are medians too."""
     return {name: round(float(np.median([peak[name] for peak in peaks])), 1) for name in peaks[0]}
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def time_calls(call: Callable[[], Any], repetitions: int) -> list[float]:
     """Seconds of each of so many calls."""
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    return [seconds_of(call) for _ in range(repetitions)]
 
 
-def rates(seconds: Sequence[float], images: int, flops: int, peak_gflops: float) -> dict[str, float]:
-    """Minimum and median of calls that took ``seconds`` for ``images`` each, with ``flops`` per image."""
+def rates(seconds: Sequence[float], n: int, flops: int, peak_gflops: float) -> dict[str, float]:
+    """Rates by the minimum and the median of ``seconds``, of calls over ``n`` images of ``flops`` each."""
     report = {}
     for name, value in (("min", min(seconds)), ("median", float(np.median(seconds)))):
-        gflops = images * flops / value / 1e9
-        report[f"{name}_ms_per_image"] = round(1e3 * value / images, 4)
-        report[f"{name}_images_per_s"] = round(images / value, 3)
+        gflops = n * flops / value / 1e9
+        report[f"{name}_ms_per_image"] = round(1e3 * value / n, 4)
+        report[f"{name}_images_per_s"] = round(n / value, 3)
         report[f"{name}_gflops"] = round(gflops, 2)
         report[f"{name}_fraction_of_peak"] = round(gflops / peak_gflops, 4)
     return report
 
 
-def check_close(name: str, result: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> float:
-    """The largest difference; RuntimeError if it is beyond ``tolerance``, or if the result doesn't vary."""
-    if result.shape != expected.shape:
-        raise RuntimeError(f"{name} gave {result.shape}, the oracle {expected.shape}: not the same network")
-    error = float(np.abs(result.astype(np.float64) - expected).max())
-    if not error <= tolerance or result.std() == 0:
-        raise RuntimeError(f"{name} is {error:.2e} off the oracle (at most {tolerance:.0e}): not timed")
-    return error
+# -- processes ----------------------------------------------------------------------------------------------------
 
 
-def check_psnr(name: str, result: np.ndarray, expected: np.ndarray, least: float) -> float:
-    """PSNR (dB) of two outputs in [-1,1] as 8-bit pictures; RuntimeError if it is less than ``least``."""
-    if result.shape != expected.shape:
-        raise RuntimeError(f"{name} gave {result.shape}, the oracle {expected.shape}: not the same network")
-    psnr = metrics.psnr(to_bytes(result), to_bytes(expected))
-    if not psnr >= least or result.std() == 0:
-        raise RuntimeError(f"{name} has {psnr:.1f} dB against the oracle (at least {least:.0f}): not timed")
-    return psnr
+def argument_parser(module: str, docstring: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m MODULE``, described by the first paragraph of the module's docstring."""
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=(docstring or "").split("\n\n")[0])
 
 
-def check_pictures(name: str, result: np.ndarray, expected: np.ndarray) -> None:
-    """RuntimeError unless 8-bit pictures are the oracle's, but for what rounds the other way."""
-    difference = np.abs(result.astype(np.int16) - expected)
-    if result.std() == 0 or difference.max() > 1 or difference.mean() > 0.01:
-        raise RuntimeError(
-            f"{name} is up to {difference.max()} (mean {difference.mean():.3f}) off the oracle: not timed"
-        )
-
-
-def command_line(*arguments: str | os.PathLike[str]) -> float:
-    """Run ``python -m pix2pix ...`` in a process of its own; seconds from start to end. RuntimeError if it fails."""
+def run_process(*command: str | os.PathLike[str]) -> float:
+    """Run a command in a process of its own; seconds from its start to its end. RuntimeError if it fails."""
+    words = [str(word) for word in command]
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "pix2pix", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     elapsed = time.perf_counter() - start
     if done.returncode:
-        raise RuntimeError(f"pix2pix {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr}")
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
     return elapsed
 
 
+def command_line(*arguments: str | os.PathLike[str]) -> float:
+    """Seconds that ``python -m pix2pix ...`` takes in a process of its own. RuntimeError if it fails."""
+    return run_process(sys.executable, "-m", "pix2pix", *arguments)
+
+
+def mpiexec(ranks: int, *program: str | os.PathLike[str]) -> float:
+    """Seconds that ``ranks`` MPI ranks of a Python module take. RuntimeError if they fail."""
+    launcher = Path(sys.executable).with_name("mpiexec")
+    return run_process(launcher if launcher.exists() else "mpiexec", "-n", str(ranks), sys.executable, "-m", *program)
+
+
 def peak_memory() -> float:
-    """The most memory (MiB) that this process has held so far."""
+    """The largest resident set (VmHWM, MiB) of this process so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
 
 
+# -- results ------------------------------------------------------------------------------------------------------
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table. The first column is text, the others are numbers; None is an empty cell."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+
+
 def save(name: str, record: Mapping[str, Any]) -> Path:
-    """Write bench/results/NAME.json: ``record``, and what it was measured on."""
+    """Write ``record`` and what it was measured on to bench/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     head = {"commit": commit(), "hardware": hardware(), "versions": versions(), "build": build_info()}
     path.write_text(json.dumps(head | dict(record), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
+
+
+def read(name: str) -> dict[str, Any]:
+    """The content of bench/results/NAME.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

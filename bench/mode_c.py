@@ -1,23 +1,26 @@
-"""Mode C, four GPUs: the seed's measurement with 16 workers, four of them on each GPU.
+"""Mode C, four GPUs: 1600 raw images through 16 workers, four of them on each GPU.
 
     python -m bench.mode_c [--images 1600] [--workers 16] [--device cuda:0,1,2,3]
 
-Twice: in the course's way, its algorithm (im2col) with its placement (seed-c), and in this package's own way, which has
-all layers on the GPUs. :mod:`.seed` says what is measured. Without the GPUs, it says that nothing was.
+Two settings: the course program's algorithm (im2col) with its placement of layers (seed-c), and the default plan with
+all layers on the GPUs. :mod:`.modes` says what is measured. Without four GPUs, nothing is, and the record says so.
 """
 
 from __future__ import annotations
 
-from . import seed
+from . import modes
 
-SETTINGS = {"im2col, seed-c": {"plan": "im2col", "gpu_layers": "seed-c"}, "default": {}}
-COURSE = {"the course, four GPUs": 37.5, "the best of that course": 159.4}  # images/s, counted like "memory"
+MODE = modes.GpuMode(
+    "mode_c",
+    "four CUDA devices",
+    {"im2col, seed-c": {"plan": "im2col", "gpu_layers": "seed-c"}, "default": {}},
+    {"the course, four GPUs": 37.5, "the best of that course": 159.4},  # images/s, counted like "memory"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the measurement."""
-    parser = seed.parser("mode_c", (__doc__ or "").split("\n\n")[0], "cuda:0,1,2,3")
-    return seed.run("mode_c", SETTINGS, COURSE, parser.parse_args(argv), "four CUDA devices")
+    return modes.run(MODE, modes.gpu_arguments(MODE, __doc__, "cuda:0,1,2,3", argv))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Plots of what was measured: throughput.svg from peers.json, roofline.svg from kernels.json.
+"""Plots of results on the CPU: throughput.svg from peers.json, roofline.svg from kernels.json.
 
     python -m bench.plots
 
-Throughput: images/s by engine, with all threads. Roofline: GFLOP/s by layer, under each plan, beside the least of the
-peak of multiply-adds and what memory can feed if every layer's weights and maps pass once (Williams, Waterman and
-Patterson, "Roofline", CACM 52, 2009). GFLOP count as in the direct algorithm, so Winograd can be above the roof.
+Throughput: images/s by engine, with all threads. Roofline: GFLOP/s by layer under each plan, beside the layer's roof
+(Williams, Waterman and Patterson, "Roofline", CACM 52, 2009): the lesser of the multiply-add peak and of the rate that
+memory can feed if weights and maps pass once. FLOP are those of direct convolution, so Winograd can exceed the roof.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,13 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 from . import common
-from .tables import SINGLE
+from .peers.tables import SINGLE
 
-PANELS = 2  # of throughput: the first numbers of pictures, so N=1 and N=8
+PANELS = 2  # of throughput: the first batch sizes, N=1 and N=8
 COLOURS = {"float32": "#7f8c9b", "bfloat16": "#b39b6e", "int8": "#9b7f94"}
 OURS = {"float32": "#1f6fb4", "bfloat16": "#e08a1e"}
 PLAN_COLOURS = ("#9ab7d3", "#1f6fb4", "#e08a1e")
 plt.rcParams |= {"svg.hashsalt": "pix2pix", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-
-
-def read(name: str) -> dict[str, Any]:
-    """bench/results/NAME.json."""
-    return json.loads((common.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def write(name: str, figure: Any) -> Path:
@@ -44,7 +37,7 @@ def write(name: str, figure: Any) -> Path:
 
 
 def throughput(record: dict[str, Any]) -> Any:
-    """Horizontal bars, one panel per number of pictures, float32 on top, then the fastest of the last panel."""
+    """Horizontal bars, one panel per batch size; float32 on top, each precision sorted by rate."""
     most = max(run["threads"] for run in record["runs"])
     runs = [run for run in record["runs"] if run["threads"] == most][:PANELS]
     figure, panels = plt.subplots(1, len(runs), figsize=(5 * len(runs), 3.8), sharey=True, squeeze=False)
@@ -64,7 +57,7 @@ def throughput(record: dict[str, Any]) -> Any:
 
 
 def roofline(record: dict[str, Any]) -> Any:
-    """Bars by layer and plan, with the roof of each layer; one panel per number of pictures."""
+    """Bars by layer and plan, with the roof of each layer; one panel per batch size."""
     batches = record["batches"]
     figure, panels = plt.subplots(len(batches), 1, figsize=(10, 3.4 * len(batches)), squeeze=False)
     for panel, (n, plans) in zip(panels[:, 0], batches.items(), strict=True):
@@ -88,9 +81,9 @@ def roofline(record: dict[str, Any]) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Draw both plots."""
-    argparse.ArgumentParser(prog="python -m bench.plots", description=__doc__.split("\n\n")[0]).parse_args(argv)
-    write("throughput", throughput(read("peers")))
-    write("roofline", roofline(read("kernels")))
+    common.argument_parser("bench.plots", __doc__).parse_args(argv)
+    write("throughput", throughput(common.read("peers")))
+    write("roofline", roofline(common.read("kernels")))
     return 0
 
 

@@ -1,18 +1,16 @@
-"""Modes A to D in one table, from what has been measured: results/mode_*.json.
+"""Modes A to D in one table, from results/mode_*.json.
 
     python -m bench.report
 
-Prints it, and writes results/modes.md. What has not been measured says why.
+Prints it and writes results/modes.md. A row for a mode that was not measured says why.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from .common import RESULTS
+from . import common
 
 MODES = {"A": "CPU", "B": "CPU and one GPU", "C": "four GPUs", "D": "four nodes of four GPUs"}
 HEAD = ("mode", "hardware", "setting", "from memory to memory", "command line", "measured on")
@@ -20,12 +18,12 @@ COURSE_A = "the course, CPU only"
 
 
 def rows(mode: str) -> Iterator[tuple[str, ...]]:
-    """The table's rows for a mode: images/s of ours, of the course, and of ranks on CPUs."""
-    path = RESULTS / f"mode_{mode.lower()}.json"
-    if not path.exists():
-        yield mode, MODES[mode], "", f"not measured: no {path.name}", "", ""
+    """The table's rows for a mode: images/s of the course's programs, of this package, and of MPI ranks on CPUs."""
+    name = f"mode_{mode.lower()}"
+    if not (common.RESULTS / f"{name}.json").exists():
+        yield mode, MODES[mode], "", f"not measured: no {name}.json", "", ""
         return
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = common.read(name)
     machine = f"{record['hardware']['processor']}, {record['commit']}"
     gpu = record.get("gpu", {}).get("name", "")
     course = record["course_images_per_s"]
@@ -42,7 +40,7 @@ def rows(mode: str) -> Iterator[tuple[str, ...]]:
 
 
 def rates(entry: dict[str, Any]) -> tuple[str, str]:
-    """Images/s in the course's way of counting, and from the start of the process to its end."""
+    """Images/s from memory to memory, and of the whole command line."""
     memory, command_line = (f"{entry[way]['images_per_s']:.1f}" for way in ("memory", "command_line"))
     return memory, command_line
 
@@ -55,13 +53,11 @@ def table() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print and write the table."""
-    argparse.ArgumentParser(prog="python -m bench.report", description=(__doc__ or "").split("\n\n")[0]).parse_args(
-        argv
-    )
+    common.argument_parser("bench.report", __doc__).parse_args(argv)
     text = table()
     print(text, end="")
     head = "Images per second: 256 x 256, ngf=64, random weights, raw frames in and out. See ../README.md.\n\n"
-    (RESULTS / "modes.md").write_text(head + text, encoding="utf-8")
+    (common.RESULTS / "modes.md").write_text(head + text, encoding="utf-8")
     return 0
 
 

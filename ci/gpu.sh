@@ -67,21 +67,21 @@ bench() {
     [ $# -gt 0 ] || set -- gpu-64 gpu-1 gpu-batches layers quality mode_b pool mode_c
     for name; do
         case "$name" in
-            gpu-64) options=(gpu --batches 64 --images 1600) ;;
-            gpu-1) options=(gpu --batches 1) ;;
-            gpu-batches) options=(gpu --batches 8,32,128,256 --no-compile --name gpu-8-and-more) ;;
-            layers) options=(gpu_layers) ;;
-            pool) options=(pool --device cuda:0 --images 4096 --batch 64) ;;
+            gpu-64) options=(gpu.peers --batches 64 --images 1600) ;;
+            gpu-1) options=(gpu.peers --batches 1) ;;
+            gpu-batches) options=(gpu.peers --batches 8,32,128,256 --no-compile --name gpu-8-and-more) ;;
+            layers | quality) options=("gpu.$name") ;;
+            pool) options=(engines.pool --device cuda:0 --images 4096 --batch 64) ;;
             *) options=("$name") ;;
         esac
         "$python" -m "bench.${options[0]}" "${options[@]:1}" || status=1
     done
-    if "$python" -c "import matplotlib" 2>/dev/null; then "$python" -m bench.gpu_plots; fi
+    if "$python" -c "import matplotlib" 2>/dev/null; then "$python" -m bench.gpu.plots; fi
     return "$status"
 }
 
 tune() {
-    "$python" -m bench.tune "$@"
+    "$python" -m bench.gpu.tune "$@"
 }
 
 case "${1:-}" in

@@ -1,6 +1,6 @@
 """Each layer's GFLOP/s, as a fraction of what this machine's multiply-adds can do, under two plans.
 
-    python -m bench.kernels [--plan NAME] [--batches 1,8] [--blocks 5]
+    python -m bench.cpu.kernels [--plan NAME] [--batches 1,8] [--blocks 5]
 
 The plans are ``direct``, whose fraction says how good the kernels are, and the engine's default (or another), whose
 rate is effective: GFLOP are those of the direct algorithm, so Winograd may do more of them than the peak has.
@@ -24,8 +24,9 @@ from pix2pix.cpu.topology import available_cores
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import INPUT
 
-from . import common
-from .contenders import inputs, model
+from .. import common
+from ..checks import check_close
+from ..common import inputs, model
 
 CALLS = 5  # whole networks per block
 RELATIVE_TOLERANCE = 1e-4  # of a layer's largest value
@@ -58,7 +59,7 @@ def verify(engine: CpuEngine, x: np.ndarray) -> dict[str, float]:
     errors = {}
     for name in names:
         scale = float(np.abs(expected[name]).max())
-        errors[name] = common.check_close(name, results[name] / scale, expected[name] / scale, RELATIVE_TOLERANCE)
+        errors[name] = check_close(name, results[name] / scale, expected[name] / scale, RELATIVE_TOLERANCE)
     return errors
 
 
@@ -138,7 +139,7 @@ def _print_line(name: str, entry: dict[str, Any], remark: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.split("\n\n")[0])
+    parser = common.argument_parser("bench.cpu.kernels", __doc__)
     parser.add_argument("--plan", help="plan to measure beside direct (the engine's default)")
     parser.add_argument("--batches", default="1,8", help="numbers of pictures per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help=f"blocks of {CALLS} calls (%(default)s)")

@@ -1,7 +1,7 @@
 """Where the time of the CPU engine goes: layer by layer beside what its products and its weights take at the least, by
 one thread and by all, and stage by stage (multiplying, transforming, reading maps, waiting, ...).
 
-    python -m bench.stages [--precision float32] [--batches 1,8] [--blocks 5]
+    python -m bench.cpu.stages [--precision float32] [--batches 1,8] [--blocks 5]
 
 A layer's products are the multiplications that its algorithm does for whole tiles, at the measured peak of the
 precision; its weights are read once from memory for each call, at the measured rate. No layer can be faster than the
@@ -30,8 +30,8 @@ from pix2pix.cpu.engine import PRECISIONS, CpuEngine
 from pix2pix.cpu.topology import available_cores
 from pix2pix.model.generator import INPUT, Layer
 
-from . import common
-from .contenders import inputs, model
+from .. import common
+from ..common import inputs, model
 from .kernels import Timed
 
 SAMPLED = 5  # seconds
@@ -118,7 +118,7 @@ def sample(n: int, precision: str, threads: int) -> dict[str, float] | None:
     if not shutil.which("perf"):
         return None
     options = f"--precision {precision} --batches {n} --run {threads}".split()
-    command = [sys.executable, "-m", "bench.stages", *options]
+    command = [sys.executable, "-m", "bench.cpu.stages", *options]
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         file = str(Path(folder, "perf.data"))
         try:
@@ -170,7 +170,7 @@ def report(n: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m bench.stages", description=__doc__.split("\n\n")[0])
+    parser = common.argument_parser("bench.cpu.stages", __doc__)
     parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16", help="(%(default)s)")
     parser.add_argument("--batches", default="1,8", help="numbers of pictures per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help="alternating blocks (%(default)s)")

@@ -1,6 +1,6 @@
 """What a user sees: a folder of photograph-like PNG files through the command line, its start, and its memory.
 
-    python -m bench.folder [--images 500] [--blocks 3] [--sizes 200]
+    python -m bench.files.folder [--images 500] [--blocks 3] [--sizes 200]
 
 Rate: whole runs of the command line, from process start to process end, alternate with the engine alone from memory
 to memory, on the same pictures with the same threads. Start: one picture, a new process, files in the page cache.
@@ -25,8 +25,9 @@ from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 
-from . import common
-from .mode_a import run_in_memory
+from .. import common
+from ..checks import check_images
+from ..modes import run_in_batches
 
 BATCH = 8
 ENGINE_IMAGES = 13 * BATCH  # per block: half as long as a run over the folder, or less
@@ -54,7 +55,7 @@ def write_pictures(folder: Path, pictures: np.ndarray) -> float:
 def write_sizes(folder: Path, count: int) -> None:
     """Write ``count`` pictures of as many different sizes, from 64 to 767 pixels wide and high."""
     folder.mkdir()
-    picture = Image.fromarray(common.pictures(1)[0])
+    picture = Image.fromarray(common.images(1)[0])
     for index in range(count):
         width, height = 64 + index * 704 // count, 64 + index * 97 % 704
         picture.resize((width, height)).save(folder / f"{index:04d}-{width}x{height}.png")
@@ -69,7 +70,7 @@ def verify(model: Path, source: Path, target: Path) -> None:
     results = [path for path in target.glob("*.png") if path.stem.startswith(Path(name).stem)]
     if len(results) != 1:
         raise RuntimeError(f"expected one result for {name}, found {len(results)}")
-    common.check_pictures("the command line", np.asarray(Image.open(results[0])), expected)
+    check_images("the command line", np.asarray(Image.open(results[0])), expected)
 
 
 def measure_rate(folder: Path, model: Path, pictures: np.ndarray, arguments: argparse.Namespace) -> dict:
@@ -84,12 +85,12 @@ def measure_rate(folder: Path, model: Path, pictures: np.ndarray, arguments: arg
     out = np.empty_like(b)
     rates: dict[str, list[float]] = {"command_line": [], "command_line_says": [], "engine": []}
     with pix2pix.load(model, device="cpu", plan=arguments.plan, threads=arguments.threads) as engine:
-        run_in_memory(engine, b[:BATCH], out[:BATCH], BATCH)
+        run_in_batches(engine, b[:BATCH], out[:BATCH], BATCH)
         for block in range(arguments.blocks):
             seconds = common.command_line(*call)
             rates["command_line"].append(len(pictures) / seconds)
             rates["command_line_says"].append(json.loads(summary.read_text())["images_per_second"])
-            rates["engine"].append(BATCH / float(np.mean(run_in_memory(engine, b, out, BATCH))))
+            rates["engine"].append(BATCH / float(np.mean(run_in_batches(engine, b, out, BATCH))))
             print(f"block {block + 1}: " + ", ".join(f"{k} {v[-1]:.2f}" for k, v in rates.items()), flush=True)
     verify(model, source, target)
     median = {name: round(float(np.median(values)), 3) for name, values in rates.items()}
@@ -139,7 +140,7 @@ def measure_memory(folder: Path, model: Path, arguments: argparse.Namespace) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the measurements."""
-    parser = argparse.ArgumentParser(prog="python -m bench.folder", description=__doc__.split("\n\n")[0])
+    parser = common.argument_parser("bench.files.folder", __doc__)
     parser.add_argument("--images", type=int, default=500, help="(%(default)s)")
     parser.add_argument("--blocks", type=int, default=3, help="runs of the command line (%(default)s)")
     parser.add_argument("--sizes", type=int, default=200, help="picture sizes in the memory run (%(default)s)")
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         model = folder / "model.safetensors"
         generator = unet(ngf=64, depth=8)
         pix2pix.checkpoints.write(model, generator, random_weights(generator))
-        pictures = common.varied_pictures(arguments.images)
+        pictures = common.varied_images(arguments.images)
         record = {"images": arguments.images, "batch": BATCH, "threads": arguments.threads, "plan": arguments.plan}
         record["rate"] = measure_rate(folder, model, pictures, arguments)
         record["start"] = measure_start(folder, model, arguments.threads)

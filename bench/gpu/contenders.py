@@ -7,7 +7,6 @@ for all calls, as a program would that has more work to give.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +35,6 @@ class Contender:
     stream: Callable[[int], None]
     translate: Callable[[], np.ndarray]
     settings: str = ""
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def resident(engine: BaseEngine, b: np.ndarray) -> Contender:

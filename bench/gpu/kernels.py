@@ -35,7 +35,7 @@ class Launch:
 @contextmanager
 def noticed(notice: Callable[[str, Callable[[], None]], None]) -> Iterator[None]:
     """Within, every launch of a kernel calls ``notice(its name, what launches it)`` instead."""
-    from .gpu_peak import multiply_add
+    from .peak import multiply_add
 
     kind: Any = type(multiply_add)
     configure = kind.__getitem__

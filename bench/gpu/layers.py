@@ -1,6 +1,6 @@
 """Every layer of the GPU engine beside the roof, and every kernel's time, in all precisions.
 
-    python -m bench.gpu_layers [--batches 64,1] [--precisions float16,tf32,bfloat16,float32] [--device cuda:0]
+    python -m bench.gpu.layers [--batches 64,1] [--precisions float16,tf32,bfloat16,float32] [--device cuda:0]
 
 The roof of a layer is the least of what cuBLAS does of a large product in that precision, and of what memory can feed
 if the layer's weights and maps pass once (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009). A layer's time
@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from pix2pix.engines.base import BaseEngine
+from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import INPUT, Generator
 
-from . import common, gpu_kernels, gpu_tables
-from .contenders import model
-from .gpu import Oracle
-from .gpu_contenders import PRECISIONS
-from .peers import verify
+from .. import common
+from ..checks import Oracle, verify
+from ..common import model
+from . import kernels, tables
+from .contenders import PRECISIONS
 
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}  # of a number in the GPU's memory
 
@@ -47,7 +48,7 @@ def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list
     macs, needed = engine.generator.macs(h, w), traffic(engine.generator, n, h, w, gpu.precision)
     most = peak["cublas_gflops"][gpu.precision]
     rows = []
-    for layer, seconds in gpu_kernels.layer_seconds(engine, b).items():
+    for layer, seconds in kernels.layer_seconds(engine, b).items():
         row: dict[str, Any] = {"layer": layer, "us": round(1e6 * seconds, 2), "gflops": None}
         if layer != INPUT and layer not in engine.generator.constant_layers(h, w):
             flops = 2 * n * macs[layer]
@@ -62,40 +63,38 @@ def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All precisions and numbers of pictures; what is saved."""
-    from . import gpu_peak
+    from . import peak as gpu_peak
 
     generator, weights = model()
     oracle = Oracle(generator, weights)
     record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "peak": {}, "runs": []}
     for n in arguments.batches:
-        b, tune = common.pictures(n), "latency" if n == 1 else "throughput"
+        b, tune = common.images(n), "latency" if n == 1 else "throughput"
         for precision in arguments.precisions:
             with make_engine(generator, weights, EngineOptions(arguments.device, precision, tune)) as engine:
                 if not record["peak"]:
                     record |= {"engine": engine.info.description, "peak": gpu_peak.all_of(engine, PRECISIONS)}
-                off = verify(precision, precision, engine.run(common.to_float(b)), oracle(b))
+                off = verify(precision, precision, engine.run(to_float(b)), oracle(b))
                 entry = {"n": n, "precision": precision, **off, "layers": roofline(engine, b, record["peak"])}
-                record["runs"].append(entry | {"kernels": gpu_kernels.measure(engine, b)})
-            print(f"N={n}, {precision}\n{gpu_tables.layer_table(record['runs'][-1]['layers'])}\n", flush=True)
+                record["runs"].append(entry | {"kernels": kernels.measure(engine, b)})
+            print(f"N={n}, {precision}\n{tables.layer_table(record['runs'][-1]['layers'])}\n", flush=True)
     return record
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_layers", description=(__doc__ or "").split("\n\n")[0])
+    parser = common.argument_parser("bench.gpu.layers", __doc__)
     parser.add_argument("--batches", default="64,1", help="pictures per call (%(default)s)")
     parser.add_argument("--precisions", default="float16,tf32,bfloat16,float32", help="(%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
     arguments = parser.parse_args(argv)
     arguments.batches = [int(n) for n in arguments.batches.split(",")]
     arguments.precisions = arguments.precisions.split(",")
-    try:
-        EngineOptions(arguments.device).check()
-    except RuntimeError as error:
-        print(f"not measured: no CUDA device ({error})")
+    if missing := common.missing_device(arguments.device):
+        print(f"not measured: no CUDA device ({missing})")
         return 0
     common.save("gpu-layers", measure(arguments))
-    print(f"wrote {gpu_tables.write(common.RESULTS).name}")
+    print(f"wrote {tables.write(common.RESULTS).name}")
     return 0
 
 

@@ -11,7 +11,7 @@ from numba import cuda
 from pix2pix.engines.base import BaseEngine
 from pix2pix.gpu.jit import SIMULATED, kernel
 
-from .gpu_kernels import seconds_of
+from .kernels import seconds_of
 
 ROUNDS, BLOCKS, THREADS, FLOATS = (2, 1, 2, 16) if SIMULATED else (1 << 18, 2048, 256, 1 << 28)
 CHAINS = 8  # of multiply-adds that a thread has at a time: enough to hide how long one takes
@@ -46,7 +46,7 @@ def measure(engine: BaseEngine) -> dict[str, float]:
 
 def all_of(engine: BaseEngine, precisions: Iterable[str]) -> dict[str, Any]:
     """:func:`measure`, and ``cublas_gflops`` by precision."""
-    from .gpu_torch import product_gflops
+    from .pytorch import product_gflops
 
     gpu: Any = engine
     return {**measure(engine), "cublas_gflops": {p: product_gflops(gpu.device, p) for p in precisions}}

@@ -1,6 +1,6 @@
 """The whole network on one GPU, beside PyTorch on the same GPU, in all precisions.
 
-    python -m bench.gpu [--batches 64] [--precisions float32,tf32,float16,bfloat16] [--no-compile] [--name gpu-64]
+    python -m bench.gpu.peers [--batches 64] [--precisions float32,tf32,float16,bfloat16] [--no-compile] [--name gpu-64]
                         [--blocks 5] [--images 0] [--device cuda:0]
 
 For each number of pictures, this project's engine and PyTorch (eager, as a CUDA graph, and compiled) run in turns, in
@@ -30,18 +30,17 @@ import numpy as np
 
 from pix2pix import checkpoints
 from pix2pix.engines.base import Engine
-from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import metrics
-from pix2pix.model.generator import Generator, Weights
 from tests.models import PSNR
 
-from . import common, gpu_tables
-from .contenders import model
-from .engines import Unavailable
-from .gpu_contenders import PRECISIONS, Contender, resident, seconds_of
-from .gpu_tables import OURS, WAYS
-from .peers import LEAST_PSNR, verify
+from .. import common
+from ..checks import LEAST_PSNR, Oracle, check_images, to_bytes, verify
+from ..common import model, seconds_of
+from ..peers.engines import Unavailable
+from . import tables
+from .contenders import PRECISIONS, Contender, resident
+from .tables import OURS, WAYS
 
 BLOCK_SECONDS = 0.25  # a block has as many calls as fit, and at least 2
 COMPILE_UNTIL, BEGIN_UNTIL = 170, 330
@@ -50,30 +49,15 @@ COMPILE_FIRST = ("float16", "tf32", "bfloat16", "float32")
 Makers = Mapping[str, Callable[[], Contender]]
 
 
-class Oracle:
-    """What the generator makes of the first and the last picture of a batch."""
-
-    def __init__(self, generator: Generator, weights: Weights) -> None:
-        self._engine = ReferenceEngine(generator, weights)
-        self._known: dict[bytes, np.ndarray] = {}
-
-    def __call__(self, b: np.ndarray) -> dict[int, np.ndarray]:
-        """By index: float32 (H,W,C)."""
-        for index in (0, len(b) - 1):
-            if b[index].tobytes() not in self._known:
-                self._known[b[index].tobytes()] = self._engine.run(to_float(b[index]))
-        return {index: self._known[b[index].tobytes()] for index in (0, len(b) - 1)}
-
-
 def verify_both(name: str, contender: Contender, expected: dict[int, np.ndarray]) -> dict[str, float]:
     """How far the output is from the oracle's. RuntimeError if it is too far, or if the translated pictures are."""
     off = verify(name, contender.precision, contender.output(), expected)
     least = PSNR.get(contender.precision, 0) if name.startswith(OURS) else 0
     if off.get("psnr_db", least) < least:
         raise RuntimeError(f"{name} has {off['psnr_db']} dB against the oracle (at least {least:.0f}): not timed")
-    result, truth = contender.translate()[list(expected)], common.to_bytes(np.stack(list(expected.values())))
+    result, truth = contender.translate()[list(expected)], to_bytes(np.stack(list(expected.values())))
     if contender.precision == "float32":
-        common.check_pictures(f"{name}, translating,", result, truth)
+        check_images(f"{name}, translating,", result, truth)
     elif not metrics.psnr(result, truth) >= (least or LEAST_PSNR[contender.precision]):
         raise RuntimeError(f"{name}, translating, has {metrics.psnr(result, truth):.1f} dB: not timed")
     return off
@@ -146,7 +130,7 @@ def command_line(arguments: argparse.Namespace, precision: str) -> dict[str, flo
             Path(folder, name) for name in ("model.safetensors", "in.rgb", "out.rgb", "summary.json")
         )
         checkpoints.write(model_file, *model())
-        common.varied_pictures(arguments.images).tofile(source)
+        common.varied_images(arguments.images).tofile(source)
         call = ["translate", source, "-o", target, "-m", model_file, "--quiet", "--overwrite", "--json", summary]
         call += ["--device", arguments.device, "--batch-size", "64", "--precision", precision]
         common.command_line(*call)  # fills the cache of compiled kernels, and of files
@@ -164,7 +148,8 @@ class Benchmark:
     """All numbers of pictures, one after the other, with what they share; ``record`` is what is saved."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
-        from . import gpu_peak, torch_network
+        from ..peers import torch_network
+        from . import peak as gpu_peak
 
         self.begun = time.perf_counter()
         self.arguments, self.stack = arguments, stack
@@ -207,7 +192,7 @@ class Benchmark:
                 yield f"torch-compile-{precision}", partial(self._torch, b, precision, "compile")
 
     def _torch(self, b: np.ndarray, precision: str, way: str) -> Contender:
-        from .gpu_torch import torch_on_gpu
+        from .pytorch import torch_on_gpu
 
         if way == "compile" and self.seconds > COMPILE_UNTIL:
             raise Unavailable(f"not compiled: {COMPILE_UNTIL} s had passed")
@@ -217,20 +202,20 @@ class Benchmark:
 
     def run(self, n: int) -> None:
         """Measure one number of pictures, and save."""
-        from .gpu_torch import release
+        from .pytorch import release
 
         if self.seconds > BEGIN_UNTIL:
             self.record["unavailable"][f"N={n}"] = f"not begun: {BEGIN_UNTIL} s had passed"
             self.save()
             return
-        b = common.pictures(n)
+        b = common.images(n)
         comparison = Comparison(b, dict(self.makers(b)), self.oracle)
         peaks = self.record["peak"]["cublas_gflops"]
         self.record["runs"].append(comparison.time(self.arguments.blocks, self.generator.flops(), peaks))
         self.record["unavailable"] |= comparison.unavailable
         self.record["plans"] |= {f"{p}, {tune}": e.plan.to_dict() for (p, tune), e in self.engines.items()}
         self.wrong += comparison.wrong
-        print(gpu_tables.run_table(self.record["runs"][-1]), flush=True)
+        print(tables.run_table(self.record["runs"][-1]), flush=True)
         self.save()
         del comparison
         release()
@@ -239,12 +224,12 @@ class Benchmark:
         """Write what there is, and the tables."""
         self.record["minutes"] = round(self.seconds / 60, 1)
         common.save(self.arguments.name, self.record)
-        gpu_tables.write(common.RESULTS)
+        tables.write(common.RESULTS)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=(__doc__ or "").split("\n\n")[0])
+    parser = common.argument_parser("bench.gpu.peers", __doc__)
     parser.add_argument("--batches", default="64", help="pictures per call (%(default)s)")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="(%(default)s)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -264,10 +249,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if an engine of ours was wrong."""
     arguments = parse(argv)
-    try:
-        EngineOptions(arguments.device).check()
-    except RuntimeError as error:
-        print(f"not measured: no CUDA device ({error})")
+    if missing := common.missing_device(arguments.device):
+        print(f"not measured: no CUDA device ({missing})")
         return 0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         benchmark = Benchmark(arguments, Path(folder), stack)

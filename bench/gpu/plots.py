@@ -1,6 +1,6 @@
 """Plots of what was measured on a GPU: gpu-throughput.svg from gpu-*.json, gpu-roofline.svg from gpu-layers.json.
 
-    python -m bench.gpu_plots
+    python -m bench.gpu.plots
 
 Throughput: images/s over batches in the GPU's memory, by number of pictures: ours, and the best of PyTorch, in each
 precision. Roofline: TFLOP/s by layer, beside its roof. Where nothing was measured, nothing is drawn.
@@ -8,12 +8,12 @@ precision. Roofline: TFLOP/s by layer, beside its roof. Where nothing was measur
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import common, gpu_tables
-from .plots import plt, write
+from .. import common
+from ..plots import plt, write
+from . import tables
 
 COLOURS = {"float32": "#7f8c9b", "tf32": "#5a9367", "float16": "#1f6fb4", "bfloat16": "#e08a1e"}
 
@@ -25,11 +25,11 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
         ours: dict[int, float] = {}
         peers: dict[int, float] = {}
         for run in sorted(runs, key=lambda run: run["n"]):
-            engines, peer = run["engines"], gpu_tables.best_peer(run["engines"], precision, "resident")
-            for points, name in ((ours, f"{gpu_tables.OURS}-{precision}"), (peers, peer)):
+            engines, peer = run["engines"], tables.best_peer(run["engines"], precision, "resident")
+            for points, name in ((ours, f"{tables.OURS}-{precision}"), (peers, peer)):
                 if name in engines:
                     points[run["n"]] = engines[name]["resident"]["median_images_per_s"]
-        for points, style, who in ((ours, "-", gpu_tables.OURS), (peers, "--", "PyTorch at its best")):
+        for points, style, who in ((ours, "-", tables.OURS), (peers, "--", "PyTorch at its best")):
             if points:
                 panel.plot(
                     list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"
@@ -62,12 +62,11 @@ def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Draw what there is."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_plots", description=(__doc__ or "").split("\n\n")[0])
-    parser.parse_args(argv)
-    if runs := [run for record in gpu_tables.comparisons(common.RESULTS) for run in record["runs"]]:
+    common.argument_parser("bench.gpu.plots", __doc__).parse_args(argv)
+    if runs := [run for record in tables.comparisons(common.RESULTS) for run in record["runs"]]:
         write("gpu-throughput", throughput(runs))
-    if (layers := common.RESULTS / "gpu-layers.json").exists():
-        write("gpu-roofline", roofline(gpu_tables.read(layers)["runs"]))
+    if (common.RESULTS / "gpu-layers.json").exists():
+        write("gpu-roofline", roofline(common.read("gpu-layers")["runs"]))
     return 0
 
 

@@ -23,9 +23,10 @@ import torch
 
 from pix2pix.engines.reference import to_float
 
-from . import torch_network as network
-from .engines import Unavailable, nchw, nhwc
-from .gpu_contenders import Contender, seconds_of
+from ..common import seconds_of
+from ..peers import torch_network as network
+from ..peers.engines import Unavailable, nchw, nhwc
+from .contenders import Contender
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WAYS = ("eager", "graph", "compile")

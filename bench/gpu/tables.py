@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .tables import block_ratio, distance, markdown
+from ..common import markdown
+from ..peers.tables import block_ratio, distance
 
 OURS = "pix2pix"
 WAYS = ("resident", "stream", "translate")

@@ -1,14 +1,18 @@
 """Which tile and split is fastest for each layer on this GPU: the table that plans on such GPUs go by.
 
-    python -m bench.tune [--precisions float16,tf32,bfloat16,float32] [--tune throughput,latency] [--device cuda:0]
+    python -m bench.gpu.tune [--precisions float16,tf32,bfloat16,float32] [--tune throughput,latency] [--device cuda:0]
                          [--seconds 400] [--hopper] [--output DIR]
 
-Every candidate runs the whole network, is compared with the float64 oracle, and then each of its layers is timed by
-itself; one that fails, or is wrong, is left out, and the exit status is 1. Writes pix2pix/plans/NAME-OF-THE-GPU.json,
-which plans go by from then on (:mod:`pix2pix.plans.tables`), plan-cuda-PRECISION-TUNE.json for ``--plan``, and tune.json with
-all times. After ``--seconds`` no candidate is begun: those left out are in tune.json. With ``--hopper``, candidates are
-those that only such GPUs can run, beside the times that tune.json has of the others: in a process of its own, which a
-fault of a kernel ends for all that come after it. Without a GPU, it says that nothing was measured.
+Every candidate runs the whole network and is compared with the float64 oracle; then each of its layers is timed by
+itself. A candidate that fails or is wrong is left out, and the exit status is 1. Writes three kinds of file:
+
+- pix2pix/plans/measured/NAME-OF-THE-GPU.json, from which later plans take their algorithms (pix2pix.plans.tables),
+- plan-cuda-PRECISION-TUNE.json, for ``--plan``,
+- tune.json, with all times and the candidates left out because ``--seconds`` had passed.
+
+With ``--hopper``, the candidates are the algorithms of compute capability 9.0 alone, compared with the times of the
+others in tune.json. They run in a separate process because a faulting kernel ends the process for all candidates after
+it. Without a GPU, nothing is measured, and the program says so.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ from typing import Any
 
 import numpy as np
 
+from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import Generator, Weights
 from pix2pix.plans import tables as tuned
 from pix2pix.plans.plan import Plan, algorithms, choose
 
-from . import common, gpu_kernels
-from .contenders import model
-from .gpu import Oracle
-from .peers import verify
+from .. import common
+from ..checks import Oracle, verify
+from ..common import model
+from . import kernels
 
 IMAGES = {"throughput": 32, "latency": 1}  # of the batches that are timed
 PRECISIONS = ("float16", "tf32", "bfloat16", "float32")  # what is tuned first has all its candidates timed
@@ -71,9 +76,9 @@ class Tuning:
     def _time(self, candidate: str, device: str) -> None:
         with make_engine(self.generator, self.weights, EngineOptions(device, self.precision, plan=candidate)) as engine:
             for tune, b in self.batches.items():
-                verify(candidate, self.precision, engine.run(common.to_float(b)), self.expected[tune])
+                verify(candidate, self.precision, engine.run(to_float(b)), self.expected[tune])
             for tune, b in self.batches.items():
-                seconds = gpu_kernels.layer_seconds(engine, b)
+                seconds = kernels.layer_seconds(engine, b)
                 for name, taken in self.times[tune].items():
                     if engine.plan.layers[name] == candidate and name in seconds:
                         taken[candidate] = seconds[name]
@@ -127,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> int:
     until = time.perf_counter() + arguments.seconds
     generator, weights = model()
     oracle = Oracle(generator, weights)
-    batches = {tune: common.pictures(IMAGES[tune]) for tune in arguments.tune.split(",")}
+    batches = {tune: common.images(IMAGES[tune]) for tune in arguments.tune.split(",")}
     told = common.gpu()
     gpu = gpu_name(_index(arguments.device))
     record: dict[str, Any] = {"gpu": told, "precisions": {}}
@@ -160,10 +165,8 @@ def _index(device: str) -> int:
 
 def _lacks(arguments: argparse.Namespace) -> str:
     """What isn't there for this to be measured; nothing if all is."""
-    try:
-        EngineOptions(arguments.device).check()
-    except RuntimeError as error:
-        return f"no CUDA device ({error})"
+    if missing := common.missing_device(arguments.device):
+        return f"no CUDA device ({missing})"
     from pix2pix.gpu.device import HOPPER, capability_of
 
     if arguments.hopper and capability_of(_index(arguments.device)) != HOPPER:
@@ -175,7 +178,7 @@ def _lacks(arguments: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Time the candidates; write the table and the plans."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tune", description=(__doc__ or "").split("\n\n")[0])
+    parser = common.argument_parser("bench.gpu.tune", __doc__)
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="(%(default)s)")
     parser.add_argument("--tune", default=",".join(IMAGES), help="what for (%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")

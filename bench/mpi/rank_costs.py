@@ -1,6 +1,6 @@
 """What :mod:`.scaling` starts by two ranks: what a chunk of jobs, and a batch of pictures, costs rank 0.
 
-    mpiexec -n 2 python -m bench.rank_costs FILE
+    mpiexec -n 2 python -m bench.mpi.rank_costs FILE
 
 The engines do nothing, and the jobs are never read: what is left is rank 0's own time for each, and how long the other
 rank waits for an answer.

@@ -1,10 +1,10 @@
-"""What :mod:`.mode_d` starts with mpiexec: ranks that share pictures, and the same ranks each by itself.
+"""The program that :mod:`bench.mode_d` starts under mpiexec: ranks that share images, and the same ranks apart.
 
-    mpiexec -n 4 python -m bench.ranks FOLDER OPTIONS
+    mpiexec -n 4 python -m bench.mpi.ranks FOLDER OPTIONS
 
-``FOLDER`` has network.bin and in.rgb, and gets ranks.json and ranks.rgb. ``OPTIONS`` are those of ``pix2pix.load``, as
-JSON. By itself means that each rank has its part of the pictures from the start: what is missing to that rate when they
-share is what sharing costs.
+``FOLDER`` has network.bin and in.rgb, and gets ranks.json and ranks.rgb. ``OPTIONS`` are those of ``pix2pix.load`` as
+JSON. Apart, each rank has a fixed part of the images from the start. The difference of the two rates is the cost of
+sharing.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mpi4py import MPI
 import pix2pix
 from pix2pix import mpi
 
-from .mode_a import run_in_memory
+from ..modes import run_in_batches
 
 BATCH, ROUNDS = 8, 3
 
 
 def apart(comm: MPI.Intracomm, network: Path, b: np.ndarray, options: dict[str, Any]) -> float:
-    """Seconds until all ranks have translated their parts of ``b``, each alone."""
+    """Seconds until every rank has translated its own part of ``b``."""
     mine = b[comm.rank :: comm.size]
     out = np.empty_like(mine)
     with pix2pix.load(network, **options) as engine:
         engine.translate(mine[:BATCH])
         comm.Barrier()
         start = time.perf_counter()
-        run_in_memory(engine, mine, out, BATCH)
+        run_in_batches(engine, mine, out, BATCH)
         comm.Barrier()
         return time.perf_counter() - start
 
 
 def together(network: Path, b: np.ndarray, out: np.ndarray, options: dict[str, Any]) -> dict[str, float]:
-    """On rank 0: seconds that all ranks take for ``b``, handed out in batches, and for their set-up. Fills ``out``."""
+    """On rank 0: seconds of set-up, and seconds in which all ranks translate ``b`` into ``out``; elsewhere nothing."""
     start = time.perf_counter()
     with mpi.load(network, **options) as engine:
         if engine is None:
@@ -56,7 +56,7 @@ def together(network: Path, b: np.ndarray, out: np.ndarray, options: dict[str, A
 
 
 def main() -> None:
-    """Measure in turns, and let rank 0 write what came of it."""
+    """Alternate between the two; rank 0 writes the results."""
     comm, folder, options = MPI.COMM_WORLD, Path(sys.argv[1]), json.loads(sys.argv[2])
     network = folder / "network.bin"
     b = np.fromfile(folder / "in.rgb", np.uint8).reshape(-1, 256, 256, 3)

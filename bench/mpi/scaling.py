@@ -1,6 +1,6 @@
 """How far ranks scale: simulated to 256 of them, with costs that are measured between two.
 
-    python -m bench.scaling
+    python -m bench.mpi.scaling
 
 Simulated is the hand-out, by the package's own class: ranks that ask rank 0 for jobs, or are sent batches, compute, and
 wait when rank 0 is behind. Every rank is as fast as the others. Reading and writing the files themselves is not in it,
@@ -9,7 +9,6 @@ nor are model, network and a common folder that becomes slow.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import json
 import math
@@ -23,8 +22,8 @@ from pix2pix.mpi.files import BATCHES_AT_ONCE
 from pix2pix.mpi.messages import ROOT
 from pix2pix.mpi.work_queue import Handout
 
-from . import common
-from .mode_d import mpiexec
+from .. import common
+from ..common import mpiexec
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 IMAGES = (1600, 100_000)
@@ -84,11 +83,9 @@ def summary(seconds: float, served: float, ranks: int, images: int, image_s: flo
 
 def main(argv: list[str] | None = None) -> int:
     """Measure the costs, simulate, print a table."""
-    argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").split("\n\n")[0]).parse_args(
-        argv
-    )
+    common.argument_parser("bench.mpi.scaling", __doc__).parse_args(argv)
     with tempfile.NamedTemporaryFile() as file:
-        mpiexec(2, "bench.rank_costs", file.name)
+        mpiexec(2, "bench.mpi.rank_costs", file.name)
         costs: dict[str, Any] = json.loads(Path(file.name).read_text())
     measured = json.loads((common.RESULTS / "mode_d.json").read_text())["cpu_ranks"]["1 ranks, 1 thread"]
     kinds = {"CPU ranks of 1 thread, as measured": 1 / measured["memory"]["images_per_s"], **ASSUMED}

@@ -3,36 +3,37 @@
     python -m bench.peers [--engines pix2pix,openvino] [--batches 1,8,16] [--threads 1,2] [--blocks 7] [--plan NAME]
 
 Every engine's output is compared with the float64 oracle before anything is timed. Then blocks of calls alternate
-between the engines, in one group of processes, over the same pictures with the same number of threads. Inputs and
-outputs are floats in memory: neither decoding nor conversion counts. Then every engine is started from nothing, and
-those of lower precision run real weights. Writes peers.json, and peers.md, which has the tables.
+between the engines, each in its own process, over the same images with the same number of threads. Inputs and outputs
+are floats in memory: neither decoding nor conversion counts. Then the cold start of every engine is timed, and engines
+of lower precision run real weights. Writes peers.json, and peers.md with the tables.
 
-A run is void if a float32 peer stays under 90 % of its reference rate: then the machine was busy, or the peer
+A run is void if a float32 peer stays under 90 % of its reference rate: the machine was busy, or the peer was
 misconfigured.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pix2pix.cpu.topology import available_cores
-from pix2pix.engines.reference import ReferenceEngine
 
-from . import common, files, quality, start, tables
-from .contenders import Contender, calibration, inputs, model
+from .. import common
+from ..checks import Oracle, verify
+from ..common import inputs, model
+from . import model_files, quality, tables
+from .contenders import Contender
 from .engines import ENGINES, Task, Unavailable
 from .tables import OURS, OURS_BFLOAT16, SINGLE
 
 BLOCK_SECONDS = 1.0  # a block has as many calls as fit, and at least 2
-# dB against the oracle; another network has about 10.
-LEAST_PSNR = {"tf32": 35.0, "float16": 35.0, "bfloat16": 35.0, "int8": 15.0}
+COLD_STARTS = 3
 REFERENCE_PEAK = 233.0  # FMA GFLOP/s of the two cores on which the reference rates were measured
 REFERENCE_RATES = {  # images/s at N = 1 and N = 8
     "torch-eager": {1: 7.5, 8: 10.2},
@@ -44,31 +45,23 @@ VOID_BELOW = 0.9
 
 
 def export(folder: Path, names: list[str], n: int) -> None:
-    """Write the files that the engines read for ``n`` pictures."""
-    files.export(folder, *model(), n, {ENGINES[name].file for name in names}, calibration())
+    """Write the files that the engines read for ``n`` images."""
+    formats = {ENGINES[name].file for name in names}
+    model_files.export(folder, *model(), n, formats, model_files.calibration())
 
 
-@cache
-def oracle(n: int) -> dict[int, np.ndarray]:
-    """What the first and the last of the ``n`` pictures should give, by index: float32 (256,256,3)."""
-    generator, weights = model()
-    x = inputs(n)
-    with ReferenceEngine(generator, weights) as engine:
-        return {index: engine.run(x[index]) for index in {0, n - 1}}
-
-
-def verify(name: str, precision: str, output: np.ndarray, expected: dict[int, np.ndarray]) -> dict[str, float]:
-    """How far the output is from the oracle's: ``max_abs_error``, or ``psnr_db`` for less than float32."""
-    result, truth = output[list(expected)], np.stack(list(expected.values()))
-    if len(np.unique(output[:, 0, 0, 0])) == 1 < len(output):
-        raise RuntimeError(f"{name} gave the same for different pictures: not timed")
-    if precision == "float32":
-        return {"max_abs_error": common.check_close(name, result, truth)}
-    return {"psnr_db": round(common.check_psnr(name, result, truth, LEAST_PSNR[precision]), 1)}
+def cold_start(name: str, folder: Path, threads: int, plan: str | None) -> dict[str, float]:
+    """Seconds of whole processes of :mod:`.start`, with files in the page cache: minimum and median."""
+    command = [sys.executable, "-m", "bench.peers.start", name, folder, str(threads), *([plan] if plan else [])]
+    seconds = [common.run_process(*command) for _ in range(COLD_STARTS)]
+    return {"min_s": round(min(seconds), 3), "median_s": round(float(np.median(seconds)), 3)}
 
 
 class Comparison:
-    """One number of pictures and of threads: the engines that take part, and blocks of their calls."""
+    """One batch size and number of threads: the engines that take part, and blocks of their calls.
+
+    At N > 8 with fewer than all threads, only OpenVINO and this project's engines run, to save time.
+    """
 
     def __init__(self, n: int, threads: int, most_threads: int, names: list[str]) -> None:
         self.n, self.threads = n, threads
@@ -82,12 +75,12 @@ class Comparison:
         self.unavailable: dict[str, str] = {}
         self._contenders: dict[str, Contender] = {}
 
-    def run(self, folder: Path, blocks: int, plan: str | None) -> dict[str, Any]:
-        """Start, verify, warm up and time the engines; what was measured."""
+    def run(self, folder: Path, oracle: Oracle, blocks: int, plan: str | None) -> dict[str, Any]:
+        """Start, verify, warm up and time the engines; the record of the run."""
         if self.left_out:
             print(f"N={self.n}, threads: {self.threads}: left out to save time: {', '.join(self.left_out)}")
         try:
-            engines = self._start(folder, plan)
+            engines = self._start(folder, oracle, plan)
             peak = self._time(engines, blocks if self.headline else max(1, blocks // 2))
         finally:
             for contender in self._contenders.values():
@@ -95,8 +88,8 @@ class Comparison:
         self._summarise(engines, peak["fma_gflops"])
         return {"n": self.n, "threads": self.threads, "peak": peak, "left_out": self.left_out, "engines": engines}
 
-    def _start(self, folder: Path, plan: str | None) -> dict[str, dict[str, Any]]:
-        expected, x = oracle(self.n), inputs(self.n)
+    def _start(self, folder: Path, oracle: Oracle, plan: str | None) -> dict[str, dict[str, Any]]:
+        expected, x = oracle(common.images(self.n)), inputs(self.n)
         engines = {}
         for key, (name, threads) in self.entrants.items():
             try:
@@ -112,7 +105,7 @@ class Comparison:
         return engines
 
     def _time(self, engines: dict[str, dict[str, Any]], blocks: int) -> dict[str, float]:
-        """Add the seconds of calls, by block, and the memory; the machine's peak, measured before each round."""
+        """Add the seconds of calls by block, and peak memory; returns the machine's peaks, measured between rounds."""
         repetitions, peaks = {}, []
         for key, contender in self._contenders.items():
             repetitions[key] = max(2, round(BLOCK_SECONDS / min(contender.time(2))))
@@ -127,7 +120,7 @@ class Comparison:
         return common.median_peak(peaks)
 
     def _summarise(self, engines: dict[str, dict[str, Any]], peak_gflops: float) -> None:
-        """Turn seconds into rates, and say how each engine does beside its reference rate and beside ours."""
+        """Turn seconds into rates, and add ratios to the reference rate and to this project's engines."""
         generator, _ = model()
         for key, entry in engines.items():
             blocks = entry.pop("blocks")
@@ -144,22 +137,22 @@ class Comparison:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All comparisons, then the starts and the quality; what is saved."""
-    names, most = arguments.engines, max(arguments.threads)
+    """All comparisons, then cold starts and quality; the record that is saved."""
+    names, most, oracle = arguments.engines, max(arguments.threads), Oracle(*model())
     record: dict[str, Any] = {"plan": arguments.plan, "blocks": arguments.blocks, "unavailable": {}, "runs": []}
     for threads in sorted(arguments.threads, reverse=True):
         for n in arguments.batches:
             export(folder, names, n)
             comparison = Comparison(n, threads, most, names)
-            run = comparison.run(folder, arguments.blocks, arguments.plan)
+            run = comparison.run(folder, oracle, arguments.blocks, arguments.plan)
             print("\n" + tables.details(run), flush=True)
             record["runs"].append(run)
             record["unavailable"] |= comparison.unavailable
     record["ratios"] = tables.ratios(record["runs"])
     present = [name for name in names if name not in record["unavailable"]]
     export(folder, present, 1)
-    start.write_picture(folder, inputs(1))
-    record["cold_start"] = {name: start.cold_start(name, folder, most, arguments.plan) for name in present}
+    np.save(folder / "image.npy", inputs(1))
+    record["cold_start"] = {name: cold_start(name, folder, most, arguments.plan) for name in present}
     record["quality"] = quality.measure(present, most, arguments.plan)
     record["void"] = [
         f"{key} at N={run['n']}"
@@ -172,14 +165,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__.split("\n\n")[0])
+    parser = common.argument_parser("bench.peers", __doc__)
 
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
 
     default_threads = ",".join(map(str, sorted({1, available_cores()})))
     parser.add_argument("--engines", default=",".join(ENGINES), help="which to run (%(default)s)")
-    parser.add_argument("--batches", type=numbers, default="1,8,16", help="pictures per call (%(default)s)")
+    parser.add_argument("--batches", type=numbers, default="1,8,16", help="images per call (%(default)s)")
     parser.add_argument("--threads", type=numbers, default=default_threads, help="for every engine (%(default)s)")
     parser.add_argument(
         "--blocks", type=int, default=7, help="blocks of calls per engine; half of it beyond N=8 and on fewer threads"

@@ -1,49 +1,23 @@
-"""Contenders: engines in processes of their own that run blocks of calls on demand, and what they all run.
+"""Contenders: engines, each in a process of its own, that run blocks of calls on demand.
 
-Processes keep the thread pools of different libraries apart; only one of them works at a time.
+Separate processes keep the thread pools of different libraries apart. Only one of them works at a time.
 """
 
 from __future__ import annotations
 
 import time
-from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from pix2pix.model.generator import Generator, Weights
-from pix2pix.model.unet import unet
-from pix2pix.model.weights import random_weights
-
-from . import common
+from .. import common
 from .engines import ENGINES, Task
-
-MODEL_SEED = 0
-CALIBRATION_SEED = 100  # the first of the pictures that give int8 its ranges; no others start there
-CALIBRATION_PICTURES = 8
-
-
-@cache
-def model() -> tuple[Generator, Weights]:
-    """The network that all contenders run: U-Net 256, ngf=64, random weights, image statistics."""
-    generator = unet(ngf=64, depth=8)
-    return generator, random_weights(generator, MODEL_SEED)
-
-
-def inputs(n: int) -> np.ndarray:
-    """The pictures that all contenders run over: float32 (n,256,256,3) in [-1,1]."""
-    return common.to_float(common.pictures(n))
-
-
-def calibration() -> np.ndarray:
-    """Other pictures of the same kind, for int8."""
-    return common.to_float(common.pictures(CALIBRATION_PICTURES, CALIBRATION_SEED))
 
 
 def _serve(connection: Connection, name: str, task: Task) -> None:
-    """In the contender's process: get ready, send the output, then time as many calls as is asked for."""
+    """In the contender's process: load, send the first output, then time as many calls as each message asks for."""
     try:
         start = time.perf_counter()
         call, to_nhwc = ENGINES[name].load(task)
@@ -56,10 +30,10 @@ def _serve(connection: Connection, name: str, task: Task) -> None:
 
 
 class Contender:
-    """One engine in a process of its own, ready to be timed.
+    """One engine in a process of its own, ready to be timed. The constructor raises what the engine raised.
 
-    ``output`` is float32 (N,256,256,3); ``setup`` is the seconds from the model's file to the first output; ``memory``
-    is the most, in MiB, that the process had held when it was last timed. Raises what the engine raised.
+    ``output`` is float32 (N,H,W,C). ``setup`` is the seconds from the model's file to the first output. ``memory`` is
+    the peak resident set of the process (MiB) when it was last timed.
     """
 
     def __init__(self, name: str, task: Task) -> None:

@@ -1,6 +1,6 @@
-"""The engines that :mod:`.peers` compares: how each loads a model from the file that it reads natively, and runs it.
+"""The engines compared by ``python -m bench.peers``: how each loads a model from its native format, and runs it.
 
-Nothing heavy is imported here: a start from nothing (:mod:`.start`) pays for its own engine alone.
+No engine is imported at the top: a cold start (:mod:`.start`) pays for its own engine alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Unavailable(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an engine is asked to run: the model in ``folder`` (as :func:`.files.export` writes it) over the float32
-    pictures ``x`` (N,256,256,3) in [-1,1]. ``plan`` is for this project's engine."""
+    """The work of an engine: the model in ``folder``, written by :func:`.model_files.export`, over the images ``x``,
+    float32 (N,H,W,C) in [-1,1]. ``plan`` is for this project's engine."""
 
     folder: Path
     x: np.ndarray
@@ -34,10 +34,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One engine: ``load`` returns the call to be timed, and what makes (N,H,W,C) of its result.
+    """One engine: ``load`` returns the call to be timed, and a function that converts its result to (N,H,W,C).
 
-    ``file`` is a format of :mod:`.files`. An engine gets its input in the layout that it likes best; converting to it
-    is not timed.
+    ``file`` is a format of :mod:`.model_files`. Each engine gets its input in its own layout; the conversion is not
+    timed.
     """
 
     load: Callable[[Task], tuple[Call, ToNhwc]]
@@ -57,7 +57,7 @@ def nhwc(y: np.ndarray) -> np.ndarray:
 
 
 def load_pix2pix(task: Task, precision: str = "float32", plan: str | None = None) -> tuple[Call, ToNhwc]:
-    """This project's CPU engine, under ``plan`` if it is given, else under the task's."""
+    """This project's CPU engine, under ``plan`` if given, else under the task's plan."""
     import pix2pix
 
     tune = "latency" if len(task.x) == 1 else "throughput"
@@ -72,7 +72,7 @@ def load_pix2pix(task: Task, precision: str = "float32", plan: str | None = None
 
 
 def load_torch(task: Task, compiled: bool = False, precision: str = "float32") -> tuple[Call, ToNhwc]:
-    """PyTorch, channels last, as it is or compiled by inductor with frozen weights and static shapes."""
+    """PyTorch, channels last: eager, or compiled by inductor with frozen weights and static shapes."""
     import torch
 
     from .torch_network import read
@@ -108,7 +108,7 @@ def load_onnxruntime(task: Task) -> tuple[Call, ToNhwc]:
 
 
 def load_openvino(task: Task, precision: str = "float32") -> tuple[Call, ToNhwc]:
-    """OpenVINO, one stream that has all threads. An int8 model says itself what is computed in int8."""
+    """OpenVINO, one stream with all threads. An int8 model itself marks the operations that are computed in int8."""
     import openvino as ov
 
     hint = ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32

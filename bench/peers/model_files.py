@@ -1,4 +1,4 @@
-"""A generator as the files that the engines of :mod:`.engines` read natively."""
+"""Writes a generator in the native formats of the engines of :mod:`.engines`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 from pix2pix import checkpoints
 from pix2pix.model.generator import INPUT, Generator, Weights
 
-from . import networks
+from .. import common
+from . import onnx_network
 from .engines import nchw
 
 CONVOLUTIONS = ["Conv", "ConvTranspose"]
+CALIBRATION_SEEDS = range(100, 108)  # of images that are in no other input; they give int8 its ranges
 
 
 def export(
     folder: Path, generator: Generator, weights: Weights, n: int, formats: Iterable[str], calibration: np.ndarray
 ) -> None:
-    """Write the model in the named formats into ``folder``, those that are there already excepted.
+    """Write the model into ``folder`` in the named formats, unless the files exist.
 
-    ``safetensors`` is this project's, ``torch`` a dict of tensors, ``onnx`` and ``int8`` are ONNX for ``n`` pictures;
-    the ranges for int8 are those that ``calibration`` has, float32 (N,256,256,3) in [-1,1].
+    ``safetensors`` is this project's, ``torch`` a dict of tensors, ``onnx`` and ``int8`` are ONNX for ``n`` images.
+    ``calibration``, float32 (N,H,W,C) in [-1,1], gives int8 its ranges.
     """
     height, width = calibration.shape[1:3]
     for name in sorted(set(formats)):
@@ -34,15 +36,20 @@ def export(
 
             write(path, generator, weights)
         elif name == "onnx" and not (path := folder / f"model-{n}.onnx").exists():
-            path.write_bytes(networks.onnx_model(generator, weights, n, height, width).SerializeToString())
+            path.write_bytes(onnx_network.onnx_model(generator, weights, n, height, width).SerializeToString())
         elif name == "int8" and not (path := folder / f"model-int8-{n}.onnx").exists():
             _write_int8(path, folder / "model-int8.onnx", generator, weights, n, calibration)
+
+
+def calibration() -> np.ndarray:
+    """Calibration images for the model of :func:`.common.model`."""
+    return common.inputs(len(CALIBRATION_SEEDS), CALIBRATION_SEEDS.start)
 
 
 def _write_int8(
     path: Path, quantised: Path, generator: Generator, weights: Weights, n: int, calibration: np.ndarray
 ) -> None:
-    """Write the int8 model for ``n`` pictures; ``quantised`` is kept, for other numbers."""
+    """Write the int8 model for ``n`` images; ``quantised`` is kept for other values of ``n``."""
     import onnx
 
     if not quantised.exists():
@@ -55,13 +62,13 @@ def _write_int8(
 
 
 def quantise(path: Path, generator: Generator, weights: Weights, calibration: np.ndarray) -> None:
-    """Write the model for one picture with all convolutions in int8: ONNX Runtime's static QDQ, one scale per filter.
+    """Write the model for one image with all convolutions in int8: ONNX Runtime's static QDQ, one scale per filter.
 
     Measured: only with signed, symmetric activations does OpenVINO compute transposed convolutions in int8.
     """
     from onnxruntime import quantization
 
-    class Pictures(quantization.CalibrationDataReader):
+    class Images(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.feeds: Iterator[dict[str, np.ndarray]] = iter([{INPUT: nchw(x[None])} for x in calibration])
 
@@ -69,11 +76,13 @@ def quantise(path: Path, generator: Generator, weights: Weights, calibration: np
             return next(self.feeds, None)
 
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises to optimise the model first: there is nothing to optimise
+    logging.root.setLevel(
+        logging.ERROR
+    )  # quantisation advises to optimise the model first; nothing is left to optimise
     quantization.quantize_static(
-        networks.onnx_model(generator, weights, 1, *calibration.shape[1:3]),
+        onnx_network.onnx_model(generator, weights, 1, *calibration.shape[1:3]),
         path,
-        Pictures(),
+        Images(),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=CONVOLUTIONS,
         per_channel=True,

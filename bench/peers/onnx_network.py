@@ -1,6 +1,6 @@
-"""A Generator as an ONNX model, and what :mod:`.torch_network` needs as well: the same network for the peers to run.
+"""A Generator as an ONNX model.
 
-Pictures are float32 (N,C,H,W) in [-1,1]. Norms use each image's own statistics, whatever N is.
+Images are float32 (N,C,H,W) in [-1,1]. Norms use each image's own statistics, whatever N is.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ OPSET = 17
 
 
 def torch_weight(layer: Layer, weights: Weights) -> np.ndarray:
-    """The kernel as PyTorch and ONNX have it: (out,in,kh,kw), or (in,out,kh,kw) for a transposed convolution."""
+    """The kernel in PyTorch's and ONNX's layout: (out,in,kh,kw), or (in,out,kh,kw) for a transposed convolution."""
     return np.ascontiguousarray(weights[f"{layer.name}.kernel"].transpose(3, 2, 0, 1))
 
 
 def common_slope(layer: Layer) -> float:
-    """The slope with which a layer reads all its inputs, so that joining comes first. ValueError if they differ."""
+    """The one slope of all inputs of a layer, so that they can be joined first. ValueError if slopes differ."""
     slopes = {source.slope for source in layer.inputs}
     if len(slopes) != 1 or layer.join != "concat" or layer.padding_mode != "zeros":
         raise ValueError(f"the peers' networks cannot express {layer}")
@@ -28,7 +28,7 @@ def common_slope(layer: Layer) -> float:
 
 
 def onnx_model(generator: Generator, weights: Weights, n: int, h: int, w: int) -> Any:
-    """The generator as an ONNX model for (n,Cin,h,w) pictures, input ``input`` and output ``y``."""
+    """The generator as an ONNX model for (n,Cin,h,w) images, input ``input`` and output ``y``."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []

@@ -1,22 +1,24 @@
-"""What :mod:`.peers` has measured as ratios and as Markdown tables.
+"""Ratios and Markdown tables of the results of ``python -m bench.peers``.
 
-A ratio of two engines is the median over blocks of the ratio of their rates within a block, so that what slows the
-machine for a while slows both sides.
+A ratio of two engines is the median over blocks of the ratio of their rates within a block: a machine that is slow for
+a while slows both sides.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..common import markdown
+
 OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
 AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
 THREADS = "{} threads against 1"
-GOALS = {  # by N: what is required of a ratio, and what it aims at
+GOALS = {  # by N: the required ratio, and the goal
     AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
     "bfloat16 against the fastest bfloat16 peer": {1: (2.6, 3.2), 8: (2.5, 2.9)},
     "bfloat16 against the fastest float32 peer": {1: (3.0, 3.5), 8: (3.2, 3.8)},
@@ -39,7 +41,7 @@ def fastest(engines: Engines, precision: str) -> str | None:
 
 
 def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ratios that have goals, from the runs with all threads; those whose engines took part."""
+    """The ratios that have goals, from runs with all threads in which both engines took part."""
     runs = list(runs)
     most = max(run["threads"] for run in runs)
     rows = []
@@ -61,14 +63,8 @@ def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def distance(off: Mapping[str, float]) -> str:
-    """How far an output is from the oracle's, in words."""
+    """The distance of an output from the oracle's, formatted."""
     return f"{off['max_abs_error']:.1e}" if "max_abs_error" in off else f"{off['psnr_db']:.1f} dB"
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; None and missing values are empty cells, the first column is text and the others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
 
 
 def details(run: Mapping[str, Any]) -> str:
@@ -112,7 +108,7 @@ def throughput_table(record: Mapping[str, Any]) -> str:
 
 
 def cost_table(record: Mapping[str, Any]) -> str:
-    """Start from nothing, and peak memory in the runs with all threads."""
+    """Cold starts, and peak memory in the runs with all threads."""
     runs = [run for run in record["runs"] if run["threads"] == record["runs"][0]["threads"]]
     rows = []
     for key, seconds in record["cold_start"].items():

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pix2pix.model.generator import INPUT, Generator, Layer, Weights
 
-from .networks import common_slope, torch_weight
+from .onnx_network import common_slope, torch_weight
 
 
 def moments_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torch.Tensor, eps: float) -> torch.Tensor:
@@ -22,7 +22,7 @@ def moments_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torc
 
 
 def write(path: Path, generator: Generator, weights: Weights) -> None:
-    """Write what :func:`read` makes a module of: the description of the generator, and its tensors."""
+    """Write the generator's description and its tensors, as :func:`read` takes them."""
     tensors = {}
     for layer in generator.layers:
         tensors[f"{layer.name}_kernel"] = torch.from_numpy(torch_weight(layer, weights))
@@ -33,7 +33,7 @@ def write(path: Path, generator: Generator, weights: Weights) -> None:
 
 
 def read(path: Path, group_norm: bool) -> TorchNetwork:
-    """The module that :func:`write` has written."""
+    """The module of a file that :func:`write` has written."""
     content = torch.load(path, weights_only=True, mmap=True)
     return TorchNetwork(Generator.from_dict(json.loads(content["generator"])), content["tensors"], group_norm)
 
@@ -41,8 +41,8 @@ def read(path: Path, group_norm: bool) -> TorchNetwork:
 class TorchNetwork(nn.Module):
     """The generator in evaluation mode, channels last in memory.
 
-    ``group_norm`` says how norms are written: one group per channel is instance normalisation. PyTorch's own
-    instance_norm copies to channels first, which is slower than either form.
+    With ``group_norm``, norms are ``torch.group_norm`` with one group per channel, which is instance normalisation,
+    else :func:`moments_norm`. PyTorch's own instance_norm copies to channels first, and is slower than both.
     """
 
     def __init__(self, generator: Generator, tensors: Mapping[str, torch.Tensor], group_norm: bool) -> None:

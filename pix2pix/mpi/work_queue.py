@@ -3,7 +3,7 @@
 Guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Computers 36, 1987): a rank that asks gets a share of
 what is left, so chunks are large while there is much to do and small at the end, when they decide who is last. Ranks
 ask before they have nothing left to do; none gets more that way than its fair part of all that is left. Nothing in here
-knows of MPI: :mod:`bench.scaling` simulates with the same class.
+knows of MPI: :mod:`bench.mpi.scaling` simulates with the same class.
 """
 
 from __future__ import annotations

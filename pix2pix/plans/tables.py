@@ -2,7 +2,7 @@
 
 A file has, for a precision and an aim, an algorithm for each shape of a layer, so that other networks with layers of
 the same shape have something of it too. Layers, precisions and GPUs that are in no table go by the rules of
-:mod:`.plan`. bench/tune.py makes these files.
+:mod:`.plan`. :mod:`bench.gpu.tune` writes these files.
 """
 
 from __future__ import annotations

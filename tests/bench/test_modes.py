@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from bench import common, mode_b, mode_c, pool, report, scaling
-from pix2pix.checkpoints import course
-from pix2pix.model.unet import unet
-from pix2pix.model.weights import random_weights
+from bench import common, mode_b, mode_c, modes, report
+from bench.engines import pool
+from bench.mpi import scaling
 
 
 @pytest.fixture
@@ -50,15 +49,7 @@ def test_the_pool_is_measured_on_fake_devices(saved):
 
 
 def test_the_pool_is_measured_on_the_cpu_with_any_number_of_workers(saved, monkeypatch):
-    network = unet(ngf=2, depth=8)
-
-    def write_network(path):
-        weights = random_weights(network.with_statistics("running"))
-        with path.open("wb") as file:
-            for name in course.tensors(network):
-                weights[name].astype("<f4").tofile(file)
-
-    monkeypatch.setattr(pool, "write_network", write_network)
+    monkeypatch.setattr(modes, "NGF", 2)
     assert pool.main(["--device", "cpu", "--rounds", "1", "--images", "4", "--batch", "2"]) == 0
     record = saved["pool-cpu"]
     assert list(record["workers"]) == ["1", "2", "4", "8", "16"] and record["workers"]["1"]["against_one"] == 1

@@ -8,10 +8,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bench import common, gpu, gpu_contenders, gpu_kernels, gpu_layers, gpu_tables, quality, tune
-from bench.engines import Unavailable
-from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.factory import EngineOptions
+from bench import checks, common
+from bench.gpu import contenders as gpu_contenders
+from bench.gpu import kernels as gpu_kernels
+from bench.gpu import layers as gpu_layers
+from bench.gpu import peers as gpu
+from bench.gpu import quality, tune
+from bench.gpu import tables as gpu_tables
+from bench.peers.engines import Unavailable
+from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans import tables as tuned
@@ -35,7 +40,7 @@ def results(tmp_path, monkeypatch):
     """Where results go instead, and the tables of GPUs; networks are tiny and blocks short meanwhile."""
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     monkeypatch.setattr(tuned, "FOLDER", tmp_path / "plans")
-    monkeypatch.setattr(common, "pictures", lambda n: pictures(n, 16, 16))
+    monkeypatch.setattr(common, "images", lambda n: pictures(n, 16, 16))
     for module in (gpu, gpu_layers, tune):
         monkeypatch.setattr(module, "model", lambda: (TINY, WEIGHTS))
     monkeypatch.setattr(gpu, "BLOCK_SECONDS", 0.0)
@@ -62,21 +67,21 @@ def contender(precision: str, output: np.ndarray, off: float = 0.0) -> gpu_conte
     """One that does nothing, and whose output is ``off`` by so much."""
     wrong = output + np.float32(off)
     return gpu_contenders.Contender(
-        precision, lambda calls: None, lambda: wrong, lambda calls: None, lambda: common.to_bytes(wrong)
+        precision, lambda calls: None, lambda: wrong, lambda calls: None, lambda: checks.to_bytes(wrong)
     )
 
 
 @pytest.fixture(scope="module")
 def case():
     """Pictures, the oracle, and what it makes of them."""
-    b, oracle = pictures(3, 16, 16), gpu.Oracle(TINY, WEIGHTS)
-    return b, oracle, np.stack([oracle._engine.run(x) for x in gpu.to_float(b)])
+    b, oracle = pictures(3, 16, 16), checks.Oracle(TINY, WEIGHTS)
+    return b, oracle, ReferenceEngine(TINY, WEIGHTS).run(to_float(b))
 
 
 def test_what_is_wrong_is_left_out_and_ours_is_said_to_be(case):
     b, oracle, right = case
     untranslated = gpu_contenders.Contender(
-        "float32", lambda calls: None, lambda: right, lambda calls: None, lambda: 255 - common.to_bytes(right)
+        "float32", lambda calls: None, lambda: right, lambda calls: None, lambda: 255 - checks.to_bytes(right)
     )
 
     def unavailable():
@@ -145,7 +150,7 @@ def test_ratios_are_against_the_best_peer_of_the_same_precision():
 @pytest.mark.full
 def test_plots_are_drawn_of_what_there_is(results):
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install pix2pix[peers]")
-    from bench import gpu_plots
+    from bench.gpu import plots as gpu_plots
 
     assert gpu_plots.main([]) == 0 and list(results.iterdir()) == []
     rates = {
@@ -172,7 +177,8 @@ def test_plots_are_drawn_of_what_there_is(results):
 )
 def test_pytorch_takes_part(precision, way, case, tmp_path):
     pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
-    from bench import gpu_torch, torch_network
+    from bench.gpu import pytorch as gpu_torch
+    from bench.peers import torch_network
 
     b, oracle, _ = case
     torch_network.write(tmp_path / "model.pt", TINY, WEIGHTS)
@@ -189,7 +195,8 @@ def test_pytorch_takes_part(precision, way, case, tmp_path):
 @pytest.mark.parametrize("n", [1, 2])
 def test_pytorch_is_compiled_once(n, tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
-    from bench import gpu_torch, torch_network
+    from bench.gpu import pytorch as gpu_torch
+    from bench.peers import torch_network
 
     torch_network.write(tmp_path / "model.pt", TINY, WEIGHTS)
     torch._dynamo.reset()
@@ -202,7 +209,7 @@ def test_pytorch_is_compiled_once(n, tmp_path):
 @pytest.mark.full
 def test_pytorchs_norms_are_the_same_norm():
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
-    from bench.gpu_torch import NORMS
+    from bench.gpu.pytorch import NORMS
 
     x, gamma, beta = torch.randn(2, 5, 4, 6), torch.randn(5), torch.randn(5)
     first, *others = (norm(x, 5, gamma, beta, 1e-3) for norm in NORMS.values())
@@ -248,7 +255,8 @@ class FakeStream:
 @pytest.mark.full
 def test_pytorch_streams_in_slots(case, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
-    from bench import gpu_torch, torch_network
+    from bench.gpu import pytorch as gpu_torch
+    from bench.peers import torch_network
 
     b, _, right = case
     torch_network.write(tmp_path / "model.pt", TINY, WEIGHTS)
@@ -265,7 +273,7 @@ def test_pytorch_streams_in_slots(case, tmp_path, monkeypatch):
     once = ["event.synchronize", "record", "wait_event", "record", "wait_event", "record"]
     assert cuda.log == [*once * 5, "synchronize"]
     for slot in peer.slots:
-        common.check_pictures("a slot", slot.result.numpy(), common.to_bytes(right))
+        checks.check_images("a slot", slot.result.numpy(), checks.to_bytes(right))
 
 
 # -- our engine, in the simulator ---------------------------------------------------------------------------------
@@ -293,7 +301,7 @@ def test_the_gpu_engine_takes_part_in_as_many_parts_as_it_makes(case, results, m
 
 @needs_simulator
 def test_every_launch_is_timed(results):
-    from bench import gpu_peak
+    from bench.gpu import peak as gpu_peak
     from pix2pix.gpu.engine import GpuEngine
 
     b = pictures(1, 16, 16)
@@ -335,9 +343,9 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
         def translate(self, b, out=None):
             return super().translate(b) ^ (3 * self.off)
 
-    monkeypatch.setattr(EngineOptions, "check", lambda options: None)
+    monkeypatch.setattr(common, "missing_device", lambda *arguments: "")
     monkeypatch.setattr(quality, "make_engine", Engine)
-    monkeypatch.setattr(quality, "demo_case", lambda: (TINY, WEIGHTS, pictures(3, 16, 16)))
+    monkeypatch.setattr(quality, "demo_model", lambda: (TINY, WEIGHTS, pictures(3, 16, 16)))
     assert quality.main(["--shared", str(results)]) == 0
     record = json.loads((results / "gpu-quality.json").read_text())
     assert list(record["models"]) == ["demo"] and list(record["models"]["demo"]) == list(quality.PRECISIONS)
@@ -359,7 +367,7 @@ def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
     names = tune.candidates(TINY, "float16", False)
     assert sorted(names) == sorted(algorithms(TINY.layers[0], "cuda", "float16"))
     assert all("split" not in name for name in names[:3]) and "im2col" not in tune.candidates(TINY, "float32", True)
-    tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", gpu.Oracle(TINY, WEIGHTS))
+    tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", checks.Oracle(TINY, WEIGHTS))
     default = choose(TINY, "latency", None, "float16", "cuda")
     constant = TINY.constant_layers(TINY.size, TINY.size)
     assert constant
@@ -431,7 +439,7 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
 @pytest.mark.full
 def test_whole_programs_run_and_make_the_tables(results, monkeypatch):
     pytest.importorskip("torch", reason="needs PyTorch: pip install pix2pix[train]")
-    from bench import gpu_torch
+    from bench.gpu import pytorch as gpu_torch
 
     torch_on_gpu, product = gpu_torch.torch_on_gpu, gpu_torch.product_gflops
 

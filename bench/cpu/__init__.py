@@ -1,0 +1,1 @@
+"""Benchmarks of the CPU engine alone: time by layer and by stage."""

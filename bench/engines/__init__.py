@@ -1,0 +1,1 @@
+"""Benchmarks of engines that are made of engines: the pool."""

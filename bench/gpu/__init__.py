@@ -1,0 +1,1 @@
+"""Benchmarks on one GPU: beside PyTorch, by layer, by kernel, and the tuner."""

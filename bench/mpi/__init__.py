@@ -1,0 +1,1 @@
+"""Benchmarks of MPI: what sharing the work over ranks costs."""
