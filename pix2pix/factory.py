@@ -13,8 +13,10 @@ from . import devices
 from .engines.base import BaseEngine, Engine
 from .engines.measured_placement import find
 from .model.generator import Generator, Weights
+from .plans.algorithms import ALGORITHMS
 from .plans.placements import decide
-from .plans.plan import ALGORITHMS, PRECISIONS, Plan
+from .plans.plan import Plan
+from .plans.precisions import PRECISIONS, check_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class EngineOptions:
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         shares = self.shares()
-        if self.precision not in ("float32", "bfloat16") and any(device.kind == "cpu" for device in shares):
-            raise RuntimeError(f"precision {self.precision!r}: the CPU engine computes in float32 or bfloat16")
+        for device in shares:
+            check_precision(self.precision, device.kind)
         if self.gpu_layers is not None and all(device.kind == "cpu" for device in shares):
             raise ValueError(
                 f"gpu_layers {self.gpu_layers!r} places layers on a GPU, and device {self.device!r} is the CPU here"

@@ -80,7 +80,7 @@ def time_layers(n: int, plan: str | None, arguments: argparse.Namespace) -> Time
     x = inputs(n)
     tune = "latency" if n == 1 else "throughput"
     with CpuEngine(*model(), tune=tune, plan=plan, threads=arguments.threads) as engine:
-        errors, algorithms = verify(engine, x), dict(engine.plan.layers)
+        errors, algorithms = verify(engine, x), {name: str(a) for name, a in engine.plan.layers.items()}
         layers = {name: Timed(packed) for name, packed in engine._layers.items()}
         engine._layers.update(layers)
         common.time_calls(lambda: engine.run(x), 3)  # warm up

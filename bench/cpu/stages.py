@@ -83,7 +83,7 @@ def time_layers(n: int, precision: str, thread_counts: list[int], blocks: int) -
         for threads, (engine, _) in engines.items():
             peaks[threads].append(common.peak(threads, precision))
             whole[threads] += common.time_calls(partial(engine.run, x), calls)
-    result: dict[str, Any] = {"plan": dict(engines[thread_counts[0]][0].plan.layers), "threads": {}}
+    result: dict[str, Any] = {"plan": engines[thread_counts[0]][0].plan.to_dict()["layers"], "threads": {}}
     for threads, (engine, layers) in engines.items():
         ran = {name: layer.seconds for name, layer in layers.items() if layer.seconds} | {"network": whole[threads]}
         milliseconds = {name: round(1e3 * float(np.median(seconds)) / n, 4) for name, seconds in ran.items()}

@@ -20,6 +20,7 @@ from pix2pix.engines.base import BaseEngine
 from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import INPUT, Generator
+from pix2pix.model.lowering import lower
 
 from .. import common
 from ..checks import Oracle, verify
@@ -50,13 +51,13 @@ def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list
     rows = []
     for layer, seconds in kernels.layer_seconds(engine, b).items():
         row: dict[str, Any] = {"layer": layer, "us": round(1e6 * seconds, 2), "gflops": None}
-        if layer != INPUT and layer not in engine.generator.constant_layers(h, w):
+        if layer != INPUT and layer not in lower(engine.generator).constants(h, w):
             flops = 2 * n * macs[layer]
             gflops, intensity = flops / seconds / 1e9, flops / needed[layer]
             roof = min(most, intensity * peak["bandwidth_gbs"])
             row |= {"gflops": round(gflops, 6), "of_cublas": round(gflops / most, 4), "roof_gflops": round(roof, 6)}
             row |= {"of_roof": round(gflops / roof, 4), "flops_per_byte": round(intensity, 2)}
-            row |= {"gbs": round(needed[layer] / seconds / 1e9, 3), "algorithm": gpu.plan.layers[layer]}
+            row |= {"gbs": round(needed[layer] / seconds / 1e9, 3), "algorithm": str(gpu.plan.layers[layer])}
         rows.append(row)
     return rows
 

@@ -29,8 +29,11 @@ import numpy as np
 from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import Generator, Weights
+from pix2pix.model.lowering import lower
 from pix2pix.plans import tables as tuned
-from pix2pix.plans.plan import Plan, algorithms, choose
+from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.heuristics import choose
+from pix2pix.plans.plan import Plan
 
 from .. import common
 from ..checks import Oracle, verify
@@ -80,7 +83,7 @@ class Tuning:
             for tune, b in self.batches.items():
                 seconds = kernels.layer_seconds(engine, b)
                 for name, taken in self.times[tune].items():
-                    if engine.plan.layers[name] == candidate and name in seconds:
+                    if str(engine.plan.layers[name]) == candidate and name in seconds:
                         taken[candidate] = seconds[name]
                 total = 1e3 * sum(seconds.values())
                 print(f"{self.precision} N={len(b)} {candidate:24s} {total:8.3f} ms", flush=True)
@@ -95,18 +98,19 @@ class Tuning:
 
     def plan(self, tune: str) -> Plan:
         """What took the least for each layer; layers that were not timed have what they have by rule."""
-        layers = dict(choose(self.generator, tune, None, self.precision, "cuda").layers)
+        layers = {n: str(a) for n, a in choose(self.generator, tune, None, self.precision, "cuda").layers.items()}
         layers |= {name: min(taken, key=taken.__getitem__) for name, taken in self._timed(tune).items()}
         return Plan(layers, "cuda", self.precision, tune)
 
     def table(self, tune: str) -> dict[str, str]:
         """The same for the package: algorithms by shape, of layers that were timed."""
         plan = self.plan(tune)
-        return {tuned.shape(self.generator, self.generator[name]): plan.layers[name] for name in self._timed(tune)}
+        program = lower(self.generator)
+        return {tuned.shape(self.generator, program[name]): str(plan.layers[name]) for name in self._timed(tune)}
 
     def _timed(self, tune: str) -> Times:
         """Times of those layers that are computed for every picture."""
-        constant = self.generator.constant_layers(self.generator.size, self.generator.size)
+        constant = lower(self.generator).constants(self.generator.size, self.generator.size)
         return {name: taken for name, taken in self.times[tune].items() if taken and name not in constant}
 
     def report(self) -> dict[str, Any]:
@@ -120,7 +124,7 @@ class Tuning:
 
 def candidates(generator: Generator, precision: str, of_hopper: bool) -> list[str]:
     """All algorithms of Hopper's own, or of all GPUs, that are worth timing; those first whose sums no blocks share."""
-    found = dict.fromkeys(name for layer in generator.layers for name in algorithms(layer, "cuda", precision))
+    found = dict.fromkeys(str(a) for op in lower(generator).ops for a in algorithms(op, "cuda", precision))
     names = [name for name in found if name != READABLE and of_hopper == name.startswith("hopper")]
     return sorted(names, key=lambda name: int(name.partition("-split")[2] or 1))
 

@@ -14,6 +14,8 @@ from ..loading import read_model
 from ..model.generator import Generator, Layer
 from ..plans import placements
 from ..plans import plan as plans
+from ..plans.algorithms import ALGORITHMS
+from ..plans.heuristics import choose
 from ..plans.plan import Plan
 
 
@@ -47,8 +49,8 @@ def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
         return placements.decide(generator, args.gpu_layers, args.plan or None, "float32", args.tune)
     if args.plan is None:
         return None
-    if args.plan == "" or args.plan in plans.ALGORITHMS["cpu"]:
-        return plans.choose(generator, args.tune, args.plan or None)
+    if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
+        return choose(generator, args.tune, args.plan or None)
     return plans.read(args.plan, generator)
 
 

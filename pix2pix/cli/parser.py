@@ -9,7 +9,8 @@ from typing import get_args
 
 from ..factory import EngineOptions
 from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOptions
-from ..plans.plan import PRECISIONS, TUNES
+from ..plans.plan import TUNES
+from ..plans.precisions import PRECISIONS
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"

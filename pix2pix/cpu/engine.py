@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.base import BaseEngine, EngineInfo, check_layers
+from ..engines.base import BaseEngine, EngineInfo
 from ..model.generator import INPUT, Generator, Weights
+from ..model.lowering import lower
 from ..model.weights import fold_parts, without_stored_statistics
-from ..plans import plan as plans
+from ..plans.heuristics import choose
+from ..plans.plan import Plan
 from .instruction_sets import extension
 from .topology import available_cores
 
 SIZES_KEPT = 4
-PRECISIONS = ("float32", "bfloat16")
 MAX_THREADS = 1024
 
 Maps = Mapping[str, np.ndarray]  # values of layers by name, (N,H,W,C)
@@ -50,18 +51,15 @@ class CpuEngine(BaseEngine):
         *,
         precision: str = "float32",
         tune: str = "throughput",
-        plan: plans.Plan | str | os.PathLike[str] | None = None,
+        plan: Plan | str | os.PathLike[str] | None = None,
         threads: int | None = None,
         isa: str | None = None,
         release: bool = False,
     ) -> None:
-        self.plan = plans.choose(generator, tune, plan, precision)
+        self.plan = choose(generator, tune, plan, precision)
         generator.check_weights(weights)
-        check_layers(generator, "the CPU engine", most_inputs=4)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ValueError(f"got {threads!r} threads, expected a whole number from 1 to {MAX_THREADS}")
-        if precision not in PRECISIONS:
-            raise RuntimeError(f"precision {precision!r}: the CPU engine computes in {' or '.join(PRECISIONS)}")
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads or available_cores()
@@ -98,15 +96,14 @@ class CpuEngine(BaseEngine):
         common = (kernel, layer.transposed, channels, *(parts.get(key) for key in ("bias", "gamma", "beta")))
         eps = layer.norm.eps if layer.norm else None
         algorithm = self.plan.layers[layer.name]
-        if algorithm == "direct":
+        if algorithm.kind == "direct":
             return self._kernels.DirectConvolution(*common, eps, half, picture, self.threads)
-        m, shared = int(algorithm[-1]), "shared" in algorithm
-        return self._kernels.WinogradConvolution(*common, eps, half, m, shared, self.threads)
+        return self._kernels.WinogradConvolution(*common, eps, half, algorithm.m, algorithm.shared, self.threads)
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.picture_size(given)
+        h, w = self.image_size(given)
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
@@ -150,10 +147,11 @@ class CpuEngine(BaseEngine):
     def _forward(self, given: Maps, results: Maps, space: Workspace, stop: threading.Event) -> None:
         """Compute ``results`` from the given layers, in place, or give up before a layer when ``stop`` is set."""
         last = self.generator.layers[-1].name
-        constants = self._folded.unaffected(space.constants, given)
+        program = lower(self._folded)
+        constants = program.unaffected(space.constants, given)
         maps: dict[str, Any] = {name: space.constants[name] for name in constants}
         wanted = tuple(name for name in results if name not in given)
-        layers = self._folded.needed(wanted, {**maps, **given})
+        layers = [self._folded[op.name] for op in program.needed(wanted, {**maps, **given})]
         read = {source.layer for layer in layers for source in layer.inputs}
         maps |= {name: self._as_map(value) for name, value in given.items() if name in read and name != INPUT}
         for layer in layers:
@@ -211,7 +209,7 @@ class CpuEngine(BaseEngine):
 
         What they read is either constant too, or makes no difference: zeros do.
         """
-        shapes, constants = self._folded.shapes(h, w), self._folded.constant_layers(h, w)
+        shapes, constants = self._folded.shapes(h, w), lower(self._folded).constants(h, w)
         read = {source.layer for name in constants for source in self._folded[name].inputs}
         zeros = {name: np.zeros((1, *shapes[name]), np.float32) for name in read.difference(constants)}
         known = {*zeros}

@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..model.generator import INPUT, Generator, Layer
+from ..model.lowering import lower
 from ..plans.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class BaseEngine:
     def __init__(
         self, generator: Generator, layers: Collection[str] | None = None, info: EngineInfo = EngineInfo()
     ) -> None:
-        self.generator, self._info = generator, info
+        self.generator, self.program, self._info = generator, lower(generator), info
         self.pixels_at_once = info.pixels_at_once
         self.layers = frozenset(layer.name for layer in generator.layers) if layers is None else frozenset(layers)
         self._lock = threading.Lock()
@@ -217,7 +218,7 @@ class BaseEngine:
         for name in wanted:
             self._layer(name)
         self._check_agreement(given)
-        self._check_served(self.generator.needed(wanted, given))
+        self._check_served(op.name for op in self.program.needed(wanted, given))
         with self._usable():
             results = self._run(given, wanted) if next(iter(given.values())).size else self._nothing(given, wanted)
         if single:
@@ -317,7 +318,7 @@ class BaseEngine:
         if b.dtype != np.uint8:
             raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
         self._check_picture(b.shape)
-        self._check_served(self.generator.layers)
+        self._check_served(layer.name for layer in self.generator.layers)
         shape = (*b.shape[:-1], self.generator.out_channels)
         if out is None:
             out = np.empty(shape, np.uint8)
@@ -341,9 +342,9 @@ class BaseEngine:
             raise ValueError("got arrays of rank 3 and of rank 4 together: give all of them N, or none")
         return np.ascontiguousarray(value[None] if single else value)
 
-    def _check_served(self, layers: Iterable[Layer]) -> None:
+    def _check_served(self, layers: Iterable[str]) -> None:
         """Raise ValueError unless this engine has the weights of all ``layers``."""
-        if absent := [layer.name for layer in layers if layer.name not in self.layers]:
+        if absent := [name for name in layers if name not in self.layers]:
             raise ValueError(f"this engine has been given other layers to run: not {', '.join(absent)}")
 
     def _layer(self, name: str) -> Layer:
@@ -354,40 +355,20 @@ class BaseEngine:
 
     def _check_agreement(self, given: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError unless all given maps belong to pictures of one number and size."""
-        sizes = {name: (v.shape[0], *self.generator.picture_size(name, *v.shape[1:3])) for name, v in given.items()}
+        sizes = {name: (v.shape[0], *self.generator.image_size(name, *v.shape[1:3])) for name, v in given.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the given maps belong to pictures of different (N,H,W): {sizes}")
         self.generator.check_size(*next(iter(sizes.values()))[1:])
 
     def _nothing(self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """What the layers ``outputs`` are of no pictures at all."""
-        shapes = self.generator.shapes(*self.picture_size(given))
+        shapes = self.generator.shapes(*self.image_size(given))
         return {name: np.empty((0, *shapes[name]), np.float32) for name in outputs}
 
-    def picture_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    def image_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
         """(H, W) in pixels of the pictures that the given maps belong to."""
         name, value = next(iter(given.items()))
-        return self.generator.picture_size(name, *value.shape[1:3])
-
-
-def check_layers(generator: Generator, engine: str, most_inputs: int) -> None:
-    """Raise ValueError for layers that engines made for U-Nets of 4x4 stride-2 layers have no kernels for."""
-    last = generator.layers[-1]
-    for layer in generator.layers:
-        known = (
-            (layer.kernel, layer.stride, layer.padding, layer.padding_mode) == (4, 2, 1, "zeros")
-            and layer.join == "concat"
-            and len(layer.inputs) <= most_inputs
-            and (layer.activation == "tanh") == (layer is last)
-            and not (layer is last and (layer.norm or not layer.transposed))
-            and (
-                layer.inputs == (layer.inputs[0],)
-                and not layer.transposed
-                or INPUT not in [s.layer for s in layer.inputs]
-            )
-        )
-        if not known:
-            raise ValueError(f"{engine} takes 4x4 stride-2 layers of U-Nets that end in tanh, got {layer}")
+        return self.generator.image_size(name, *value.shape[1:3])
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model.generator import INPUT, Generator
+from ..model.generator import INPUT
+from ..model.lowering import Program
 from ..plans.plan import Plan
 from .base import BaseEngine, EngineInfo
 from .reference import to_float, to_uint8
@@ -38,16 +39,16 @@ class Segment:
 
 
 def segments(
-    generator: Generator, gpu_layers: Collection[str], given: Collection[str], outputs: Sequence[str]
+    program: Program, gpu_layers: Collection[str], given: Collection[str], outputs: Sequence[str]
 ) -> list[Segment]:
     """The walk that computes ``outputs`` from the values of ``given`` (which lie outside), cut by placement."""
     parts: list[tuple[bool, list[str]]] = []
-    reads = {layer.name: [source.layer for source in layer.inputs] for layer in generator.layers}
-    for layer in generator.needed(outputs, given):
-        on_gpu = layer.name in gpu_layers
+    reads = {op.name: op.reads for op in program.ops}
+    for op in program.needed(outputs, given):
+        on_gpu = op.name in gpu_layers
         if not parts or parts[-1][0] != on_gpu:
             parts.append((on_gpu, []))
-        parts[-1][1].append(layer.name)
+        parts[-1][1].append(op.name)
     there: dict[bool, set[str]] = {True: set(), False: set()}  # the values that each engine has, or has had
     result = []
     for index, (on_gpu, names) in enumerate(parts):
@@ -105,7 +106,7 @@ class HybridEngine(BaseEngine):
         return dataclasses.replace(super().info, description=description)
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.picture_size(given)
+        h, w = self.image_size(given)
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
@@ -142,7 +143,7 @@ class HybridEngine(BaseEngine):
         values = dict(given)
         with ExitStack() as stack:
             sessions = {True: stack.enter_context(self.gpu.session()), False: stack.enter_context(self.cpu.session())}
-            for segment in segments(self.generator, self.gpu_layers, tuple(given), outputs):
+            for segment in segments(self.program, self.gpu_layers, tuple(given), outputs):
                 if stop.is_set():
                     break
                 inputs = {name: values[name] for name in segment.inputs}

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..model.generator import INPUT, Generator
+from ..model.lowering import lower
 from ..plans.placements import is_algorithm, joined
 from ..plans.plan import Plan, read
 from .base import BaseEngine
@@ -87,10 +88,11 @@ def cheapest(generator: Generator, costs: Costs) -> tuple[str, ...]:
 def _readers(generator: Generator) -> dict[str, list[str]]:
     """The layers that read each value."""
     readers: dict[str, list[str]] = {name: [] for name in (INPUT, *(layer.name for layer in generator.layers))}
-    for layer in generator.layers:
-        for source in layer.inputs:
-            readers[source.layer].append(layer.name)
-    readers[generator.layers[-1].name].append(OUTSIDE)
+    program = lower(generator)
+    for op in program.ops:
+        for name in op.reads:
+            readers[name].append(op.name)
+    readers[program.output.name].append(OUTSIDE)
     return readers
 
 
@@ -138,7 +140,7 @@ def measure(cpu: BaseEngine, gpu: BaseEngine, n: int) -> Costs:
     shapes = generator.shapes(generator.size, generator.size)
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal((n, *shape), np.float32) for name, shape in shapes.items()}
-    reads = {layer.name: [source.layer for source in layer.inputs] for layer in generator.layers}
+    reads = {op.name: op.reads for op in lower(generator).ops}
     ways: list[dict[str, float]] = []
     layers: list[dict[str, float]] = []
     for engine in (cpu, gpu):

@@ -148,7 +148,7 @@ class PoolEngine(BaseEngine):
         yield  # without the lock: requests of many callers share the workers
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.picture_size(given)
+        h, w = self.image_size(given)
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}

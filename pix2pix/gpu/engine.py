@@ -24,9 +24,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..devices import gpu_name
-from ..engines.base import BaseEngine, EngineInfo, Session, check_layers
+from ..engines.base import BaseEngine, EngineInfo, Session
 from ..model.generator import INPUT, Generator, Weights
-from ..plans import plan as plans
+from ..model.lowering import lower
+from ..plans.heuristics import choose
+from ..plans.plan import Plan
 from .device import Device, simulator
 from .float32_forward import Forward
 from .float32_packing import DeviceWeights
@@ -90,15 +92,14 @@ class GpuEngine(BaseEngine):
         *,
         precision: str = "float32",
         tune: str = "throughput",
-        plan: plans.Plan | str | os.PathLike[str] | None = None,
+        plan: Plan | str | os.PathLike[str] | None = None,
         index: int = 0,
     ) -> None:
-        self.plan = plans.choose(generator, tune, plan, precision, "cuda", gpu_name(index))
+        self.plan = choose(generator, tune, plan, precision, "cuda", gpu_name(index))
         info = EngineInfo(f"cuda:{index}", precision=precision, plan=self.plan, pixels_at_once=PIXELS_AT_ONCE)
         super().__init__(generator, self.plan.layers_on("cuda"), info)
         if not isinstance(weights, DeviceWeights | TensorWeights):
             generator.check_weights(weights)
-        check_layers(generator, "the GPU engine", most_inputs=2)
         self.precision, self.index = precision, index
         self._leader = ThreadPoolExecutor(1, thread_name_prefix=f"pix2pix-cuda-{index}")
         self._thread = 0  # the leader's, once it has begun
@@ -136,7 +137,7 @@ class GpuEngine(BaseEngine):
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.picture_size(given)
+        h, w = self.image_size(given)
         n = next(iter(given.values())).shape[0]
         shapes = self.generator.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
@@ -277,7 +278,7 @@ class GpuEngine(BaseEngine):
         """Fill ``results``, and the maps ``keep``, from those of ``known``, of which ``given`` are still to be set."""
         forward, last = size.forward, self.generator.layers[-1].name
         wanted = frozenset(name for name in (*results, *keep) if name not in known)
-        needed = {source.layer for layer in self.generator.needed(tuple(wanted), known) for source in layer.inputs}
+        needed = {source.layer for layer in self.program.needed(tuple(wanted), known) for source in layer.sources}
         for name, value in given.items():
             if name in needed or name in keep:
                 part = forward.transfer[: value.size]
@@ -335,7 +336,7 @@ class GpuEngine(BaseEngine):
         What they read is either constant too, or makes no difference: zeros do.
         """
         shapes = self.generator.shapes(forward.h, forward.w)
-        constants = self._weights.generator.constant_layers(forward.h, forward.w)
+        constants = lower(self._weights.generator).constants(forward.h, forward.w)
         read = {source.layer for name in constants for source in self.generator[name].inputs}
         zeros = read.difference(constants)
         known = {*zeros}
@@ -398,7 +399,7 @@ class GpuSession(Session):
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str]
     ) -> dict[str, np.ndarray]:
         if inputs:
-            h, w = self._gpu.picture_size(inputs)
+            h, w = self._gpu.image_size(inputs)
             self._size = self._gpu._size(next(iter(inputs.values())).shape[0], h, w)
         forward = self._size.forward
         shapes = self._gpu.generator.shapes(forward.h, forward.w)

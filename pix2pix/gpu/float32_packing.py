@@ -14,6 +14,7 @@ import numpy as np
 
 from ..model.generator import INPUT, Generator, Layer, Weights
 from ..model.weights import fold
+from ..plans.algorithms import Algorithm
 from ..plans.plan import Plan
 from .device import Device
 from .kernels.float32_gemm import TILES
@@ -84,7 +85,7 @@ class DeviceWeights:
             if layer.name in served
         }
 
-    def _pack(self, layer: Layer, weights: Weights, algorithm: str, device: Device) -> Packed:
+    def _pack(self, layer: Layer, weights: Weights, algorithm: Algorithm, device: Device) -> Packed:
         kernel = weights[f"{layer.name}.kernel"]
         if layer.transposed:
             kernel = kernel.transpose(0, 1, 3, 2)
@@ -113,11 +114,10 @@ class DeviceWeights:
         return Packed(layer, kind, tile, splits, device.upload(matrix), columns, *parts)
 
 
-def parse(algorithm: str) -> tuple[str, str, int]:
-    """(kind, tile, splits) of an algorithm's name: im2col, implicit-128x64, tensor-128x64-split4."""
-    kind, _, rest = algorithm.partition("-")
-    tile, _, splits = rest.partition("-split")
-    return kind, tile or next(iter(TILES)), int(splits or 1)
+def parse(algorithm: Algorithm) -> tuple[str, str, int]:
+    """(kind, name of the tile, splits) of an algorithm."""
+    tile = "x".join(map(str, algorithm.tile)) if algorithm.tile else next(iter(TILES))
+    return algorithm.kind, tile, algorithm.splits
 
 
 def plain_taps(kernel: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from ..model.lowering import lower
 from .jit import SIMULATED
 from .kernels.float32_maps import make_copy_channels
 from .kernels.maps import make_to_image
@@ -48,9 +49,10 @@ class Walk:
         """
         given = {*given}
         wanted = {name for name in wanted if name not in given}
-        constants = self.generator.unaffected(self.constants, given)
-        layers = self.generator.needed(tuple(wanted), given | constants)
-        used = wanted.union(source.layer for layer in layers for source in layer.inputs)
+        program = lower(self.generator)
+        constants = program.unaffected(self.constants, given)
+        layers = program.needed(tuple(wanted), given | constants)
+        used = wanted.union(name for op in layers for name in op.reads)
         for name, value in self.constants.items():
             if name in used and name in constants:
                 self.set_map(name, value, 1)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..model.generator import INPUT, Generator, Layer, Weights
 from ..model.weights import fold
+from ..plans.algorithms import Algorithm
 from ..plans.plan import Plan
 from .device import HOPPER, Device
 from .float32_packing import all_taps, padded, parity_taps, parse, plain_taps
@@ -70,11 +71,11 @@ class TensorWeights:
         self.channels = {INPUT: generator.in_channels, **{layer.name: layer.filters for layer in generator.layers}}
         served = plan.layers_on("cuda")
         layers = [layer for layer in self.generator.layers if layer.name in served]
-        if device.capability != HOPPER and (boxed := [n for n in served if plan.layers[n].startswith("hopper")]):
+        if device.capability != HOPPER and (boxed := [n for n in served if plan.layers[n].kind == "hopper"]):
             there, needed = (".".join(map(str, version)) for version in (device.capability, HOPPER))
             raise RuntimeError(
                 f"cuda:{device.index} ({device.name}) has compute capability {there}, and the plan's "
-                f"{plan.layers[boxed[0]]!r} for {boxed[0]} is for {needed}: use another plan"
+                f"{str(plan.layers[boxed[0]])!r} for {boxed[0]} is for {needed}: use another plan"
             )
         self.maps: dict[str, MapOf] = {}
         self.uses: dict[str, list[Use]] = {layer.name: [] for layer in layers}
@@ -115,7 +116,7 @@ class TensorWeights:
         channels = self.channels[layer.inputs[0].layer]
         return layer.inputs[0].layer == INPUT and channels <= NARROW and ELEMENTS[self.kind] == 2
 
-    def _pack(self, layer: Layer, weights: Weights, algorithm: str) -> TensorPacked:
+    def _pack(self, layer: Layer, weights: Weights, algorithm: Algorithm) -> TensorPacked:
         kernel = weights[f"{layer.name}.kernel"]
         if layer.transposed:
             kernel = kernel.transpose(0, 1, 3, 2)

@@ -1,33 +1,33 @@
-"""The model as data: what a pix2pix generator computes, apart from how any engine computes it.
+"""The model as data: what an image-to-image generator computes, apart from how any engine computes it.
 
-A :class:`Generator` is a frozen sequence of :class:`Layer` values. A layer names its inputs and the activation
-that it applies to each of them, so every published U-Net variant (PyTorch, TensorFlow 1, Keras) is only other data:
+A :class:`Generator` is a frozen sequence of :class:`Layer` values. A layer names its inputs and the activation that it
+applies to each of them, so every published variant (PyTorch, TensorFlow 1, Keras) is only other data:
 
-    y = norm(conv(join(act(x_1), act(x_2), ...)) + bias)
+    y = norm(conv(join(act(x_1), act(x_2), ...)) + bias) + act(residual)
 
-The value *of* a layer is y, after its norm and before the activations of whoever reads it.
+The value *of* a layer is y: after its norm, before the activations of the layers that read it.
 
 Layouts: feature maps are NHWC; convolution kernels (kh, kw, in, out); transposed ones (kh, kw, out, in), as in
 TensorFlow. Weights are a mapping ``"<layer>.<part>"`` -> float32 array, with the parts kernel, bias, gamma, beta,
 mean and variance.
-
-Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", arXiv:1611.07004.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from .sampling import PaddingMode, Sampling, Upsampling
+
 Statistics = Literal["image", "running"]
 Weights = Mapping[str, np.ndarray]
 
-INPUT = "input"  # the name by which layers refer to the picture
+INPUT = "input"  # the name by which layers refer to the input image
 DEFAULT_EPS = 1e-5
 DEFAULT_SLOPE = 0.2
 
@@ -53,7 +53,12 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A convolution, or a transposed one, with what surrounds it. Sizes in pixels."""
+    """A convolution, or a transposed one, with what surrounds it. Sizes in pixels.
+
+    ``padding`` is one number for all sides, or (top, left, bottom, right). ``upsample`` enlarges what is read by that
+    factor before it is padded. ``residual`` is added to the result. ``depthwise`` holds the taps of a fixed filter,
+    applied to every channel along both axes; such a layer has no kernel among its weights.
+    """
 
     name: str
     inputs: tuple[Source, ...]
@@ -63,23 +68,36 @@ class Layer:
     join: Literal["concat", "add"] = "concat"
     kernel: int = 4
     stride: int = 2
-    padding: int = 1
-    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    padding: int | tuple[int, int, int, int] = 1
+    padding_mode: PaddingMode = "zeros"
     bias: bool = True
     norm: Norm | None = None
     activation: Literal["none", "tanh"] = "none"
+    output_padding: int = 0
+    upsample: int = 1
+    upsample_mode: Upsampling = "nearest"
+    residual: Source | None = None
+    depthwise: tuple[float, ...] = ()
 
-    def output_size(self, h: int, w: int) -> tuple[int, int]:
-        """(H, W) of the output for an H x W input."""
-        k, s, p = self.kernel, self.stride, self.padding
-        if self.transposed:
-            return (h - 1) * s - 2 * p + k, (w - 1) * s - 2 * p + k
-        return (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
+    @property
+    def sampling(self) -> Sampling:
+        """The layer's geometry."""
+        p = self.padding
+        return Sampling(
+            self.kernel,
+            self.stride,
+            (p, p, p, p) if isinstance(p, int) else p,
+            self.padding_mode,
+            self.transposed,
+            self.output_padding,
+            self.upsample,
+            self.upsample_mode,
+        )
 
     def tensors(self, statistics: Statistics) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that this layer needs under the given statistics."""
         io = (self.filters, self.in_channels) if self.transposed else (self.in_channels, self.filters)
-        shapes: dict[str, tuple[int, ...]] = {"kernel": (self.kernel, self.kernel, *io)}
+        shapes: dict[str, tuple[int, ...]] = {} if self.depthwise else {"kernel": (self.kernel, self.kernel, *io)}
         if self.bias:
             shapes["bias"] = (self.filters,)
         if self.norm and self.norm.affine:
@@ -91,10 +109,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """A whole generator. The last layer's output is the picture.
+    """A whole generator. The last layer's value is the output image.
 
     ``size`` is the height and width in pixels that the model was trained at. ``output_scale`` is the rule for 8-bit
-    pictures: trunc(clip((y + 1) / 2 * output_scale, 0, 255)); 255 in the PyTorch program, 255.5 in TensorFlow's
+    images: trunc(clip((y + 1) / 2 * output_scale, 0, 255)); 255 in the PyTorch program, 255.5 in TensorFlow's
     ``convert_image_dtype``.
 
     The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
@@ -130,18 +148,30 @@ class Generator:
             joined = sum(read) if layer.join == "concat" else max(read, default=0)
             if joined != layer.in_channels or (layer.join == "add" and len(set(read)) > 1):
                 raise ValueError(f"{layer.name} takes {layer.in_channels} channels, its inputs have {read}")
+            if layer.residual and channels.get(layer.residual.layer) != layer.filters:
+                raise ValueError(f"{layer.name} adds {layer.residual.layer!r}, which no earlier layer computes so wide")
             channels[layer.name] = layer.filters
+        self._check_residuals()
+
+    def _check_residuals(self) -> None:
+        if not any(layer.residual for layer in self.layers):
+            return
+        side = 64 * self.multiple
+        shapes = self.shapes(side, side)
+        for layer in self.layers:
+            if layer.residual and shapes[layer.residual.layer][:2] != shapes[layer.name][:2]:
+                raise ValueError(f"{layer.name} adds {layer.residual.layer!r}, whose map has another size")
 
     # -- what people ask of a model ---------------------------------------------------------------------------
 
     @property
     def in_channels(self) -> int:
-        """Channels of the input picture."""
+        """Channels of the input image."""
         return next(y.in_channels for y in self.layers if y.inputs[0].layer == INPUT)
 
     @property
     def out_channels(self) -> int:
-        """Channels of the output picture."""
+        """Channels of the output image."""
         return self.layers[-1].filters
 
     @property
@@ -156,8 +186,8 @@ class Generator:
 
     @property
     def depth(self) -> int:
-        """Number of levels: how often the picture is halved."""
-        return sum(not layer.transposed for layer in self.layers)
+        """Number of levels: how often the image is halved."""
+        return sum(not layer.transposed and layer.stride > 1 for layer in self.layers)
 
     @property
     def eps(self) -> float | None:
@@ -181,7 +211,7 @@ class Generator:
         raise KeyError(f"no layer {name!r}: this generator has {', '.join(y.name for y in self.layers)}")
 
     def check_size(self, h: int, w: int) -> None:
-        """Raise ValueError unless the network can take an h x w picture (pixels)."""
+        """Raise ValueError unless the network can take an h x w image (pixels)."""
         m = self.multiple
         if h < m or w < m or h % m or w % m:
             below, above = ((max(m, (w + r) // m * m), max(m, (h + r) // m * m)) for r in (0, m - 1))
@@ -189,75 +219,47 @@ class Generator:
             raise ValueError(
                 f"got {w}x{h} pixels (width x height), this generator takes multiples of {m} pixels, e.g. {sizes}"
             )
+        if any(layer.padding_mode == "reflect" for layer in self.layers):
+            shapes = self.shapes(h, w)
+            for layer in self.layers:
+                at_h, at_w, _ = shapes[layer.inputs[0].layer]
+                if not layer.sampling.fits(at_h, at_w):
+                    raise ValueError(
+                        f"got {w}x{h} pixels (width x height), too few: {layer.name} reflects {layer.padding} pixels of "
+                        f"a map of {at_w}x{at_h}"
+                    )
 
     def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:
-        """(H, W, C) of every layer's output, and of the input, for an h x w picture."""
+        """(H, W, C) of every layer's output, and of the input, for an h x w image."""
         shapes = {INPUT: (h, w, self.in_channels)}
         for layer in self.layers:
             source_h, source_w, _ = shapes[layer.inputs[0].layer]
-            shapes[layer.name] = (*layer.output_size(source_h, source_w), layer.filters)
+            shapes[layer.name] = (*layer.sampling.output_size(source_h, source_w), layer.filters)
         return shapes
 
-    def picture_size(self, name: str, h: int, w: int) -> tuple[int, int]:
-        """Size of the picture for which layer ``name`` has an h x w output."""
+    def image_size(self, name: str, h: int, w: int) -> tuple[int, int]:
+        """Size of the image for which layer ``name`` has an h x w output."""
         reference_h, _, _ = self.shapes(self.multiple, self.multiple)[name]
         if self.multiple % reference_h or (h * self.multiple) % reference_h:
-            raise ValueError(f"no picture gives {name} a map of {h}x{w}")
+            raise ValueError(f"no image gives {name} a map of {h}x{w}")
         return h * self.multiple // reference_h, w * self.multiple // reference_h
 
     def macs(self, h: int, w: int) -> dict[str, int]:
-        """Multiplications of each layer for one h x w picture (transposed ones counted at input resolution)."""
+        """Multiplications of each layer for one h x w image (transposed ones counted at input resolution)."""
         shapes = self.shapes(h, w)
         count = {}
         for layer in self.layers:
-            at_h, at_w, _ = shapes[layer.inputs[0].layer if layer.transposed else layer.name]
-            count[layer.name] = at_h * at_w * layer.kernel**2 * layer.in_channels * layer.filters
+            at_h, at_w = layer.sampling.base_grid(*shapes[layer.inputs[0].layer][:2])
+            count[layer.name] = (
+                at_h * at_w * layer.kernel**2 * (1 if layer.depthwise else layer.in_channels) * layer.filters
+            )
         return count
 
     def flops(self, h: int | None = None, w: int | None = None) -> int:
-        """Floating-point operations (2 per multiply-add) of the convolutions for one h x w picture."""
+        """Floating-point operations (2 per multiply-add) of the convolutions for one h x w image."""
         return 2 * sum(self.macs(h or self.size, w or self.size).values())
 
     # -- what engines ask -------------------------------------------------------------------------------------
-
-    def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Layer, ...]:
-        """The layers to compute, in order, for ``outputs`` when the values of ``given`` are known."""
-        known = set(given)
-        wanted = {name for name in outputs if name not in known}
-        plan: list[Layer] = []
-        for layer in reversed(self.layers):
-            if layer.name in wanted:
-                plan.append(layer)
-                wanted.remove(layer.name)
-                wanted.update(s.layer for s in layer.inputs if s.layer not in known)
-        if wanted:
-            names = ", ".join(sorted(wanted))
-            raise ValueError(f"cannot compute {', '.join(outputs)} without the value of {names}")
-        return tuple(reversed(plan))
-
-    def constant_layers(self, h: int, w: int) -> tuple[str, ...]:
-        """Layers whose value is the same for every h x w picture.
-
-        A 1x1 map normalised by its own statistics is exactly beta, whatever it was; what reads only such maps is
-        constant too.
-        """
-        if self.statistics != "image":
-            return ()
-        shapes = self.shapes(h, w)
-        constant: list[str] = []
-        for layer in self.layers:
-            is_beta = layer.norm is not None and shapes[layer.name][:2] == (1, 1)
-            if is_beta or all(source.layer in constant for source in layer.inputs):
-                constant.append(layer.name)
-        return tuple(constant)
-
-    def unaffected(self, constants: Collection[str], given: Collection[str]) -> set[str]:
-        """Those of ``constants`` (:meth:`constant_layers`) that stay so when the values of ``given`` are set."""
-        changed: set[str] = set()
-        for layer in self.layers:
-            if layer.name in given or any(source.layer in changed for source in layer.inputs):
-                changed.update({layer.name}.intersection(constants))
-        return set(constants) - changed
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all tensors that the generator needs."""
@@ -332,6 +334,10 @@ class Generator:
         """
         description = dataclasses.asdict(self)
         del description["assumed"], description["remarks"]
+        for entry in description["layers"]:
+            for name, default in _LATER_FIELDS.items():  # files of U-Nets stay as version 0.1.0 reads them
+                if entry[name] == default:
+                    del entry[name]
         return description
 
     @classmethod
@@ -343,27 +349,44 @@ class Generator:
                 fields = dict(entry)
                 fields["inputs"] = tuple(Source(**source) for source in fields["inputs"])
                 fields["norm"] = Norm(**fields["norm"]) if fields["norm"] else None
+                if fields.get("residual"):
+                    fields["residual"] = Source(**fields["residual"])
+                for name in ("padding", "depthwise"):
+                    if isinstance(fields.get(name), list):
+                        fields[name] = tuple(fields[name])
                 layers.append(_checked(Layer(**fields)))
             return cls(**{**description, "layers": tuple(layers)})
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not the description of a generator: {error!r}") from None
 
 
+_LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-5:]}  # since version 0.1.0
+
+
 def _checked(layer: Layer) -> Layer:
     """``layer`` itself, or ValueError where a field has a value that no engine could make sense of."""
-    sizes = (layer.in_channels, layer.filters, layer.kernel, layer.stride)
+    sizes = (layer.in_channels, layer.filters, layer.kernel, layer.stride, layer.upsample)
+    sides = layer.padding if isinstance(layer.padding, tuple) else (layer.padding,)
+    read = (*layer.inputs, *((layer.residual,) if layer.residual else ()))
     sane = (
         isinstance(layer.name, str)
         and layer.inputs
         and all(isinstance(n, int) and 1 <= n <= 65536 for n in sizes)
-        and isinstance(layer.padding, int)
-        and 0 <= layer.padding < layer.kernel
+        and len(sides) in (1, 4)
+        and all(isinstance(side, int) and 0 <= side < layer.kernel for side in sides)
+        and isinstance(layer.output_padding, int)
+        and 0 <= layer.output_padding < layer.stride
         and layer.join in ("concat", "add")
-        and layer.padding_mode in ("zeros", "reflect")
+        and layer.padding_mode in ("zeros", "reflect", "replicate")
+        and layer.upsample_mode in ("nearest", "bilinear", "bilinear-corners")
         and layer.activation in ("none", "tanh")
-        and all(isinstance(s.layer, str) and 0 <= s.slope <= 1 for s in layer.inputs)
+        and all(isinstance(s.layer, str) and 0 <= s.slope <= 1 for s in read)
         and (layer.norm is None or 0 < layer.norm.eps < math.inf)
         and all(isinstance(flag, bool) for flag in (layer.transposed, layer.bias))
+        and not (layer.transposed and (layer.upsample > 1 or layer.padding_mode != "zeros"))
+        and not (layer.output_padding and not layer.transposed)
+        and (not layer.depthwise or (len(layer.depthwise) == layer.kernel and layer.in_channels == layer.filters))
+        and all(isinstance(tap, float) and math.isfinite(tap) for tap in layer.depthwise)
     )
     if not sane:
         raise ValueError(f"not a layer that any engine could run: {layer}")

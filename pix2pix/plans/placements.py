@@ -20,7 +20,9 @@ from collections.abc import Collection
 from typing import Any
 
 from ..model.generator import Generator
-from .plan import ALGORITHMS, Plan, choose, place, read
+from .algorithms import ALGORITHMS
+from .heuristics import choose
+from .plan import Plan, place, read
 
 RANGE = re.compile(r"(?P<prefix>.+_)(?P<first>\d+)-(?P<last>\d+)")
 SEED_B = 3  # convolutions on the GPU, and as many transposed ones
@@ -69,7 +71,7 @@ def decide(
             )
         return given
     placed = joined(generator, precision, tune, gpu, parse_placement(gpu_layers or "all", generator), plan)
-    if plan is not None and plan not in placed.layers.values():
+    if plan is not None and plan not in map(str, placed.layers.values()):
         raise ValueError(f"none of the layers takes {plan!r} where it is placed")
     return placed
 
@@ -89,9 +91,10 @@ def joined(
 ) -> Plan:
     """The plan that has ``gpu_layers`` on the GPU, and ``algorithm`` for every layer that takes it there."""
     known = {hardware: algorithm if algorithm in ALGORITHMS[hardware] else None for hardware in ("cpu", "cuda")}
-    cpu = choose(generator, tune, known["cpu"], precision)
     cuda = choose(generator, tune, known["cuda"], precision, "cuda", gpu)
-    return place(cpu, cuda, gpu_layers)
+    if len(gpu_layers) == len(generator.layers):
+        return cuda
+    return place(choose(generator, tune, known["cpu"], precision), cuda, gpu_layers)
 
 
 def _heaviest(generator: Generator) -> tuple[str, ...]:

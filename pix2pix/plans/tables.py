@@ -13,23 +13,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..atomic import write_atomically
-from ..model.generator import Generator, Layer
+from ..model.generator import Generator
+from ..model.lowering import Op, lower
+from .algorithms import Algorithm, parse
 
 FOLDER = Path(__file__).parent / "measured"
 
 Tables = dict[str, dict[str, dict[str, str]]]  # by precision, then tune, then shape: an algorithm
 
 
-def shape(generator: Generator, layer: Layer) -> str:
-    """What a table knows a layer by, for pictures of the generator's own size: ``conv 64x64 128-256``.
+def shape(generator: Generator, op: Op) -> str:
+    """What a table knows an operation by, for images of the generator's own size: ``conv 64x64 128-256``.
 
-    64x64 is the grid that a kernel goes over: the pixels of the smaller map. A transposed layer is a ``deconv``, and
-    the last one, which makes the picture, ``picture``.
+    64x64 is its base grid. A transposed convolution is a ``deconv``, and the one that makes the image, ``image``.
     """
-    shapes = generator.shapes(generator.size, generator.size)
-    h, w, _ = shapes[layer.inputs[0].layer if layer.transposed else layer.name]
-    kind = "picture" if layer.activation == "tanh" else "deconv" if layer.transposed else "conv"
-    return f"{kind} {h}x{w} {layer.in_channels}-{layer.filters}"
+    size = lower(generator).shapes(generator.size, generator.size)[op.sources[0].layer]
+    h, w = op.sampling.base_grid(*size[:2])
+    kind = "image" if op.makes_image else "deconv" if op.sampling.transposed else "conv"
+    return f"{kind} {h}x{w} {op.in_channels}-{op.filters}"
 
 
 def path(gpu: str) -> Path:
@@ -48,9 +49,10 @@ def tables(gpu: str) -> Tables:
         raise ValueError(f"{file} should hold what was measured on {gpu}, and doesn't: {error!r}") from None
 
 
-def table(gpu: str | None, precision: str, tune: str) -> Mapping[str, str]:
+def table(gpu: str | None, precision: str, tune: str) -> Mapping[str, Algorithm]:
     """The algorithm of each shape that was measured; none for a GPU, or an aim, for which nothing was."""
-    return tables(gpu).get(precision, {}).get(tune, {}) if gpu else {}
+    measured = tables(gpu).get(precision, {}).get(tune, {}) if gpu else {}
+    return {shape: parse(name) for shape, name in measured.items()}
 
 
 def save(gpu: str, facts: Mapping[str, str], found: Tables) -> Path:

@@ -55,7 +55,7 @@ def plan_column(argv, capsys) -> dict[str, str]:
 
 
 def test_info_of_a_plan(capsys):
-    from pix2pix.plans.plan import choose
+    from pix2pix.plans.heuristics import choose
 
     default = choose(GENERATOR, "throughput")
     shown = plan_column(["info", "model.safetensors", "--plan"], capsys)

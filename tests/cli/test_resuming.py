@@ -48,12 +48,15 @@ def test_other_options_are_never_mixed(capsys, option, difference):
 
 
 def test_a_plan_is_known_by_what_it_does(monkeypatch, capsys):
-    from pix2pix.plans import plan
+    from pix2pix.plans import heuristics
+    from pix2pix.plans.algorithms import parse
 
     assert translate("in", "-o", "out", "--plan", "direct") == 0
-    monkeypatch.setattr(plan, "_on_cpu", lambda *_: "direct")  # as another version of the package might choose
+    monkeypatch.setattr(
+        heuristics, "_on_cpu", lambda *_: parse("direct")
+    )  # as another version of the package might choose
     assert translate("in", "-o", "out") == 0
-    monkeypatch.setattr(plan, "_on_cpu", lambda *_: "winograd2")
+    monkeypatch.setattr(heuristics, "_on_cpu", lambda *_: parse("winograd2"))
     assert translate("in", "-o", "out") == 2
     assert "plan: direct there" in capsys.readouterr().err
 

@@ -18,10 +18,12 @@ from pix2pix.cpu import peaks, topology
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
 from pix2pix.cpu.topology import available_cores, cgroup_quota
-from pix2pix.engines.reference import conv2d, conv2d_transpose
+from pix2pix.engines.reference import conv2d, conv2d_transpose, pad
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
-from pix2pix.plans.plan import Plan, choose
+from pix2pix.plans.algorithms import TRANSPOSED, parse
+from pix2pix.plans.heuristics import choose
+from pix2pix.plans.plan import Plan
 from tests.models import VARIANTS, pictures, weights_of
 
 ISAS = instruction_sets()
@@ -94,6 +96,17 @@ def run_layer(
     )
 
 
+PADDING = (1, 1, 1, 1)
+
+
+def strided_convolution(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return conv2d(pad(image, PADDING), kernel, 2)
+
+
+def transposed_convolution(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return conv2d_transpose(image, kernel, TRANSPOSED)
+
+
 # How far algorithms may be off, calibrated at about half of these: in float32, in units of the rounding errors of
 # plain sums; in bfloat16, root mean square in units of the result's deviation. Transforms' coefficients grow with m.
 NOISE = {"direct": (1, 0.004), "winograd2": (1, 0.008), "winograd3": (1, 0.007), "winograd4": (1.5, 0.015)}
@@ -132,8 +145,8 @@ def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
     gamma = rng.uniform(0.5, 2, k).astype(np.float32)
     norm = gamma, bias, 1e-3
     raw, mean, scale = run_layer(extension(isa), transposed, x, kernel, bias, algorithm, norm=norm)
-    function = conv2d_transpose if transposed else conv2d
-    expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)]) + bias
+    function = transposed_convolution if transposed else strided_convolution
+    expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)]) + bias
     factor, _ = noise_of(algorithm)
     noise = factor * 1e-6 * np.sqrt(16 * c)  # a rounding error of float32 per term, added up at random
     np.testing.assert_allclose(raw, expected, rtol=0, atol=8 * noise)
@@ -172,7 +185,7 @@ def test_statistics_do_not_cancel(isa, algorithm):
     bias = np.full(16, 1000, np.float32)
     norm = np.ones(16, np.float32), np.ones(16, np.float32), 1e-5
     _, mean, scale = run_layer(extension(isa), False, x, kernel, bias, algorithm, norm=norm)
-    expected = conv2d(x[0].astype(np.float64), kernel.astype(np.float64), 2, 1)
+    expected = conv2d(pad(x[0].astype(np.float64), PADDING), kernel.astype(np.float64), 2)
     np.testing.assert_allclose(mean[0], expected.mean((0, 1)) + 1000, rtol=1e-6)
     np.testing.assert_allclose(scale[0], 1 / np.sqrt(expected.var((0, 1)) + 1e-5), rtol=1e-3)
 
@@ -185,7 +198,7 @@ def test_sources_are_normalised_activated_and_joined_on_reading(isa):
     kernel = rng.standard_normal((4, 4, 6, 17)).astype(np.float32)
     raw, _, _ = run_layer(kernels, True, np.concatenate([x, y], 3), kernel, None, slopes=(0.3, 0.0), splits=[5])
     joined = np.concatenate([np.where(x > 0, x, 0.3 * x), np.maximum(y, 0)], 3).astype(np.float64)
-    expected = np.stack([conv2d_transpose(image, kernel.astype(np.float64), 2, 1) for image in joined])
+    expected = np.stack([conv2d_transpose(image, kernel.astype(np.float64), TRANSPOSED) for image in joined])
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
 
 
@@ -313,14 +326,14 @@ def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
     rng = np.random.default_rng([n, h, w, c, k])
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
-    function = conv2d_transpose if transposed else conv2d
+    function = transposed_convolution if transposed else strided_convolution
     raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, half=True)
-    expected = np.stack([function(image, kernel.astype(np.float64), 2, 1) for image in x.astype(np.float64)])
+    expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
     error = np.sqrt(((raw - expected) ** 2).mean()) / expected.std()
     assert error < noise_of(algorithm)[1]
     if algorithm == "direct":  # exact products of rounded numbers
         rounded = [to_bfloat16(a).astype(np.float64) for a in (x, kernel)]
-        exact = np.stack([function(image, rounded[1], 2, 1) for image in rounded[0]])
+        exact = np.stack([function(image, rounded[1]) for image in rounded[0]])
         np.testing.assert_allclose(raw, exact, rtol=0, atol=1e-4)
 
 
@@ -365,13 +378,13 @@ def test_plans(tmp_path):
 
 def test_plans_are_made_for_the_models_own_size():
     g = unet()
-    latency, throughput = (choose(g, tune).layers for tune in ("latency", "throughput"))
+    latency, throughput = (choose(g, tune).to_dict()["layers"] for tune in ("latency", "throughput"))
     assert {latency[f"encoder_{i}"] for i in (2, 3, 4)} == {"winograd4"}
     assert latency["encoder_1"] == latency["decoder_1"] == latency["encoder_8"] == "direct"
     assert latency["encoder_5"] == "winograd2" and throughput["encoder_5"] == "winograd4"
-    assert choose(g, "latency", precision="bfloat16").layers == latency
-    assert choose(g, "latency", "winograd-shared3").layers["encoder_3"] == "direct"
-    assert choose(g.with_overrides({"size": 512}), "latency").layers["encoder_5"] == "winograd4"
+    assert choose(g, "latency", precision="bfloat16").to_dict()["layers"] == latency
+    assert choose(g, "latency", "winograd-shared3").layers["encoder_3"] == parse("direct")
+    assert choose(g.with_overrides({"size": 512}), "latency").layers["encoder_5"] == parse("winograd4")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
@@ -379,7 +392,8 @@ def test_memory_is_bounded_by_the_largest_of_200_sizes():
     code = """
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.generator import random_weights, unet
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
 
         def peak():
             return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
@@ -406,7 +420,8 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
         import os, signal, sys, threading, time
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.generator import random_weights, unet
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
@@ -436,7 +451,8 @@ def test_ctrl_c_gives_up_what_a_stream_computes():
         import os, signal, threading, time
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.generator import random_weights, unet
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         g = unet(ngf=16, depth=8)

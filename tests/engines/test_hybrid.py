@@ -21,17 +21,19 @@ from pix2pix.engines.hybrid import HybridEngine, SharedCpu, segments
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.factory import EngineFactory, EngineOptions, make_engine
 from pix2pix.model.generator import INPUT
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
+from pix2pix.plans.heuristics import choose
 from pix2pix.plans.placements import decide, parse_placement
-from pix2pix.plans.plan import choose, place, read
+from pix2pix.plans.plan import place, read
 from tests.gpu.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
 from tests.plans.placements import HEAVIEST, PUBLISHED, SPLIT, crossings, placed
 
 
 def test_only_what_the_other_side_reads_crosses():
-    parts = segments(PUBLISHED, HEAVIEST, [INPUT], ["decoder_1"])
+    parts = segments(lower(PUBLISHED), HEAVIEST, [INPUT], ["decoder_1"])
     assert [part.on_gpu for part in parts] == [False, True, False, True, False]
     assert crossings(parts) == [
         (False, INPUT),
@@ -50,7 +52,9 @@ def test_only_what_the_other_side_reads_crosses():
 
 
 def test_a_skip_that_both_sides_read_crosses_once():
-    parts = segments(PUBLISHED, parse_placement("encoder_3,decoder_3,decoder_1", PUBLISHED), [INPUT], ["decoder_1"])
+    parts = segments(
+        lower(PUBLISHED), parse_placement("encoder_3,decoder_3,decoder_1", PUBLISHED), [INPUT], ["decoder_1"]
+    )
     assert crossings(parts).count((True, "encoder_2")) == 1  # encoder_3 reads it there; decoder_2 on the CPU
     assert crossings(parts).count((False, "encoder_3")) == 1
     assert crossings(parts).count((True, "encoder_1")) == 1
@@ -64,10 +68,10 @@ def test_every_segment_has_what_it_reads(placement):
     gpu = parse_placement(placement, PUBLISHED)
     outputs = ["encoder_1", "encoder_6", "decoder_4", "decoder_1"]
     outside, kept, computed = {INPUT}, {True: set(), False: set()}, []
-    for part in segments(PUBLISHED, gpu, [INPUT], outputs):
+    for part in segments(lower(PUBLISHED), gpu, [INPUT], outputs):
         assert outside.issuperset(part.inputs)
         have = kept[part.on_gpu].union(part.inputs)
-        for layer in PUBLISHED.needed((*part.outputs, *(k for k in part.keep if k not in have)), have):
+        for layer in lower(PUBLISHED).needed((*part.outputs, *(k for k in part.keep if k not in have)), have):
             assert (layer.name in gpu) == part.on_gpu
             computed.append(layer.name)
             have.add(layer.name)

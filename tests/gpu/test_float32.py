@@ -11,8 +11,11 @@ import pytest
 
 import pix2pix
 from pix2pix import checkpoints
-from pix2pix.engines.reference import ReferenceEngine, conv2d, conv2d_transpose, to_float, to_uint8
-from pix2pix.plans.plan import Plan, algorithms, choose
+from pix2pix.engines.reference import ReferenceEngine, conv2d, conv2d_transpose, pad, to_float, to_uint8
+from pix2pix.model.lowering import lower
+from pix2pix.plans.algorithms import TRANSPOSED, algorithms
+from pix2pix.plans.heuristics import choose
+from pix2pix.plans.plan import Plan
 from tests.gpu.gpus import EDGE, MISSING, SIMULATED
 from tests.models import TOLERANCE, VARIANTS, check_layer, check_output, pictures, weights_of
 
@@ -32,6 +35,8 @@ from pix2pix.gpu.launches import THREADS
 
 pytestmark = pytest.mark.gpu
 ONE = np.float32(1)
+
+PADDING = (1, 1, 1, 1)
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
@@ -70,11 +75,11 @@ def test_gemm_is_a_convolution_of_concatenated_maps(kind, tile, h, w, first, sec
     active = np.concatenate([relu(x[..., :first], slopes[0]), relu(x[..., first:], slopes[1])], axis=3)
     active = active.astype(np.float64)
     if kind == "conv":
-        expected = np.stack([conv2d(image, kernel.astype(float), 2, 1) for image in active]) + bias
+        expected = np.stack([conv2d(pad(image, PADDING), kernel.astype(float), 2) for image in active]) + bias
         weights, how, parities, rows, grid = plain_taps(kernel), (4, 2, -1, 1), 1, n * h * w // 4, (h // 2, w // 2)
     else:
         flipped = kernel.transpose(0, 1, 3, 2).astype(float)
-        expected = np.stack([conv2d_transpose(image, flipped, 2, 1) for image in active]) + bias
+        expected = np.stack([conv2d_transpose(image, flipped, TRANSPOSED) for image in active]) + bias
         weights, how, parities, rows, grid = parity_taps(kernel), (2, 1, 0, -1), 4, n * h * w, (h, w)
     stride = filters + 8
     out = np.full((*expected.shape[:3], stride), 7, np.float32)
@@ -99,13 +104,15 @@ def test_im2col_and_zero_insertion_are_the_convolution(transposed):
     x = relu(a[..., 8:], np.where(np.arange(channels) < 8, 0.25, 0)).astype(np.float64)
     slopes = np.float32(0.25), np.float32(0)
     if transposed:
-        expected = np.stack([conv2d_transpose(image, kernel.transpose(0, 1, 3, 2).astype(float), 2, 1) for image in x])
+        expected = np.stack(
+            [conv2d_transpose(image, kernel.transpose(0, 1, 3, 2).astype(float), TRANSPOSED) for image in x]
+        )
         inserted = np.full((n, 2 * h + 3, 2 * w + 3, channels), np.nan, np.float32)
         launch(kernels().insert_zeros, 2, THREADS, a, inserted, n, h, w, channels + 8, 8, channels, 8, *slopes)
         source, matrix = inserted, _flipped(kernel)[0]
         shape = (2 * h + 3, 2 * w + 3, channels, 0, channels, channels, ONE, ONE, 1, 0, 2 * h, 2 * w)
     else:
-        expected = np.stack([conv2d(image, kernel.astype(float), 2, 1) for image in x])
+        expected = np.stack([conv2d(pad(image, PADDING), kernel.astype(float), 2) for image in x])
         source, matrix = a, plain_taps(kernel)[0]
         shape = (h, w, channels + 8, 8, channels, 8, *slopes, 2, -1, h // 2, w // 2)
     rows = expected.size // filters
@@ -162,7 +169,7 @@ def test_the_last_layer_becomes_a_picture_by_the_rule(taps, as_bytes):
         x = noise(n, h // 2, w // 2, depth)
         a = (x.reshape(-1, depth) @ all_taps(kernel)[0]).reshape(n, h // 2, w // 2, 48)
         flipped = kernel.transpose(0, 1, 3, 2).astype(float)
-        total = np.stack([conv2d_transpose(image, flipped, 2, 1) for image in x.astype(float)]) + bias[:channels]
+        total = np.stack([conv2d_transpose(image, flipped, TRANSPOSED) for image in x.astype(float)]) + bias[:channels]
     else:
         a = noise(n, h, w, 8)
         total = a[..., :channels].astype(float)
@@ -231,7 +238,7 @@ def test_the_published_network_has_plans_that_fit_it(tune):
 
 def test_a_plan_may_name_any_algorithm_for_any_layer():
     g = VARIANTS["tensorflow"]
-    takes = algorithms(g.layers[0], "cuda")
+    takes = algorithms(lower(g).ops[0], "cuda")
     names = itertools.cycle(np.random.default_rng(0).permutation(takes).tolist())
     x = to_float(pictures(1, 32, 64))
     expected = ReferenceEngine(g, weights_of("tensorflow")).run(x)
@@ -315,7 +322,7 @@ def test_a_session_keeps_what_it_was_given_and_has_not_read_yet(engine):
 def test_constant_layers_are_there_whatever_the_memory_held(engine):
     """Their values are kept apart: other sizes compute in the same memory."""
     x = to_float(pictures(2, 32, 32))
-    names = engine.generator.constant_layers(32, 32)
+    names = lower(engine.generator).constants(32, 32)
     assert names == ("encoder_5", "decoder_5")
     expected = ReferenceEngine(VARIANTS["tensorflow"], weights_of("tensorflow")).run(x, outputs=names)
     for inputs in ({"input": x}, engine.run(x, outputs=["encoder_4"])):

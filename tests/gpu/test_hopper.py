@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
-from pix2pix.plans.plan import algorithms, choose
+from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.heuristics import choose
 from tests.gpu.gpus import MISSING, SIMULATED, needs_gpu
 from tests.gpu.layers import PRECISIONS, check_layers, network
 
@@ -225,9 +227,9 @@ def test_plans_take_it_when_they_are_told():
         others = {name for name, algorithm in plan.layers.items() if algorithm != "hopper-128x256-split2"}
         assert others == {"encoder_1", "decoder_1"}
     narrow = unet(ngf=32, depth=5)
-    assert "hopper-128x64" not in algorithms(narrow["encoder_2"], "cuda", "float16")
-    assert "hopper-128x64" in algorithms(narrow["encoder_2"], "cuda", "tf32")
-    assert not any("hopper" in name for name in algorithms(g["encoder_3"], "cuda"))
+    assert "hopper-128x64" not in map(str, algorithms(lower(narrow)["encoder_2"], "cuda", "float16"))
+    assert "hopper-128x64" in map(str, algorithms(lower(narrow)["encoder_2"], "cuda", "tf32"))
+    assert not any(a.kind == "hopper" for a in algorithms(lower(g)["encoder_3"], "cuda"))
 
 
 @needs_gpu

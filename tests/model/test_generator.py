@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pix2pix.model.generator import Generator, Layer, Norm, Source
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import fold, random_weights
 from tests.models import VARIANTS, weights_of
@@ -48,10 +49,10 @@ def test_the_nearest_sizes_are_named(h, w, nearest):
 
 def test_constant_layers_only_where_a_normalised_map_is_one_pixel():
     g = unet(ngf=4)
-    assert g.constant_layers(256, 256) == ("encoder_8", "decoder_8")
-    assert g.constant_layers(256, 512) == ()
-    assert g.with_statistics("running").constant_layers(256, 256) == ()
-    assert unet(ngf=4, innermost_norm=False).constant_layers(256, 256) == ()
+    assert lower(g).constants(256, 256) == ("encoder_8", "decoder_8")
+    assert lower(g).constants(256, 512) == ()
+    assert lower(g.with_statistics("running")).constants(256, 256) == ()
+    assert lower(unet(ngf=4, innermost_norm=False)).constants(256, 256) == ()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -110,10 +111,10 @@ def test_problems_are_listed_all_at_once():
 
 def test_needed_walks_back_from_the_outputs_only():
     g = unet(ngf=2, depth=5)
-    assert [y.name for y in g.needed(["encoder_3"])] == ["encoder_1", "encoder_2", "encoder_3"]
-    assert [y.name for y in g.needed(["decoder_1"], ["decoder_2", "encoder_1"])] == ["decoder_1"]
+    assert [y.name for y in lower(g).needed(["encoder_3"])] == ["encoder_1", "encoder_2", "encoder_3"]
+    assert [y.name for y in lower(g).needed(["decoder_1"], ["decoder_2", "encoder_1"])] == ["decoder_1"]
     with pytest.raises(ValueError, match="without the value of input"):
-        g.needed(["decoder_1"], ["decoder_2"])
+        lower(g).needed(["decoder_1"], ["decoder_2"])
 
 
 def test_overrides():

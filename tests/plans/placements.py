@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pix2pix.model.unet import unet
+from pix2pix.plans.heuristics import choose
 from pix2pix.plans.placements import parse_placement
-from pix2pix.plans.plan import choose, place
+from pix2pix.plans.plan import place
 from tests.models import VARIANTS
 
 PUBLISHED = unet()

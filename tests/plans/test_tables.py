@@ -9,10 +9,14 @@ import pytest
 
 from pix2pix.engines.measured_placement import find
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.plans import tables as tuned
+from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.heuristics import choose
 from pix2pix.plans.placements import decide
-from pix2pix.plans.plan import PRECISIONS, TUNES, Plan, algorithms, choose
+from pix2pix.plans.plan import TUNES, Plan
+from pix2pix.plans.precisions import PRECISIONS
 from tests.gpu.gpus import needs_gpu
 from tests.models import VARIANTS, check_output, pictures, weights_of
 
@@ -28,11 +32,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_layers_are_known_by_their_shapes():
-    shapes = {layer.name: tuned.shape(STANDARD, layer) for layer in STANDARD.layers}
+    shapes = {op.name: tuned.shape(STANDARD, op) for op in lower(STANDARD).ops}
     assert shapes["encoder_1"] == "conv 128x128 3-64"
     assert shapes["encoder_4"] == "conv 16x16 256-512"
     assert shapes["decoder_4"] == "deconv 16x16 1024-256"
-    assert shapes["decoder_1"] == "picture 128x128 128-3"
+    assert shapes["decoder_1"] == "image 128x128 128-3"
     assert shapes["decoder_6"] != shapes["decoder_7"] and shapes["encoder_7"] != shapes["encoder_8"]
 
 
@@ -40,8 +44,10 @@ def test_a_plan_goes_by_what_was_measured_on_that_gpu(folder):
     default, layer = choose(STANDARD, "latency", None, "float16", "cuda"), "decoder_4"
     assert choose(STANDARD, "latency", None, "float16", "cuda", GPU) == default
     by_rule = {choose(STANDARD, tune, None, "float16", "cuda").layers[layer] for tune in TUNES}
-    other = next(name for name in algorithms(STANDARD[layer], "cuda", "float16") if name not in by_rule)
-    file = tuned.save(GPU, {"driver": "1.2"}, {"float16": {"latency": {tuned.shape(STANDARD, STANDARD[layer]): other}}})
+    other = next(name for name in algorithms(lower(STANDARD)[layer], "cuda", "float16") if name not in by_rule)
+    file = tuned.save(
+        GPU, {"driver": "1.2"}, {"float16": {"latency": {tuned.shape(STANDARD, lower(STANDARD)[layer]): str(other)}}}
+    )
     assert file == folder / "NVIDIA-T1000-8-GB.json"
     measured = Plan({**default.layers, layer: other}, "cuda", "float16", "latency")
     assert choose(STANDARD, "latency", None, "float16", "cuda", GPU) == measured
@@ -53,7 +59,7 @@ def test_a_plan_goes_by_what_was_measured_on_that_gpu(folder):
         ("float16", "latency", None),
     ):
         assert choose(STANDARD, tune, None, precision, "cuda", gpu) == choose(STANDARD, tune, None, precision, "cuda")
-    assert choose(STANDARD, "latency", other, "float16", "cuda", GPU).layers["encoder_4"] == other
+    assert choose(STANDARD, "latency", str(other), "float16", "cuda", GPU).layers["encoder_4"] == other
     assert choose(STANDARD, "latency", default, "float16", "cuda", GPU) == default
     for g, layers in ((unet(ngf=32, depth=8), []), (unet(ngf=64, depth=7), [layer]), (STANDARD, [layer])):
         plans = (
@@ -65,7 +71,7 @@ def test_a_plan_goes_by_what_was_measured_on_that_gpu(folder):
 
 def test_a_placement_that_is_measured_has_what_was_measured_on_that_gpu(folder, tmp_path):
     g = VARIANTS["tensorflow"]
-    layer = g.layers[2]
+    layer = lower(g).ops[2]
     tuned.save(GPU, {}, {"float32": {"latency": {tuned.shape(g, layer): "im2col"}}})
 
     def engines():
@@ -73,7 +79,7 @@ def test_a_placement_that_is_measured_has_what_was_measured_on_that_gpu(folder, 
 
     plan = find(g, tmp_path / "auto.json", "float32", "latency", engines, GPU)
     on_gpu = choose(g, "latency", hardware="cuda", gpu=GPU)
-    assert on_gpu.layers[layer.name] == "im2col" != choose(g, "latency", hardware="cuda").layers[layer.name]
+    assert str(on_gpu.layers[layer.name]) == "im2col" != str(choose(g, "latency", hardware="cuda").layers[layer.name])
     assert all(plan.layers[name] == on_gpu.layers[name] for name in plan.layers_on("cuda"))
 
 
@@ -96,7 +102,7 @@ def test_the_tables_of_the_package_hold_what_engines_can_do():
         assert tuned.path(gpu) == file
         for precision, aims in tuned.tables(gpu).items():
             assert precision in PRECISIONS and set(aims) <= set(TUNES)
-            known = algorithms(STANDARD.layers[0], "cuda", precision)
+            known = algorithms(lower(STANDARD).ops[0], "cuda", precision)
             assert all(set(table.values()) <= set(known) for table in aims.values())
 
 
@@ -106,11 +112,11 @@ def test_the_gpu_engine_looks_itself_up(folder):
     from pix2pix.gpu.engine import GpuEngine
 
     g = VARIANTS["tensorflow"]
-    shapes = [tuned.shape(g, layer) for layer in g.layers]
+    shapes = [tuned.shape(g, op) for op in lower(g).ops]
     tuned.save(gpu_name(0), {}, {"float32": {"throughput": dict.fromkeys(shapes, "im2col")}})
     x = to_float(pictures(1, 32, 32))
     with GpuEngine(g, weights_of("tensorflow")) as engine, engine.share() as another:
-        assert set(engine.plan.layers.values()) == {"im2col"} and another.plan == engine.plan
+        assert set(map(str, engine.plan.layers.values())) == {"im2col"} and another.plan == engine.plan
         check_output(engine.run(x), ReferenceEngine(g, weights_of("tensorflow")).run(x), "float32")
     with GpuEngine(g, weights_of("tensorflow"), tune="latency") as engine:
-        assert "im2col" not in engine.plan.layers.values()
+        assert "im2col" not in map(str, engine.plan.layers.values())

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ...errors import CheckpointError
 from ...model.generator import INPUT, Generator, Layer, Norm, Source
+from ...model.lowering import lower
 from ..common import MAX_CHANNELS, shown
 from .config import Node, read_nodes
 
@@ -139,10 +140,11 @@ def _finished(walk: _Walk, origin: str) -> tuple[Generator, list[Stored]]:
         )
     except ValueError as error:
         raise CheckpointError(f"the model is no U-Net that can be run: {error}") from None
-    unused = set(generator.layers) - set(generator.needed([layers[-1].name]))
+    needed = {op.name for op in lower(generator).needed([layers[-1].name])}
+    unused = [layer.name for layer in layers if layer.name not in needed]
     if unused:
         back = {canonical: name for name, canonical in names.items()}
-        raise CheckpointError(f"the output does not depend on layer {shown(back[min(y.name for y in unused)])}")
+        raise CheckpointError(f"the output does not depend on layer {shown(back[min(unused)])}")
     stored = [each for name in walk.layers for each in walk.owners[name].tensors(generator[names[name]])]
     return generator, stored
 

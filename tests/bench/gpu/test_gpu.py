@@ -17,10 +17,12 @@ from bench.gpu import quality, tune
 from bench.gpu import tables as gpu_tables
 from bench.peers.engines import Unavailable
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans import tables as tuned
-from pix2pix.plans.plan import algorithms, choose
+from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.heuristics import choose
 from tests.gpu.gpus import MISSING, SIMULATED
 from tests.models import pictures
 
@@ -312,7 +314,7 @@ def test_every_launch_is_timed(results):
         rows, kernels = gpu_layers.roofline(engine, b, peak), gpu_kernels.measure(engine, b)
         np.testing.assert_array_equal(engine.translate(b), expected)  # what has measured it has let go of it
     assert (kernels[0]["kernel"], kernels[-1]["kernel"]) == ("from_picture", "to_picture")
-    constant = TINY.constant_layers(16, 16)
+    constant = lower(TINY).constants(16, 16)
     assert constant and [row["layer"] for row in rows if row["gflops"]] == [
         layer.name for layer in TINY.layers if layer.name not in constant
     ]
@@ -365,11 +367,11 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
 
 def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
     names = tune.candidates(TINY, "float16", False)
-    assert sorted(names) == sorted(algorithms(TINY.layers[0], "cuda", "float16"))
+    assert sorted(names) == sorted(map(str, algorithms(lower(TINY).ops[0], "cuda", "float16")))
     assert all("split" not in name for name in names[:3]) and "im2col" not in tune.candidates(TINY, "float32", True)
     tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", checks.Oracle(TINY, WEIGHTS))
     default = choose(TINY, "latency", None, "float16", "cuda")
-    constant = TINY.constant_layers(TINY.size, TINY.size)
+    constant = lower(TINY).constants(TINY.size, TINY.size)
     assert constant
     for layer in TINY.layers[:-1]:
         tuning.times["latency"][layer.name] = {name: 1.0 + i for i, name in enumerate(names)}
@@ -379,9 +381,11 @@ def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
     assert (plan.hardware, plan.precision, plan.tune) == ("cuda", "float16", "latency")
     for name, algorithm in plan.layers.items():
         as_it_was = name in constant or name == "decoder_1"
-        assert algorithm == (names[1] if name == "decoder_2" else default.layers[name] if as_it_was else names[0])
+        assert str(algorithm) == (
+            names[1] if name == "decoder_2" else str(default.layers[name]) if as_it_was else names[0]
+        )
     table = tuning.table("latency")
-    assert table[tuned.shape(TINY, TINY["decoder_2"])] == names[1]
+    assert table[tuned.shape(TINY, lower(TINY)["decoder_2"])] == names[1]
     assert len(table) == len(TINY.layers) - len(constant) - 1
 
 
@@ -420,14 +424,14 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
     )
     record = json.loads((results / "tune.json").read_text())["precisions"]["float32"]
     assert list(record["failed"]) == ["nothing"] and record["left_out"] == []
-    constant = TINY.constant_layers(TINY.size, TINY.size)
+    constant = lower(TINY).constants(TINY.size, TINY.size)
     for aim in ("latency", "throughput"):
         timed = {name: set(taken) for name, taken in record["us"][aim].items() if name not in constant}
         assert timed and all(taken == set(offered[1:3]) for taken in timed.values())
         plan = choose(TINY, aim, results / "files" / f"plan-cuda-float32-{aim}.json", "float32", "cuda")
         assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
         us = record["us"][aim]
-        assert all(us[name][plan.layers[name]] == min(us[name].values()) for name in timed)
+        assert all(us[name][str(plan.layers[name])] == min(us[name].values()) for name in timed)
     assert tune.main(["--precisions", "float32", "--seconds", "0"]) == 0
     assert "3 candidates left out, 0 failed" in capsys.readouterr().out
 

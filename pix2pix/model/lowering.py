@@ -1,0 +1,156 @@
+"""Lowering: a generator's layers as explicit operations, which is all that engines and plans read.
+
+An :class:`Op` says where its operands come from and how they join (``sources``, ``join``), which pixels are summed
+(``sampling``: taps and phases), and what happens to the sum before it is stored (``epilogue``). Nothing about an
+operation has to be guessed from a layer's name, its place in the network or its activation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .generator import INPUT, Generator, Layer, Norm, Source, Statistics
+from .sampling import Sampling
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What follows the sum of products: ``activation(norm(sum + bias)) + residual``.
+
+    ``output_scale`` is set where the result is the network's output: the rule for 8-bit images, see
+    :class:`pix2pix.Generator`.
+    """
+
+    bias: bool
+    norm: Norm | None
+    activation: Literal["none", "tanh"]
+    residual: Source | None
+    output_scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One convolution with everything around it. Names are those of layers."""
+
+    name: str
+    sources: tuple[Source, ...]
+    join: Literal["concat", "add"]
+    in_channels: int
+    filters: int
+    sampling: Sampling
+    depthwise: tuple[float, ...]
+    epilogue: Epilogue
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all values that are read."""
+        residual = self.epilogue.residual
+        return (*(source.layer for source in self.sources), *((residual.layer,) if residual else ()))
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether the network's input is read."""
+        return INPUT in self.reads
+
+    @property
+    def makes_image(self) -> bool:
+        """Whether the result is the network's output."""
+        return self.epilogue.output_scale is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The operations of a generator, in an order in which each finds its operands."""
+
+    ops: tuple[Op, ...]
+    statistics: Statistics
+    in_channels: int
+
+    def __getitem__(self, name: str) -> Op:
+        return next(op for op in self.ops if op.name == name)
+
+    @property
+    def output(self) -> Op:
+        """The operation whose result is the network's output."""
+        return self.ops[-1]
+
+    def shapes(self, h: int, w: int) -> dict[str, Shape]:
+        """(H, W, C) of every operation's result, and of the input, for an h x w image."""
+        shapes = {INPUT: (h, w, self.in_channels)}
+        for op in self.ops:
+            shapes[op.name] = (*op.sampling.output_size(*shapes[op.sources[0].layer][:2]), op.filters)
+        return shapes
+
+    def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
+        """The operations to run, in order, for ``outputs`` when the values of ``given`` are known.
+
+        Raises ValueError if they need a value that is neither given nor computed.
+        """
+        known = set(given)
+        wanted = {name for name in outputs if name not in known}
+        chosen: list[Op] = []
+        for op in reversed(self.ops):
+            if op.name in wanted:
+                chosen.append(op)
+                wanted.remove(op.name)
+                wanted.update(name for name in op.reads if name not in known)
+        if wanted:
+            names = ", ".join(sorted(wanted))
+            raise ValueError(f"cannot compute {', '.join(outputs)} without the value of {names}")
+        return tuple(reversed(chosen))
+
+    def constants(self, h: int, w: int) -> tuple[str, ...]:
+        """Operations whose result is the same for every h x w image.
+
+        A 1x1 map normalised by its own statistics is exactly beta, whatever it was; what reads only such maps is
+        constant too.
+        """
+        if self.statistics != "image":
+            return ()
+        shapes = self.shapes(h, w)
+        constant: list[str] = []
+        for op in self.ops:
+            residual = op.epilogue.residual
+            is_beta = op.epilogue.norm is not None and shapes[op.name][:2] == (1, 1)
+            if (
+                (is_beta and (residual is None or residual.layer in constant))
+                or constant
+                and all(name in constant for name in op.reads)
+            ):
+                constant.append(op.name)
+        return tuple(constant)
+
+    def unaffected(self, constants: Collection[str], given: Collection[str]) -> set[str]:
+        """Those of ``constants`` that stay so when the values of ``given`` are set."""
+        changed: set[str] = set()
+        for op in self.ops:
+            if op.name in given or any(name in changed for name in op.reads):
+                changed.update({op.name}.intersection(constants))
+        return set(constants) - changed
+
+
+@functools.lru_cache(maxsize=64)
+def lower(generator: Generator) -> Program:
+    """The program of a generator."""
+    last = generator.layers[-1]
+    ops = tuple(_lower(layer, generator.output_scale if layer is last else None) for layer in generator.layers)
+    return Program(ops, generator.statistics, generator.in_channels)
+
+
+def _lower(layer: Layer, output_scale: float | None) -> Op:
+    epilogue = Epilogue(layer.bias, layer.norm, layer.activation, layer.residual, output_scale)
+    return Op(
+        layer.name,
+        layer.inputs,
+        layer.join,
+        layer.in_channels,
+        layer.filters,
+        layer.sampling,
+        layer.depthwise,
+        epilogue,
+    )

@@ -1,0 +1,165 @@
+"""Algorithms as values, and the registry: which of them the engine of each kind of hardware has, for which operations.
+
+A row of the registry is one family of kernels. The rows of a kind of hardware are in order, the simplest first; a new
+kernel is a new row, and everything that plans, engines, messages and benchmarks know of it is what the row says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..model.lowering import Op
+from ..model.sampling import Sampling
+from .precisions import PRECISIONS, Precision
+
+HARDWARE = ("cpu", "cuda")
+SPLITS = (1, 2, 4, 8, 16, 32)
+SWIZZLE_WORDS = 32  # of 128 bytes: what one row of Hopper's tiles in shared memory holds
+CONVOLUTION = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1))
+TRANSPOSED = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1), transposed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """How an operation is computed. ``str`` gives the name that plan files and ``--plan`` use, :func:`parse` reads it.
+
+    ``m``: Winograd's F(m x m, 2 x 2); ``shared``: all phases of a transposed convolution use one transformed input.
+    ``tile``: rows and columns (BM, BN) of a block's part of a product; ``splits`` blocks share the sum of each.
+    """
+
+    kind: str
+    m: int = 0
+    shared: bool = False
+    tile: tuple[int, int] | None = None
+    splits: int = 1
+
+    def __str__(self) -> str:
+        winograd = ("-shared" if self.shared else "") + str(self.m or "")
+        tile = f"-{self.tile[0]}x{self.tile[1]}" if self.tile else ""
+        return self.kind + winograd + tile + (f"-split{self.splits}" if self.splits > 1 else "")
+
+
+def _tiled(kind: str, *tiles: tuple[int, int]) -> tuple[Algorithm, ...]:
+    return tuple(Algorithm(kind, tile=tile, splits=splits) for splits in SPLITS for tile in tiles)
+
+
+def _joins_maps(op: Op, most: int) -> bool:
+    """Whether an operation is one of a U-Net's inside: 4x4, stride 2, of up to ``most`` maps or of the image."""
+    return (
+        op.sampling in (CONVOLUTION, TRANSPOSED)
+        and op.join == "concat"
+        and len(op.sources) <= (1 if op.reads_image else most)
+        and not (op.reads_image and op.sampling.transposed)
+        and not (op.depthwise or op.epilogue.residual or op.makes_image)
+        and op.epilogue.activation == "none"
+    )
+
+
+def _makes_image(op: Op, most: int) -> bool:
+    """Whether an operation is a U-Net's last: a transposed convolution to the image, by way of tanh."""
+    return (
+        op.sampling == TRANSPOSED
+        and op.makes_image
+        and op.epilogue.activation == "tanh"
+        and op.join == "concat"
+        and len(op.sources) <= most
+        and not (op.reads_image or op.depthwise or op.epilogue.residual or op.epilogue.norm)
+    )
+
+
+def _direct_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    return _joins_maps(op, most=4) or _makes_image(op, most=4)
+
+
+def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """An image has too few channels for it; what is shared is the input of a transposed convolution's phases."""
+    return _joins_maps(op, most=4) and not op.reads_image and (op.sampling.transposed or not algorithm.shared)
+
+
+def _simt_on_gpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    return _joins_maps(op, most=2) or _makes_image(op, most=2)
+
+
+def _tensor_cores(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """The sum of products for an image is short: nothing is gained by splitting it."""
+    return _joins_maps(op, most=2) or (_makes_image(op, most=2) and algorithm.splits == 1)
+
+
+def _hopper(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """Channels must fill whole rows of 128 bytes."""
+    fills_rows = op.in_channels % (SWIZZLE_WORDS * precision.elements) == 0
+    return fills_rows and _tensor_cores(op, algorithm, precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """A row of the registry: algorithms of one family of kernels, and what they can be used for."""
+
+    hardware: str
+    precisions: tuple[str, ...]
+    algorithms: tuple[Algorithm, ...]
+    supports: Callable[[Op, Algorithm, Precision], bool]
+
+
+_TENSOR_CORES = ("bfloat16", "float16", "tf32")
+REGISTRY = (
+    Implementation("cpu", ("float32", "bfloat16"), (Algorithm("direct"),), _direct_on_cpu),
+    Implementation(
+        "cpu",
+        ("float32", "bfloat16"),
+        tuple(Algorithm("winograd", m, shared) for shared, m in itertools.product((False, True), (2, 3, 4))),
+        _winograd_on_cpu,
+    ),
+    Implementation("cuda", ("float32",), (Algorithm("im2col"),), _simt_on_gpu),
+    Implementation("cuda", ("float32",), _tiled("implicit", (128, 128), (128, 64), (32, 128)), _simt_on_gpu),
+    Implementation("cuda", _TENSOR_CORES, _tiled("tensor", (128, 128), (128, 64), (64, 64)), _tensor_cores),
+    Implementation("cuda", _TENSOR_CORES, _tiled("hopper", (128, 256), (128, 128), (128, 64)), _hopper),
+)
+# By kind of hardware, then by name, the simplest first.
+ALGORITHMS: dict[str, dict[str, Algorithm]] = {
+    hardware: {str(a): a for row in REGISTRY if row.hardware == hardware for a in row.algorithms}
+    for hardware in HARDWARE
+}
+_NAMES = {name: algorithm for algorithms in ALGORITHMS.values() for name, algorithm in algorithms.items()}
+
+
+def parse(name: str) -> Algorithm:
+    """The algorithm of a name. Raises ValueError if no hardware has one of that name."""
+    if name not in _NAMES:
+        raise ValueError(f"got the algorithm {name!r}, expected one of {', '.join(_NAMES)}")
+    return _NAMES[name]
+
+
+def algorithms(op: Op, hardware: str = "cpu", precision: str = "float32") -> tuple[Algorithm, ...]:
+    """What the engine of that hardware can do for an operation in a precision, the simplest first."""
+    wanted = PRECISIONS[precision]
+    return tuple(
+        algorithm
+        for row in REGISTRY
+        if row.hardware == hardware and precision in row.precisions
+        for algorithm in row.algorithms
+        if row.supports(op, algorithm, wanted)
+    )
+
+
+def supports(op: Op, hardware: str = "cpu", precision: str = "float32") -> bool:
+    """Whether the engine of that hardware has a kernel for an operation."""
+    return bool(algorithms(op, hardware, precision))
+
+
+def unsupported(op: Op, hardware: str) -> str:
+    """In words, what an operation is that the engine of that hardware has no kernel for, and what it has kernels for."""
+    s, kind = op.sampling, "transposed convolution" if op.sampling.transposed else "convolution"
+    traits = [f"{s.kernel}x{s.kernel} {kind}, stride {s.stride}, {s.padding_mode} padding {s.padding}"]
+    traits += [f"{s.upsample_mode} upsampling by {s.upsample}"] if s.upsample > 1 else []
+    traits += ["a fixed depthwise filter"] if op.depthwise else []
+    traits += [f"a residual from {op.epilogue.residual.layer}"] if op.epilogue.residual else []
+    traits += [f"{len(op.sources)} inputs joined by {op.join}"] if len(op.sources) > 1 else []
+    traits += [f"activation {op.epilogue.activation}"] if op.epilogue.activation != "none" else []
+    engine = {"cpu": "CPU", "cuda": "GPU"}[hardware]
+    return (
+        f"the {engine} engine has no kernel for {op.name} ({'; '.join(traits)}): it takes 4x4 stride-2 layers of U-Nets "
+        "that end in a transposed convolution and tanh"
+    )

@@ -1,0 +1,92 @@
+"""Which algorithm each operation uses when nobody says so: what was measured, else rules.
+
+On a CPU, the rules are measurements on two processors (bench/README.md). On a GPU, tables of what was fastest on that
+kind of GPU come first (:mod:`.tables`), then rules made for an H200's size, which are not measured.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..model.generator import Generator
+from ..model.lowering import Op, lower
+from . import tables
+from .algorithms import ALGORITHMS, Algorithm, algorithms, unsupported
+from .plan import Plan, read
+from .precisions import check_precision
+
+MULTIPROCESSORS, IMAGES = 132, 32  # of an H200; of a batch that plans for throughput are made for
+
+
+def choose(
+    generator: Generator,
+    tune: str,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    precision: str = "float32",
+    hardware: str = "cpu",
+    gpu: str | None = None,
+) -> Plan:
+    """The plan for ``generator`` on one kind of hardware, in ``precision``.
+
+    ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
+    None chooses by ``tune``, which a given plan overrides, and by what was measured on GPUs of the name ``gpu``, if
+    anything was. Raises ValueError for a plan that doesn't fit the generator or the precision, for one that has nothing
+    to do for the hardware, and for layers that the hardware has no kernel for;
+    RuntimeError for a precision that it doesn't compute in.
+    """
+    if plan is not None and plan not in ALGORITHMS[hardware]:
+        plan = read(plan, generator, precision)
+        if not plan.layers_on(hardware):
+            raise ValueError(f"the plan is for {plan.hardware!r} and has no layer for {hardware!r}")
+        return plan
+    check_precision(precision, hardware)
+    program, layers = lower(generator), {}
+    shapes = program.shapes(generator.size, generator.size)
+    measured = tables.table(gpu, precision, tune)
+    wanted = ALGORITHMS[hardware][str(plan)] if plan else None
+    for op in program.ops:
+        takes = algorithms(op, hardware, precision)
+        if not takes:
+            raise ValueError(unsupported(op, hardware))
+        grid, _ = op.sampling.base_grid(*shapes[op.sources[0].layer][:2])
+        best = _on_gpu(op, grid, tune, precision) if hardware == "cuda" else _on_cpu(op, grid, tune)
+        chosen = wanted or measured.get(tables.shape(generator, op), best)
+        layers[op.name] = chosen if chosen in takes else takes[0]
+    if wanted and wanted not in layers.values():
+        raise ValueError(f"no layer can be computed by {plan!r} in precision {precision!r}")
+    return Plan(layers, hardware, precision, tune)
+
+
+def _on_cpu(op: Op, grid: int, tune: str) -> Algorithm:
+    """What was fastest for an operation whose base grid is grid x grid, in either precision; see bench/README.md.
+
+    Larger tiles multiply less but have more weights to read. On small maps, and for one image at a time, reading
+    weights is what costs.
+    """
+    if op.sampling.transposed and grid >= 32:
+        return Algorithm("winograd", 3, shared=True)
+    if grid >= 16 or (grid >= 8 and tune == "throughput"):
+        return Algorithm("winograd", 4)
+    return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
+
+
+def _on_gpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
+    """What should be fastest on a GPU of an H200's size, for an operation whose base grid is grid x grid.
+
+    Few rows leave most of a large tile empty. Blocks share sums as long as that fills the GPU with no more blocks than
+    it runs at once and each still sums enough products: 64, or 256 on tensor cores.
+    """
+    taps = op.sampling.kernel**2
+    rows = grid * grid * (1 if tune == "latency" else IMAGES)
+    columns, depth = (taps * op.filters, op.in_channels) if op.makes_image else (op.filters, taps * op.in_channels)
+    phases = 1 if op.makes_image else op.sampling.scale**2
+    if precision == "float32":
+        kind, least = "implicit", 64
+        (bm, bn), at_once = ((32, 128), 6) if rows <= 64 else ((128, 64), 3)
+    else:
+        kind, least = "tensor", 256
+        (bm, bn), at_once = ((64, 64), 4) if rows <= 64 else ((128, 64), 3) if columns <= 64 else ((128, 128), 2)
+    blocks, splits = phases * -(-rows // bm) * -(-columns // bn), 1
+    while splits < 32 and 2 * splits * blocks <= at_once * MULTIPROCESSORS and depth // phases >= 2 * least * splits:
+        splits *= 2
+    return Algorithm(kind, tile=(bm, bn), splits=1 if op.makes_image and kind == "tensor" else splits)
