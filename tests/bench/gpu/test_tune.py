@@ -1,0 +1,87 @@
+"""The tuner: candidates, plans and tables."""
+
+from __future__ import annotations
+
+import json
+
+from bench import checks
+from bench.gpu import tune
+from pix2pix.model.lowering import lower
+from pix2pix.model.unet import unet
+from pix2pix.plans import tables as measured_tables
+from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.heuristics import choose
+from tests.models import pictures
+
+from .tiny import TINY, WEIGHTS, needs_simulator
+
+
+def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
+    names = tune.candidates(TINY, "float16", False)
+    assert sorted(names) == sorted(map(str, algorithms(lower(TINY).ops[0], "cuda", "float16")))
+    assert all("split" not in name for name in names[:3]) and "im2col" not in tune.candidates(TINY, "float32", True)
+    tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", checks.Oracle(TINY, WEIGHTS))
+    default = choose(TINY, "latency", None, "float16", "cuda")
+    constant = lower(TINY).constants(TINY.size, TINY.size)
+    assert constant
+    for layer in TINY.layers[:-1]:
+        tuning.times["latency"][layer.name] = {name: 1.0 + i for i, name in enumerate(names)}
+    tuning.times["latency"]["decoder_2"][names[1]] = 0.5
+    plan = tuning.plan("latency")
+    plan.check(TINY)
+    assert (plan.hardware, plan.precision, plan.tune) == ("cuda", "float16", "latency")
+    for name, algorithm in plan.layers.items():
+        as_it_was = name in constant or name == "decoder_1"
+        assert str(algorithm) == (
+            names[1] if name == "decoder_2" else str(default.layers[name]) if as_it_was else names[0]
+        )
+    table = tuning.table("latency")
+    assert table[measured_tables.shape(TINY, lower(TINY)["decoder_2"])] == names[1]
+    assert len(table) == len(TINY.layers) - len(constant) - 1
+
+
+@needs_simulator
+def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
+    g = unet(ngf=64, depth=5)
+    names = tune.candidates(g, "float16", True)
+    assert names[0] == "hopper-128x256" and all(name.startswith("hopper") for name in names)
+    options = ["--precisions", "float16", "--tune", "latency", "--output", str(results / "files")]
+    assert tune.main([*options, "--hopper"]) == 0
+    assert "not measured: no times" in capsys.readouterr().out
+
+    offered = ["tensor-128x128"]
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
+    assert tune.main(options) == 0
+    before = json.loads((results / "tune.json").read_text())["precisions"]["float16"]["us"]["latency"]
+    offered[:] = ["hopper-128x128"]
+    quick = {"hopper-128x128": 1e-9}  # as if such a small layer could go by it
+    monkeypatch.setattr(tune.Tuning, "_time", lambda self, *_: self.times["latency"]["decoder_2"].update(quick))
+    assert tune.main([*options, "--hopper"]) == 0
+    after = json.loads((results / "tune.json").read_text())["precisions"]["float16"]["us"]["latency"]
+    assert after == before | {"decoder_2": before["decoder_2"] | {"hopper-128x128": 0.0}}
+    plan = json.loads((results / "files" / "plan-cuda-float16-latency.json").read_text())
+    assert plan["layers"]["decoder_2"] == "hopper-128x128" and plan["layers"]["decoder_3"] == "tensor-128x128"
+
+
+@needs_simulator
+def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
+    from pix2pix.devices import gpu_name
+
+    offered = ["im2col", "implicit-128x64", "implicit-32x128-split4", "nothing"]
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
+    monkeypatch.setattr(tune, "IMAGES", {"latency": 1, "throughput": 2})
+    assert (
+        tune.main(["--precisions", "float32", "--output", str(results / "files"), "--tune", "latency,throughput"]) == 1
+    )
+    record = json.loads((results / "tune.json").read_text())["precisions"]["float32"]
+    assert list(record["failed"]) == ["nothing"] and record["left_out"] == []
+    constant = lower(TINY).constants(TINY.size, TINY.size)
+    for aim in ("latency", "throughput"):
+        timed = {name: set(taken) for name, taken in record["us"][aim].items() if name not in constant}
+        assert timed and all(taken == set(offered[1:3]) for taken in timed.values())
+        plan = choose(TINY, aim, results / "files" / f"plan-cuda-float32-{aim}.json", "float32", "cuda")
+        assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
+        us = record["us"][aim]
+        assert all(us[name][str(plan.layers[name])] == min(us[name].values()) for name in timed)
+    assert tune.main(["--precisions", "float32", "--seconds", "0"]) == 0
+    assert "3 candidates left out, 0 failed" in capsys.readouterr().out
