@@ -1,23 +1,26 @@
 """Raw weight files of the SNU Multicore Computing course (2020), such as ``edges2cats_AtoB.bin``.
 
-Nothing but little-endian float32: the tensors of a TensorFlow 1 generator (affinelayer/pix2pix-tensorflow, 8 levels,
-RGB to RGB) in the alphabetical order of their names, with no header. The number of filters follows from the file's
-length. The moving statistics in it were never updated by the training program, so they are checked and left out.
+Such a file is little-endian float32 without a header: the tensors of a TensorFlow 1 generator
+(affinelayer/pix2pix-tensorflow, 8 levels, RGB to RGB) in the alphabetical order of their names. The number of filters
+follows from the file's length. The moving statistics were never updated by the training program, so they are checked
+and left out.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-
-import numpy as np
+from functools import partial
 
 from ..errors import CheckpointError
 from ..model.generator import Generator
 from ..model.unet import unet
+from .model_file import ModelFile
+from .sample import Sample
+from .tensors import StoredTensor, Unread
+from .text import one_generator
 
 _DEPTH = 8
-_BYTES = 4
+_NUMBER = 4  # bytes
 _MAX_NGF = 1024
 _PARTS = {
     "bias": "conv/bias",
@@ -27,6 +30,32 @@ _PARTS = {
     "mean": "batch_normalization/moving_mean",
     "variance": "batch_normalization/moving_variance",
 }  # "conv" is conv2d or conv2d_transpose in the real names, which sort alike
+
+
+def recognises(sample: Sample) -> bool:
+    """Whether a file has the length of such a model."""
+    return ngf_of(sample.size) is not None
+
+
+def read(file: ModelFile, key: str | None) -> Unread:
+    """Read a course file. Raises CheckpointError if its length or its content is not that of a model."""
+    one_generator(key)
+    ngf = ngf_of(file.size)
+    if ngf is None:
+        raise CheckpointError(f"a file of {file.size} bytes is no raw pix2pix model: none has that length")
+    generator = _generator(ngf)
+    weights, position = {}, 0
+    for name, shape in tensors(generator).items():
+        tensor = StoredTensor(shape, "float32", partial(file.numbers, position, "float32", shape))
+        position += math.prod(shape) * _NUMBER
+        if name.endswith(".variance") and not (tensor.read() >= 0).all():
+            raise CheckpointError(
+                f"the file has the length of a raw pix2pix model (ngf {ngf}), but where {name} should be it has "
+                f"numbers that are no variances: it is damaged or something else"
+            )
+        if not name.endswith((".mean", ".variance")):
+            weights[name] = tensor
+    return generator, weights
 
 
 def tensors(generator: Generator) -> dict[str, tuple[int, ...]]:
@@ -42,45 +71,21 @@ def tensors(generator: Generator) -> dict[str, tuple[int, ...]]:
 
 def ngf_of(size: int) -> int | None:
     """The filters of the first layer in a file of ``size`` bytes, or None if no such model has that size."""
-    count, remainder = divmod(size, _BYTES)
+    count, remainder = divmod(size, _NUMBER)
     if remainder or not count:
         return None
-    # The count is a quadratic polynomial of ngf; its leading term is off by less than 1 in ngf.
-    at_0, at_1, at_2 = 3, _count(1), _count(2)
+    # The count is a quadratic polynomial of ngf; its leading term alone estimates ngf with an error below 1.
+    at_0, at_1, at_2 = 3, count_of(1), count_of(2)
     square = (at_2 - 2 * at_1 + at_0) // 2
     estimate = math.isqrt(count // square)
     candidates = range(max(1, estimate - 1), min(_MAX_NGF, estimate + 1) + 1)
-    return next((ngf for ngf in candidates if _count(ngf) == count), None)
+    return next((ngf for ngf in candidates if count_of(ngf) == count), None)
 
 
-def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
-    """Read a course file. Raises CheckpointError if its length or its content is not that of a model."""
-    size = path.stat().st_size
-    ngf = ngf_of(size)
-    if ngf is None:
-        raise CheckpointError(f"a file of {size} bytes is no raw pix2pix model: none has that length")
-    numbers = np.fromfile(path, "<f4").astype(np.float32, copy=False)
-    if numbers.nbytes != size:
-        raise CheckpointError(f"got {numbers.nbytes} bytes of {size}: the file changed while it was read")
-    generator = _generator(ngf)
-    weights, position = {}, 0
-    for name, shape in tensors(generator).items():
-        array = numbers[position : position + math.prod(shape)].reshape(shape)
-        position += array.size
-        if name.endswith(".variance") and not (array >= 0).all():
-            raise CheckpointError(
-                f"the file has the length of a raw pix2pix model (ngf {ngf}), but where {name} should be it has "
-                f"numbers that are no variances: it is damaged or something else"
-            )
-        if not name.endswith((".mean", ".variance")):
-            weights[name] = array
-    return generator, weights
+def count_of(ngf: int) -> int:
+    """The number of floats in a file of a model with ``ngf`` filters in its first layer."""
+    return sum(math.prod(shape) for shape in tensors(_generator(ngf)).values())
 
 
 def _generator(ngf: int) -> Generator:
     return unet(ngf, _DEPTH, origin="course .bin", assumed=("eps", "slope"))
-
-
-def _count(ngf: int) -> int:
-    """The number of floats in a file."""
-    return sum(math.prod(shape) for shape in tensors(_generator(ngf)).values())

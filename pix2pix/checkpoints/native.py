@@ -1,14 +1,8 @@
 """safetensors files: this project's own format, and PyTorch state dicts that somebody converted to safetensors.
 
-The project's file has the canonical tensors of :mod:`..generator` under their own names, and one entry of metadata,
-``pix2pix``: the JSON of {"version": 1, "generator": Generator.to_dict()}. With dtype float16 the kernels are halved in
-size; biases and norms, which weigh nothing, stay float32.
-
-The safetensors library checks that every tensor lies within the file and that they cover it without overlap. It takes
-headers of up to 100 MB and names that occur twice, so the header is looked at here before.
-
-Tensors of float32 are not copied: each array is a mapping of its own part of the file, which lasts as long as the
-array. A model file is replaced as :func:`write` does, by renaming another one, and not written into while it is in use.
+The project's file has the canonical tensors (:mod:`...model.generator`) under their own names, and one entry of
+metadata, ``pix2pix``: the JSON of {"version": 1, "generator": Generator.to_dict()}. With dtype float16 the kernels take
+half the space; biases and norms, which take little, stay float32.
 
 The format: https://huggingface.co/docs/safetensors.
 """
@@ -16,68 +10,110 @@ The format: https://huggingface.co/docs/safetensors.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from ..atomic import write_atomically
 from ..errors import CheckpointError
 from ..model.generator import Generator
-from .common import listing, read_json, shown, to_float32
-from .pytorch import state_dict as pytorch
+from .model_file import ModelFile
+from .pytorch import from_tensors
+from .sample import Sample
+from .tensors import Stored, StoredTensor, Unread
+from .text import entry, listing, one_generator, read_json, shown
 
 FORMAT_VERSION = 1
 _ENTRY = "pix2pix"
+_METADATA = "__metadata__"
 _MAX_SIZE = 1 << 16  # pixels
-_MAX_HEADER = 1 << 20  # a U-Net of 8 levels takes some 15,000 bytes
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16"}  # in the file little-endian
+_MAX_HEADER = 2 << 20  # bytes; a U-Net of 8 levels takes some 15,000
+_MAX_RANK = 8
+# Number types in the file -> (name here, bytes). Types that are not in the table keep their name and cannot be read.
+_DTYPES = {
+    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": ("I64", 8),
+    "I32": ("I32", 4), "I16": ("I16", 2), "I8": ("I8", 1), "U8": ("U8", 1), "BOOL": ("BOOL", 1),
+}  # fmt: skip
 
 
-def looks_like(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is a safetensors file: a length below 2**32, then JSON."""
-    return start[4:9] == b"\0\0\0\0{"
+def recognises(sample: Sample) -> bool:
+    """Whether this is a safetensors file: a length below 2**32, then JSON."""
+    return sample.start[4:9] == b"\0\0\0\0{"
 
 
-def read(path: Path, key: str | None) -> tuple[Generator, dict[str, np.ndarray]]:
+def read(file: ModelFile, key: str | None) -> Unread:
     """Read a safetensors file. ``key`` picks one of several generators in a PyTorch state dict.
 
     Raises CheckpointError.
     """
-    metadata, tensors = _described(path)
+    metadata, tensors = _described(file)
     if _ENTRY not in metadata:
-        return pytorch.from_tensors(tensors, key, path.stat().st_size, "PyTorch state dict, safetensors")
-    if key is not None:
-        raise CheckpointError(f"got key {key!r}, but this format holds one generator: leave the key out")
+        return from_tensors(tensors, key, "PyTorch state dict, safetensors", file.budget)
+    one_generator(key)
     return _read_own(tensors, metadata[_ENTRY])
 
 
-def _described(path: Path) -> tuple[Mapping[str, Any], dict[str, _Tensor]]:
-    """The metadata of the file and its tensors, once they are known to be sound, and the header to be short."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if length > _MAX_HEADER:
-            raise CheckpointError(
-                f"the safetensors header claims {length} bytes, more than the {_MAX_HEADER} allowed: damaged file"
-            )
-        header = read_json(file.read(length), "the safetensors header")
-    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+# -- the header -----------------------------------------------------------------------------------------------
+
+
+def _described(file: ModelFile) -> tuple[Mapping[str, Any], dict[str, StoredTensor]]:
+    """The metadata of the file and its tensors, by their names in alphabetical order."""
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if length > _MAX_HEADER:
+        raise CheckpointError(
+            f"the safetensors header claims {length} bytes, more than the {_MAX_HEADER} allowed: damaged file"
+        )
+    header = read_json(file.read(8, length), "the safetensors header")
+    metadata = header.pop(_METADATA, {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise CheckpointError("the safetensors header is no description of tensors: the file is damaged")
-    try:
-        with safe_open(path, framework="numpy"):
-            pass  # opening it checks it
-    except SafetensorError as error:
-        raise CheckpointError(f"the safetensors file is damaged or cut off ({error}): copy it again") from None
-    return metadata, {name: _Tensor.of(path, 8 + length, header[name]) for name in sorted(header)}
+    data = file.part(8 + length, file.size - 8 - length)
+    places = {name: _place(name, header[name]) for name in sorted(header)}
+    position = 0
+    for begin, end in sorted((begin, end) for _, _, begin, end in places.values()):
+        file.budget.spend()
+        if begin != position:
+            raise CheckpointError("the tensors of the safetensors file overlap or leave gaps: the file is damaged")
+        position = end
+    if position != data.size:
+        raise CheckpointError(
+            f"the safetensors file is damaged or cut off (its tensors take {position} bytes, it has {data.size}): copy "
+            f"it again"
+        )
+    return metadata, {
+        name: StoredTensor(shape, dtype, partial(data.numbers, begin, dtype, shape))
+        for name, (dtype, shape, begin, _) in places.items()
+    }
 
 
-def _read_own(found: Mapping[str, _Tensor], text: Any) -> tuple[Generator, dict[str, np.ndarray]]:
+def _place(name: str, described: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(number type, shape, first byte, byte after the last) of a tensor."""
+    owner = f"tensor {shown(name)} of the safetensors header"
+    dtype = entry(described, "dtype", str, owner)
+    shape = entry(described, "shape", list, owner)
+    offsets = entry(described, "data_offsets", list, owner)
+    if not (len(shape) <= _MAX_RANK and len(offsets) == 2 and all(_is_size(n) for n in (*shape, *offsets))):
+        raise CheckpointError(f"{owner} has no sound shape and place: the file is damaged")
+    begin, end = offsets
+    name_here, item_size = _DTYPES.get(dtype, (dtype, 0))
+    if end < begin or (item_size and end - begin != math.prod(shape) * item_size):
+        raise CheckpointError(f"{owner} has {end - begin} bytes for {shown(shape)} numbers of {dtype}: it is damaged")
+    return name_here, tuple(shape), begin, end
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+# -- this project's own files ---------------------------------------------------------------------------------
+
+
+def _read_own(found: Stored, text: Any) -> Unread:
     description = read_json(str(text).encode("utf-8", "replace"), "the generator's description")
     version = description.get("version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
@@ -102,7 +138,7 @@ def _read_own(found: Mapping[str, _Tensor], text: Any) -> tuple[Generator, dict[
             problems.append(f"{name} has dtype {tensor.dtype}, expected float32 or float16")
     if problems:
         raise CheckpointError(f"the tensors don't fit the generator ({len(problems)} problems):{listing(problems)}")
-    return generator, {name: tensor.read() for name, tensor in found.items()}
+    return generator, dict(found)
 
 
 def _check_runnable(generator: Generator) -> None:
@@ -115,7 +151,7 @@ def _check_runnable(generator: Generator) -> None:
     if not all(type(norm.eps) in (int, float) and norm.eps <= 1 and type(norm.affine) is bool for norm in norms):
         raise ValueError("a norm's eps is no number from 0 to 1, or its affine no truth value")
     if generator.multiple > _MAX_SIZE:
-        raise ValueError(f"it halves the picture more often than one of {_MAX_SIZE} pixels can be")
+        raise ValueError(f"it halves the image more often than one of {_MAX_SIZE} pixels can be")
     generator.check_size(generator.size, generator.size)
     shapes = generator.shapes(generator.multiple, generator.multiple)
     for layer in generator.layers:
@@ -123,30 +159,12 @@ def _check_runnable(generator: Generator) -> None:
             raise ValueError(f"{layer.name} joins maps of different sizes, or has none left")
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor of a sound safetensors file, not read yet: where it begins (byte of the file), and what it is."""
-
-    path: Path
-    begin: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, path: Path, data: int, entry: Mapping[str, Any]) -> _Tensor:
-        dtype = entry["dtype"]
-        return cls(path, data + entry["data_offsets"][0], tuple(entry["shape"]), _DTYPES.get(dtype, dtype))
-
-    def read(self) -> np.ndarray:
-        """The numbers as a float32 array: mapped, or copied if their type is another. Changes don't reach the file."""
-        dtype = np.dtype(self.dtype).newbyteorder("<")
-        return to_float32(np.asarray(np.memmap(self.path, dtype, "c", self.begin, self.shape)), self.dtype)
-
-
 def write(
     path: Path, generator: Generator, weights: Mapping[str, np.ndarray], dtype: Literal["float32", "float16"]
 ) -> None:
-    """Write a model to ``path``, whole or not at all; see :func:`pix2pix.checkpoints.write`."""
+    """Write a model to ``path``; see :func:`pix2pix.checkpoints.write`."""
+    from safetensors.numpy import save
+
     if dtype not in ("float32", "float16"):
         raise ValueError(f"got dtype {dtype!r}, expected float32 or float16")
     generator.check_weights(weights)

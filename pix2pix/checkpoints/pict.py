@@ -2,7 +2,7 @@
 
 Three sections, each a big-endian 32-bit length and as many bytes: JSON with the names and shapes of the variables of a
 TensorFlow 1 generator, without moving statistics; a codebook of 256 little-endian float32; and one byte for each
-weight, its place in the codebook.
+weight, its index in the codebook.
 
 Source: server/tools/export-checkpoint.py of https://github.com/affinelayer/pix2pix-tensorflow.
 """
@@ -10,74 +10,69 @@ Source: server/tools/export-checkpoint.py of https://github.com/affinelayer/pix2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError
-from ..model.generator import Generator
-from .common import read_json, shown
-from .keras.config import entry
+from .model_file import ModelFile
+from .sample import Sample
 from .tensorflow import tf1
+from .tensors import StoredTensor, Unread
+from .text import entry, one_generator, read_json, shown
 
-_MAX_JSON = 1 << 20  # a U-Net of 8 levels takes some 5,000 bytes
+_MAX_JSON = 1 << 20  # bytes; a U-Net of 8 levels takes some 5,000
 _CODES = 256
 _OUTPUT_SCALE = 255.0  # the demos write to a canvas
 
 
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """A tensor of uint8 ``codes``, each standing for a number of ``codebook``."""
-
-    shape: tuple[int, ...]
-    codes: np.ndarray
-    codebook: np.ndarray
-    dtype: str = "float32"
-
-    def read(self) -> np.ndarray:
-        """The numbers as a float32 array of the tensor's shape."""
-        return self.codebook[self.codes].reshape(self.shape)
-
-
-def looks_like(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is a .pict file: a length, then JSON about variables."""
+def recognises(sample: Sample) -> bool:
+    """Whether a file begins with a length, then JSON about variables."""
+    start = sample.start
     return int.from_bytes(start[:4]) <= _MAX_JSON and start[4:5] == b"[" and b'"name"' in start and b'"shape"' in start
 
 
-def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
+def read(file: ModelFile, key: str | None) -> Unread:
     """Read a .pict file. Raises CheckpointError."""
-    described, codebook, codes = _sections(np.fromfile(path, np.uint8))
-    variables = read_json(described.tobytes(), "the description of the weights")
+    one_generator(key)
+    described, codebook, codes = _sections(file)
+    variables = read_json(described.read(), "the description of the weights")
     if codebook.size != 4 * _CODES or not isinstance(variables, list):
         raise CheckpointError(f"the codebook has {codebook.size} bytes, expected {4 * _CODES}: the file is damaged")
-    values = codebook.copy().view("<f4").astype(np.float32, copy=False)
-    tensors: dict[str, _Coded] = {}
+    values = codebook.numbers(0, "float32", (_CODES,)).astype(np.float32, copy=False)
+    tensors: dict[str, StoredTensor] = {}
     position = 0
     for variable in variables:
+        file.budget.spend()
         name, shape = _described(variable)
         size = math.prod(shape)
         if name in tensors or position + size > codes.size:
             raise CheckpointError(f"{shown(name)} is there twice, or its {size} weights are not: the file is damaged")
-        tensors[name] = _Coded(shape, codes[position : position + size], values)
+        tensors[name] = StoredTensor(shape, "float32", partial(_decoded, codes, position, shape, values))
         position += size
     if position != codes.size:
         raise CheckpointError(f"the file has {codes.size} weights, {position} are described: it is damaged")
     return tf1.from_tensors(tensors, None, "pix2pix-tensorflow .pict", _OUTPUT_SCALE)
 
 
-def _sections(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The bytes of the three sections."""
-    sections = []
+def _decoded(codes: ModelFile, position: int, shape: tuple[int, ...], codebook: np.ndarray) -> np.ndarray:
+    """The float32 numbers that the codes from byte ``position`` on stand for."""
+    return codebook[codes.numbers(position, "uint8", shape)]
+
+
+def _sections(file: ModelFile) -> tuple[ModelFile, ModelFile, ModelFile]:
+    """The three sections."""
+    sections: list[ModelFile] = []
     position = 0
     for _ in range(3):
-        size = int.from_bytes(data[position : position + 4].tobytes())
-        position += 4
-        sections.append(data[position : position + size])
-        position += size
-    if position != data.size or sections[0].size > _MAX_JSON:
-        raise CheckpointError(f"the sections take {position} bytes, the file has {data.size}: it is cut off or damaged")
+        if position + 4 > file.size:
+            raise CheckpointError(f"the file ends after {len(sections)} of 3 sections: it is cut off or damaged")
+        size = int.from_bytes(file.read(position, 4))
+        sections.append(file.part(position + 4, min(size, file.size - position - 4)))
+        position += 4 + size
+    if position != file.size or sections[0].size > _MAX_JSON:
+        raise CheckpointError(f"the sections take {position} bytes, the file has {file.size}: it is cut off or damaged")
     return sections[0], sections[1], sections[2]
 
 

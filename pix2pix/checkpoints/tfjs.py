@@ -3,9 +3,6 @@
 The shards of one group of the manifest, joined, are its weights one after another, little-endian. Kernels lie as this
 project's canonical ones do. Weights may be quantised: to float16, or to uint8 or uint16 with w = q * scale + min.
 
-Nothing outside the model's own folder is read, whatever the manifest says, and every length is compared with the
-files' before anything is allocated.
-
 Source: https://www.tensorflow.org/js/guide/save_load and the converter's documentation of weightsManifest.
 """
 
@@ -13,23 +10,61 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from functools import partial
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import CheckpointError
-from ..model.generator import Generator
-from .common import inside, listing, read_bounded, read_json, shown
-from .keras.config import entry
-from .keras.graph import Stored, read_graph
+from .budget import Budget
+from .keras import read_graph
+from .model_file import ModelFile, inside, opened, read_beside
+from .sample import Sample
+from .tensors import StoredTensor, Unread, matched
+from .text import entry, one_generator, read_json, shown
 
-MODEL = "model.json"
-_MAX_JSON = 2 << 20  # a U-Net of 8 levels takes some 30,000 bytes
-_MAX_SHARDS = 10_000
+_MODEL = "model.json"
 _START = re.compile(rb'\s*\{\s*"(?:format|modelTopology|weightsManifest|generatedBy|convertedBy|trainingConfig)"')
 _STORED = {"float32": "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}
+
+
+def recognises(sample: Sample) -> bool:
+    """Whether a file is a model's description, and not other JSON."""
+    return _START.match(sample.start) is not None
+
+
+def locate(path: Path) -> Path | None:
+    """The ``model.json`` of a folder; None if there is none."""
+    return inside(path, _MODEL) if path.is_dir() else None
+
+
+def files(path: Path) -> list[Path]:
+    """The description and all shards of the model whose ``model.json`` is the file ``path``."""
+    content = read_json(read_beside(path, Budget()), path.name)
+    return [path, *(shard for group in _manifest(content, path) for shard in _shards(group, path.parent))]
+
+
+def read(file: ModelFile, key: str | None) -> Unread:
+    """Read the model whose ``model.json`` is ``file``. Raises CheckpointError."""
+    one_generator(key)
+    name = file.path.name
+    content = read_json(file.read(), name)
+    topology = entry(content, "modelTopology", dict, name)
+    if "node" in topology or content.get("format") == "graph-model":
+        raise CheckpointError(
+            "this is a TensorFlow.js graph model, in which the layers can no longer be told apart: convert the "
+            "original Keras model to a layers model (--output_format=tfjs_layers_model)"
+        )
+    generator, stored = read_graph(topology.get("model_config", topology), "TensorFlow.js")
+    found = _weights(_manifest(content, file.path), file)
+    wanted = {f"{each.node.weights.rpartition('/')[2]}/{each.part}": (each.name, each.shape) for each in stored}
+    return generator, matched(wanted, found, [name for name in found if name not in wanted])
+
+
+# -- the manifest ---------------------------------------------------------------------------------------------
 
 
 class _Weight(NamedTuple):
@@ -43,6 +78,7 @@ class _Weight(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Its bytes in the shards."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def widened(self, data: np.ndarray) -> np.ndarray:
@@ -54,63 +90,61 @@ class _Weight(NamedTuple):
         return numbers
 
 
-def looks_like(start: bytes) -> bool:
-    """Whether a file that begins with these bytes is a model's description, and not other JSON."""
-    return _START.match(start) is not None
+class _Group(NamedTuple):
+    """The shards of a group, and where each of them ends in the bytes of the group."""
+
+    shards: list[Path]
+    ends: list[int]
+    budget: Budget
+
+    def load(self, weight: _Weight, position: int) -> np.ndarray:
+        """The float32 numbers of the weight that begins at byte ``position`` of the group."""
+        data = np.empty(weight.size, np.uint8)
+        filled = 0
+        number = bisect_right(self.ends, position)
+        while filled < weight.size:
+            begin = self.ends[number - 1] if number else 0
+            at = position + filled - begin
+            count = min(weight.size - filled, self.ends[number] - begin - at)
+            with opened(self.shards[number], self.budget) as shard:
+                data[filled : filled + count] = shard.numbers(at, "uint8", (count,))
+            filled += count
+            number += 1
+        return weight.widened(data)
 
 
-def read(path: Path) -> tuple[Generator, dict[str, np.ndarray]]:
-    """Read the model whose ``model.json`` is the file ``path``. Raises CheckpointError."""
-    content = read_json(read_bounded(path, _MAX_JSON, "the description of a model"), path.name)
-    topology = entry(content, "modelTopology", dict, path.name)
-    if "node" in topology or content.get("format") == "graph-model":
-        raise CheckpointError(
-            "this is a TensorFlow.js graph model, in which the layers can no longer be told apart: convert the "
-            "original Keras model to a layers model (--output_format=tfjs_layers_model)"
-        )
-    generator, stored = read_graph(topology.get("model_config", topology), "TensorFlow.js")
-    found = _read_weights(entry(content, "weightsManifest", list, path.name), path.parent)
-    return generator, _collected(stored, found)
+def _manifest(content: Any, path: Path) -> list[Any]:
+    return entry(content, "weightsManifest", list, path.name)
 
 
-def _collected(stored: Sequence[Stored], found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Canonical weights, or CheckpointError that lists all that are missing, surplus or misshapen."""
-    weights, problems = {}, []
-    names = [f"{each.node.weights.rpartition('/')[2]}/{each.part}" for each in stored]
-    for key, each in zip(names, stored, strict=True):
-        if key not in found:
-            problems.append(f"missing {shown(key)} {each.shape}")
-        elif found[key].shape != each.shape:
-            problems.append(f"{shown(key)} has shape {shown(found[key].shape)}, expected {each.shape}")
-        else:
-            weights[each.name] = found[key]
-    problems += [f"surplus {shown(key)} {shown(array.shape)}" for key, array in found.items() if key not in names]
-    if problems:
-        raise CheckpointError(f"the weights don't fit the graph ({len(problems)} problems):{listing(problems)}")
-    return weights
-
-
-# -- the manifest ---------------------------------------------------------------------------------------------
-
-
-def _read_weights(manifest: list[Any], folder: Path) -> dict[str, np.ndarray]:
-    """All weights by "<layer>/<part>", float32."""
-    weights: dict[str, np.ndarray] = {}
+def _weights(manifest: list[Any], file: ModelFile) -> dict[str, StoredTensor]:
+    """All weights by "<layer>/<part>"."""
+    weights: dict[str, StoredTensor] = {}
     seen: set[Path] = set()
-    for group in manifest:
-        entries = [_weight(each) for each in entry(group, "weights", list, "the manifest")]
-        shards = [_shard(name, folder) for name in entry(group, "paths", list, "the manifest")]
-        if len(seen) + len(shards) > _MAX_SHARDS or len({*seen, *shards}) < len(seen) + len(shards):
-            raise CheckpointError(f"the manifest names a shard twice, or more than {_MAX_SHARDS} of them: damaged file")
+    for described in manifest:
+        entries = [_weight(each) for each in entry(described, "weights", list, "the manifest")]
+        shards = _shards(described, file.path.parent)
+        file.budget.spend(len(entries) + len(shards))
+        if len({*seen, *shards}) < len(seen) + len(shards):
+            raise CheckpointError("the manifest names a shard twice: damaged file")
         seen.update(shards)
-        data = _joined(shards, sum(each.size for each in entries))
+        group = _Group(shards, list(accumulate(shard.stat().st_size for shard in shards)), file.budget)
+        _check_size(group, sum(each.size for each in entries))
         position = 0
         for each in entries:
             if each.name in weights:
                 raise CheckpointError(f"the manifest has two weights called {shown(each.name)}: unsupported")
-            weights[each.name] = each.widened(data[position : position + each.size])
+            weights[each.name] = StoredTensor(each.shape, "float32", partial(group.load, each, position))
             position += each.size
     return weights
+
+
+def _check_size(group: _Group, size: int) -> None:
+    """Raise CheckpointError unless the shards have exactly ``size`` bytes."""
+    found = group.ends[-1] if group.ends else 0
+    if found != size:
+        names = ", ".join(shard.name for shard in group.shards[:5])
+        raise CheckpointError(f"shards {names} have {found} bytes, expected {size}: they are cut off or mixed up")
 
 
 def _weight(described: Any) -> _Weight:
@@ -137,6 +171,10 @@ def _weight(described: Any) -> _Weight:
     return _Weight("/".join(name.split("/")[-2:]), tuple(shape), np.dtype(_STORED[dtype]), scale, minimum)
 
 
+def _shards(group: Any, folder: Path) -> list[Path]:
+    return [_shard(name, folder) for name in entry(group, "paths", list, "the manifest")]
+
+
 def _shard(name: Any, folder: Path) -> Path:
     """The file of a shard, which must lie inside the model's own folder, links followed."""
     refused = CheckpointError(
@@ -151,21 +189,3 @@ def _shard(name: Any, folder: Path) -> Path:
     if path is None:
         raise CheckpointError(f"shard {shown(name)} is missing or cannot be read: copy the whole folder")
     return path
-
-
-def _joined(shards: list[Path], size: int) -> np.ndarray:
-    """The bytes of all shards one after another; CheckpointError unless they are exactly ``size``."""
-    lengths = [shard.stat().st_size for shard in shards]
-    if sum(lengths) != size:
-        names = ", ".join(shard.name for shard in shards[:5])
-        raise CheckpointError(
-            f"shards {names} have {sum(lengths)} bytes, expected {size}: they are cut off or mixed up"
-        )
-    data = np.empty(size, np.uint8)
-    position = 0
-    for shard, length in zip(shards, lengths, strict=True):
-        with shard.open("rb") as file:
-            if file.readinto(data[position : position + length].data) != length:
-                raise CheckpointError(f"shard {shard.name} changed while it was read: try again")
-        position += length
-    return data

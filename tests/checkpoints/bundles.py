@@ -1,14 +1,30 @@
-"""Writers of what TensorFlow's files are made of, for files that it would not write; with true checksums."""
+"""The parts of TensorFlow's files, read and written; also such as it would not write, with true checksums."""
 
 from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
+from pix2pix.checkpoints.budget import Budget
 from pix2pix.checkpoints.containers.crc32c import crc32c
-from pix2pix.checkpoints.containers.sstable import MAGIC
+from pix2pix.checkpoints.containers.sstable import MAGIC, read_table
+from pix2pix.checkpoints.model_file import opened
+from pix2pix.checkpoints.tensorflow.bundle import Bundle, read_bundle
 
 NUMBERS = (0, 1, 7, 127, 128, 255, 65536, 2**31 - 1, 2**32, 2**62, 2**63 - 1)
+
+
+def table(index: Path) -> dict[bytes, bytes]:
+    """The entries of an index."""
+    with opened(index, Budget()) as file:
+        return {key: bytes(value) for key, value in read_table(file).items()}
+
+
+def bundle(index: Path) -> Bundle:
+    """The checkpoint of an index."""
+    with opened(index, Budget()) as file:
+        return read_bundle(file)
 
 
 def varint(number: int) -> bytes:

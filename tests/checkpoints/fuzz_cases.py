@@ -329,7 +329,7 @@ def small_model(folder: Path) -> bytes:
 
 def course_cases(folder: Path) -> Callable[[random.Random], Case]:
     whole = (DATA / "course.bin").read_bytes()
-    sizes = [4 * course._count(ngf) for ngf in (1, 2, 3)]
+    sizes = [4 * course.count_of(ngf) for ngf in (1, 2, 3)]
 
     def make(rng: random.Random) -> Case:
         kind = rng.random()

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bundles import field, masked, table_of, varint
+from bundles import bundle, field, masked, table, table_of, varint
 
 from pix2pix.checkpoints import CheckpointError
 from pix2pix.checkpoints.containers.protobuf import varint as read_varint
-from pix2pix.checkpoints.containers.sstable import read_table
-from pix2pix.checkpoints.tensorflow.bundle import read_bundle
 from pix2pix.checkpoints.tensorflow.objects import GRAPH
 from tests.checkpoints.fuzz_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
 
@@ -25,7 +23,7 @@ INDEX, SHARD = "model-200.index", "model-200.data-00000-of-00001"
 def bundle_cases(folder: Path) -> Callable[[random.Random], Case]:
     """Folders of a training: index, shard, record and options, all of them damaged in turn."""
     files = {path.name: path.read_bytes() for path in (DATA / "tf1_trained").iterdir()}
-    entries = [(key, bytes(value)) for key, value in read_table(files[INDEX]).items()]
+    entries = list(table(DATA / "tf1_trained" / INDEX).items())
     (folder / "outside").write_bytes(files[SHARD])
 
     def hostile_index(rng: random.Random) -> bytes:
@@ -74,7 +72,7 @@ def bundle_cases(folder: Path) -> Callable[[random.Random], Case]:
 
 def pict_cases(folder: Path) -> Callable[[random.Random], Case]:
     """A .pict file, its bytes or its description changed."""
-    tensors = read_bundle(DATA / "tf1_levels" / INDEX)
+    tensors = bundle(DATA / "tf1_levels" / INDEX).entries
     names = sorted(name for name in tensors if name.startswith("generator/") and "moving" not in name)
     described = [{"name": name, "shape": list(tensors[name].shape)} for name in names]
     codebook = np.linspace(-1, 1, 256, dtype="<f4").tobytes()
@@ -180,8 +178,8 @@ def objects_cases(folder: Path) -> Callable[[random.Random], Case]:
     """Checkpoints whose graph of objects is hostile, with true checksums."""
     files = unpacked(folder, "training")
     index, shard = "ckpt-2.index", "ckpt-2.data-00000-of-00001"
-    table = {key: bytes(value) for key, value in read_table(files[index]).items()}
-    graph = read_bundle(folder / "keras3" / "training" / index)[GRAPH].read_string()
+    entries = table(folder / "keras3" / "training" / index)
+    graph = bundle(folder / "keras3" / "training" / index).string(GRAPH)
 
     def make(rng: random.Random) -> Case:
         changed = hostile_message(graph, rng)
@@ -191,8 +189,8 @@ def objects_cases(folder: Path) -> Callable[[random.Random], Case]:
         data = varint(len(changed)) + length + changed
         checksum = masked(struct.pack("<I", len(changed)) + length + changed)
         place = field(1, 7) + field(2, b"") + field(4, len(files[shard])) + field(5, len(data)) + b"\x35" + checksum
-        entries = sorted((table | {GRAPH.encode(): place}).items())
-        return files | {index: table_of(entries), shard: files[shard] + data}, "", {}
+        changed_index = table_of(sorted((entries | {GRAPH.encode(): place}).items()))
+        return files | {index: changed_index, shard: files[shard] + data}, "", {}
 
     return make
 

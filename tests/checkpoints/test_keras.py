@@ -18,8 +18,10 @@ import pytest
 
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, read, write
+from pix2pix.checkpoints.budget import Budget
 from pix2pix.checkpoints.containers import hdf5
 from pix2pix.checkpoints.keras import weights as keras_weights
+from pix2pix.checkpoints.model_file import opened
 from pix2pix.engines.reference import ReferenceEngine, to_float
 
 DATA = Path(__file__).parent / "data"
@@ -181,12 +183,13 @@ def test_what_keras_does_not_write_is_refused(name: str, message: str) -> None:
 
 
 def test_numbers_of_all_types_and_groups_of_many() -> None:
-    root = hdf5.open_root(memoryview((DATA / "hdf5_types.h5").read_bytes()))
-    assert set(root.group("arrays").names()) == {"float16", "float32", "float64"}
-    for path, array in root.arrays("arrays").items():
-        assert (path, array.shape) == (f"arrays/{array.dtype}", (1, 3))
-        assert array.read().tolist() == [[1.5, -2.25, 0.0]] and array.read().dtype == np.float32
-    assert sorted(array.read().item() for array in root.arrays("many").values()) == list(range(100))
+    with opened(DATA / "hdf5_types.h5", Budget()) as file:
+        root = hdf5.open_root(file)
+        assert set(root.group("arrays").names()) == {"float16", "float32", "float64"}
+        for path, array in root.arrays("arrays").items():
+            assert (path, array.shape) == (f"arrays/{array.dtype}", (1, 3))
+            assert array.read().tolist() == [[1.5, -2.25, 0.0]] and array.read().dtype == np.float32
+        assert sorted(array.read().item() for array in root.arrays("many").values()) == list(range(100))
 
 
 def test_numbers_of_a_type_that_is_not_known_are_refused(tmp_path: Path) -> None:

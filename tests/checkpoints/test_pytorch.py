@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 
 import pix2pix
-from pix2pix.checkpoints import CheckpointError, read
+from pix2pix.checkpoints import CheckpointError, pytorch, read
+from pix2pix.checkpoints.budget import Budget
+from pix2pix.checkpoints.model_file import opened
+from pix2pix.checkpoints.pytorch import torch_file
 from pix2pix.engines.reference import ReferenceEngine, to_float
 
 DATA = Path(__file__).parent / "data"
@@ -168,15 +171,14 @@ def test_whole_module_of_an_old_pytorch_is_explained(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    from pix2pix.checkpoints.pytorch import state_dict as pytorch
-    from pix2pix.checkpoints.pytorch import torchfile
-
-    state = dict(torchfile.load(model_file("batch")))
+    budget = Budget()
+    with opened(model_file("batch"), budget) as file:
+        state = dict(torch_file.load(file))
     del state["model.model.1.model.2.bias"]
     state["model.model.3.weight"] = state["model.model.0.weight"]
     state["model.model.9.weight"] = state["model.model.3.bias"]
     with pytest.raises(CheckpointError) as caught:
-        pytorch.from_tensors(state, None, 10**6, "")
+        pytorch.from_tensors(state, None, "", budget)
     heading, *lines = str(caught.value).splitlines()
     assert "3 problems" in heading
     assert lines == [

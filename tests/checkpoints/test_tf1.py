@@ -19,11 +19,10 @@ import pytest
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, read
 from pix2pix.checkpoints.containers.crc32c import crc32c
-from pix2pix.checkpoints.containers.sstable import read_table
-from pix2pix.checkpoints.tensorflow.bundle import read_bundle
+from pix2pix.checkpoints.tensorflow import tf1
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 
-from .bundles import field, table_of
+from .bundles import bundle, field, table, table_of
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = 2e-5  # TensorFlow computes in float32, the oracle in float64; found: up to 1.4e-5
@@ -144,7 +143,7 @@ def test_a_linked_index_is_not_followed_out_of_the_folder(folder: Path) -> None:
 
 def test_every_damaged_byte_of_what_is_read_is_noticed(folder: Path) -> None:
     shard = folder / "model-200.data-00000-of-00001"
-    tensor = read_bundle(folder / "model-200.index")["generator/encoder_3/conv2d/kernel"]
+    tensor = bundle(folder / "model-200.index").entries["generator/encoder_3/conv2d/kernel"]
     for path, at in ((shard, tensor.offset + 5), (folder / "model-200.index", 1000)):
         whole = path.read_bytes()
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
@@ -163,8 +162,7 @@ def reindexed(folder: Path, entries: list[tuple[bytes, bytes]]) -> Path:
 
 
 def test_indices_with_true_checksums_that_lie(folder: Path) -> None:
-    table = read_table((folder / "model-200.index").read_bytes())
-    entries = [(key, bytes(value)) for key, value in table.items()]
+    entries = list(table(folder / "model-200.index").items())
     assert same_model(reindexed(folder, entries), DATA / "tf1_trained")
     with pytest.raises(CheckpointError, match="a name twice or out of order"):
         read(reindexed(folder, [*entries, entries[-1]]))
@@ -181,18 +179,14 @@ def test_indices_with_true_checksums_that_lie(folder: Path) -> None:
 
 
 def test_a_discriminator_alone_is_explained() -> None:
-    from pix2pix.checkpoints.tensorflow import tf1
-
-    tensors = read_bundle(DATA / "tf1_trained" / "model-200.index")
+    tensors = bundle(DATA / "tf1_trained" / "model-200.index").tensors()
     alone = {name: tensor for name, tensor in tensors.items() if name.startswith("discriminator/")}
     with pytest.raises(CheckpointError, match="a discriminator alone"):
         tf1.from_tensors(alone, None, "")
 
 
 def test_all_problems_are_listed() -> None:
-    from pix2pix.checkpoints.tensorflow import tf1
-
-    tensors = dict(read_bundle(DATA / "tf1_levels" / "model-200.index"))
+    tensors = bundle(DATA / "tf1_levels" / "model-200.index").tensors()
     tensors["generator/encoder_4/attention/kernel"] = tensors["generator/encoder_4/conv2d/kernel"]
     tensors["generator/decoder_2/conv2d_transpose/bias"] = tensors["generator/encoder_4/conv2d/kernel"]
     del tensors["generator/encoder_5/conv2d/kernel"]
@@ -248,8 +242,8 @@ def pict_of(weights: dict[str, np.ndarray]) -> tuple[bytes, dict[str, np.ndarray
 
 @pytest.mark.parametrize("case", ["tf1_levels", "tf1_old"])
 def test_pict_files(tmp_path: Path, case: str) -> None:
-    bundle = read_bundle(DATA / case / "model-200.index")
-    chosen = {k: t.read() for k, t in bundle.items() if k.startswith("generator/") and "moving" not in k}
+    stored = bundle(DATA / case / "model-200.index").tensors()
+    chosen = {k: t.read() for k, t in stored.items() if k.startswith("generator/") and "moving" not in k}
     data, parts = pict_of(chosen)
     (tmp_path / "model.pict").write_bytes(data)
     generator, weights = read(tmp_path / "model.pict")

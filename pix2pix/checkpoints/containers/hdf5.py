@@ -2,10 +2,9 @@
 
 h5py would do, were it not for hostile files: the C library behind it follows links to other files and unpacks bombs,
 and where it crashes on damage, no Python code can catch that. Keras needs little of the format, all of it in the oldest
-form, which h5py writes unless it is told otherwise: superblock 0, object headers of version 1, groups that are symbol
-tables (a B-tree of nodes, names in a local heap), attributes that are strings or lists of them, and contiguous arrays.
-All else is refused by name. Every address is compared with the file's length before it is used, and the number of
-records that are looked at is bounded, so that loops end.
+form, which h5py writes by default: superblock 0, object headers of version 1, groups that are symbol tables (a B-tree
+of nodes, names in a local heap), attributes that are strings or lists of them, and contiguous arrays. Everything else
+is refused by name.
 
 The format: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
@@ -14,24 +13,26 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...errors import CheckpointError
-from ..common import shown, to_float32
+from ..model_file import ModelFile
+from ..tensors import StoredTensor
+from ..text import shown
 
 START = b"\x89HDF\r\n\x1a\n"
-_MAX_RECORDS = 50_000  # a whole training checkpoint of a U-Net has some 2,000
 _MAX_RANK = 8
 _MAX_DEPTH = 16
-_MAX_ATTRIBUTE = 2 << 20
+_MAX_ATTRIBUTE = 2 << 20  # bytes of all strings of one attribute
+_MAX_NAME = 1000
 _UNDEFINED = 2**64 - 1
 _DATASPACE, _DATATYPE, _EXTERNAL, _LAYOUT, _FILTERS, _ATTRIBUTE = 1, 3, 7, 8, 11, 12
 _CONTINUATION, _SYMBOL_TABLE = 16, 17
-_LINK_INFO, _LINK = 2, 6  # groups of the newer form, and those in which external links have been put
+_LINK_INFO, _LINK = 2, 6  # of groups of the newer form, and of those with external links
 # Little-endian IEEE numbers: class and bit fields, size, and where sign, exponent and mantissa lie.
 _FLOATS = {
     bytes.fromhex("11201f00 04000000 00002000 17080017 7f000000"): "float32",
@@ -40,63 +41,15 @@ _FLOATS = {
 }
 _FIXED_STRING, _VARIABLE = 3, 9
 
-
-def _damaged(what: str) -> CheckpointError:
-    return CheckpointError(f"the HDF5 file is damaged or cut off ({what}): copy or download it again")
-
-
-def _unsupported(what: str) -> CheckpointError:
-    return CheckpointError(f"the HDF5 file uses {what}, which Keras does not: save the model once more with Keras")
-
-
-@dataclass(slots=True)
-class _Bytes:
-    """The bytes of the file, how many more records may be looked at, and how many bytes arrays may still take."""
-
-    data: memoryview
-    left: int = _MAX_RECORDS
-    left_for_arrays: int = 0
-
-    def __post_init__(self) -> None:
-        self.left_for_arrays = len(self.data)
-
-    def take(self, position: int, count: int) -> memoryview:
-        """``count`` bytes from ``position``; CheckpointError if the file doesn't have them."""
-        self.left -= 1
-        if self.left < 0:
-            raise _damaged(f"it takes more than {_MAX_RECORDS} records to read")
-        if not 0 <= count <= len(self.data) - position or position < 0:
-            raise _damaged(f"{shown(count)} bytes at byte {shown(position)} of {len(self.data)}")
-        return self.data[position : position + count]
-
-    def record(self, position: int, form: str, signature: bytes = b"") -> tuple[int, ...]:
-        """The little-endian numbers of ``form`` that follow ``signature`` at ``position``."""
-        content = self.take(position, len(signature) + struct.calcsize("<" + form))
-        if bytes(content[: len(signature)]) != signature:
-            raise _damaged(f"no {signature!r} at byte {position}")
-        return struct.unpack_from("<" + form, content, len(signature))
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array in the file whose numbers have not been read."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    stored: memoryview
-
-    def read(self) -> np.ndarray:
-        """The numbers as a float32 array of that shape, which is independent of the file."""
-        numbers = np.frombuffer(self.stored, np.dtype(self.dtype).newbyteorder("<"))
-        return to_float32(numbers.reshape(self.shape).copy(), self.dtype)
+Messages = list[tuple[int, bytes]]  # kind and content of the messages of an object header
 
 
 @dataclass(slots=True)
 class Group:
-    """A group of the file: its attributes, and what is in it by name."""
+    """A group of the file: its attributes, and its groups and arrays by name."""
 
-    _file: _Bytes
-    _messages: list[tuple[int, memoryview]]
+    file: ModelFile
+    messages: Messages
     _children: dict[str, int] | None = field(default=None)
 
     def __contains__(self, name: str) -> bool:
@@ -113,7 +66,7 @@ class Group:
             raise _damaged(f"{shown(name)} is no group of it")
         return found
 
-    def at(self, path: str) -> Group | Array | None:
+    def at(self, path: str) -> Group | StoredTensor | None:
         """The group or the array at ``path`` in this group; None if there is nothing."""
         *folders, last = path.split("/")
         group = self
@@ -124,19 +77,20 @@ class Group:
             group = found
         if last not in group:
             return None
-        messages = list(_messages(self._file, group._links()[last]))
+        messages = _messages(self.file, group._links()[last])
         if any(kind in (_SYMBOL_TABLE, _LINK_INFO, _LINK) for kind, _ in messages):
-            return Group(self._file, messages)
-        return _array(self._file, messages, last)
+            return Group(self.file, messages)
+        return _array(self.file, messages, last)
 
-    def arrays(self, path: str) -> dict[str, Array]:
+    def arrays(self, path: str) -> dict[str, StoredTensor]:
         """All arrays in the group at ``path`` and in those below it, by their paths. Raises CheckpointError."""
-        found: dict[str, Array] = {}
+        found: dict[str, StoredTensor] = {}
         waiting = [path]
         while waiting:
             path = waiting.pop()
+            self.file.budget.spend_text(len(path))
             inside = self.at(path)
-            if isinstance(inside, Array):
+            if isinstance(inside, StoredTensor):
                 found[path] = inside
             elif inside is None or path.count("/") > _MAX_DEPTH:
                 raise _damaged(f"nothing at {shown(path)}, or groups inside groups without an end")
@@ -151,42 +105,68 @@ class Group:
 
     def texts(self, name: str) -> list[str] | None:
         """The attribute ``name`` as a list of strings; None if the group has none of that name."""
-        for kind, message in self._messages:
+        for kind, message in self.messages:
             if kind == _ATTRIBUTE:
+                self.file.budget.spend()
                 found, datatype, dataspace, value = _attribute(message)
                 if found == name:
-                    return _strings(self._file, datatype, math.prod(_shape(dataspace)), value)
+                    return _strings(self.file, datatype, math.prod(_shape(dataspace)), value)
         return None
 
     def _links(self) -> dict[str, int]:
         """The addresses of what is in the group."""
         if self._children is None:
             self._children = {}
-            for kind, message in self._messages:
+            for kind, message in self.messages:
                 if kind in (_LINK_INFO, _LINK):
                     raise _unsupported("links to other files, or groups of a newer form")
                 if kind == _SYMBOL_TABLE:
                     tree, heap = _unpacked("2Q", message)
-                    _, _, _, _, length, _, start = self._file.record(heap, "4B3Q", b"HEAP")
-                    self._children |= _symbols(self._file, tree, self._file.take(start, length), None)
+                    _, _, _, _, length, _, start = _record(self.file, heap, "4B3Q", b"HEAP")
+                    self._children |= _symbols(self.file, tree, _take(self.file, start, length), None)
         return self._children
 
 
-def open_root(data: memoryview) -> Group:
-    """The root group of the HDF5 file that fills ``data``. Raises CheckpointError."""
-    file = _Bytes(data)
-    version, *_, offsets, lengths, _ = file.record(0, "8B", START)
+def open_root(file: ModelFile) -> Group:
+    """The root group of an HDF5 file. Raises CheckpointError."""
+    version, *_, offsets, lengths, _ = _record(file, 0, "8B", START)
     if version > 1:
         raise _unsupported("a newer form of the format (libver='latest')")
     if (offsets, lengths) != (8, 8):
         raise _unsupported(f"addresses of {offsets} and {lengths} bytes")
-    base, _, end, _, _, header = file.record(24 + 4 * version, "6Q")
-    if base or end > len(data):
-        raise _damaged(f"it should have {shown(end)} bytes from byte {shown(base)}, and has {len(data)}")
-    return Group(file, list(_messages(file, header)))
+    base, _, end, _, _, header = _record(file, 24 + 4 * version, "6Q")
+    if base or end > file.size:
+        raise _damaged(f"it should have {shown(end)} bytes from byte {shown(base)}, and has {file.size}")
+    return Group(file, _messages(file, header))
 
 
-def _unpacked(form: str, data: memoryview, position: int = 0) -> tuple[Any, ...]:
+# -- records --------------------------------------------------------------------------------------------------
+
+
+def _damaged(what: str) -> CheckpointError:
+    return CheckpointError(f"the HDF5 file is damaged or cut off ({what}): copy or download it again")
+
+
+def _unsupported(what: str) -> CheckpointError:
+    return CheckpointError(f"the HDF5 file uses {what}, which Keras does not: save the model once more with Keras")
+
+
+def _take(file: ModelFile, position: int, count: int) -> bytes:
+    """``count`` bytes from ``position``. Raises CheckpointError if the file is shorter."""
+    if not 0 <= count <= file.size - position:
+        raise _damaged(f"{shown(count)} bytes at byte {shown(position)} of {file.size}")
+    return file.read(position, count)
+
+
+def _record(file: ModelFile, position: int, form: str, signature: bytes = b"") -> tuple[int, ...]:
+    """The little-endian numbers of ``form`` that follow ``signature`` at ``position``."""
+    content = _take(file, position, len(signature) + struct.calcsize("<" + form))
+    if content[: len(signature)] != signature:
+        raise _damaged(f"no {signature!r} at byte {position}")
+    return struct.unpack_from("<" + form, content, len(signature))
+
+
+def _unpacked(form: str, data: bytes, position: int = 0) -> tuple[Any, ...]:
     """The little-endian numbers of ``form`` at ``position`` of a message."""
     try:
         return struct.unpack_from("<" + form, data, position)
@@ -194,35 +174,40 @@ def _unpacked(form: str, data: memoryview, position: int = 0) -> tuple[Any, ...]
         raise _damaged("a message is too short") from None
 
 
-def _messages(file: _Bytes, address: int) -> Iterator[tuple[int, memoryview]]:
+def _messages(file: ModelFile, address: int) -> Messages:
     """(kind, content) of all messages of the object header at ``address``."""
-    version, _, _, _, size = file.record(address, "2BH2L")
+    version, _, _, _, size = _record(file, address, "2BH2L")
     if version != 1:
         raise _unsupported("object headers of a newer form") if version == ord("O") else _damaged("an object header")
+    messages: Messages = []
     waiting = [(address + 16, size)]
     while waiting:
-        position, size = waiting.pop()
-        end = position + size
-        while position + 8 <= end:
-            kind, length, flags = file.record(position, "2HB")
-            content = file.take(position + 8, length)
+        block = _take(file, *waiting.pop())
+        position = 0
+        while position + 8 <= len(block):
+            file.budget.spend()
+            kind, length, flags = _unpacked("2HB", block, position)
+            content = block[position + 8 : position + 8 + length]
             position += 8 + length
+            if len(content) < length:
+                raise _damaged("a message is cut off")
             if kind == _CONTINUATION:
                 waiting.append(_unpacked("2Q", content))
             elif kind and flags & 2:
                 raise _unsupported("shared descriptions")
             elif kind:
-                yield kind, content
+                messages.append((kind, content))
+    return messages
 
 
-def _symbols(file: _Bytes, address: int, heap: memoryview, level: int | None) -> dict[str, int]:
+def _symbols(file: ModelFile, address: int, heap: bytes, level: int | None) -> dict[str, int]:
     """Names and addresses in the B-tree node at ``address``, which is at ``level`` (None: not known) of its tree."""
-    kind, found, count, _, _ = file.record(address, "2BH2Q", b"TREE")
+    kind, found, count, _, _ = _record(file, address, "2BH2Q", b"TREE")
     if kind or found != (found if level is None else level) or found > 8:
         raise _damaged(f"a node of a group at byte {address}")
     symbols: dict[str, int] = {}
     for number in range(count):
-        (child,) = file.record(address + 32 + 16 * number, "Q")
+        (child,) = _record(file, address + 32 + 16 * number, "Q")
         inside = _symbols(file, child, heap, found - 1) if found else _entries(file, child, heap)
         if not symbols.keys().isdisjoint(inside):
             raise _damaged("a group has a name twice")
@@ -230,13 +215,13 @@ def _symbols(file: _Bytes, address: int, heap: memoryview, level: int | None) ->
     return symbols
 
 
-def _entries(file: _Bytes, address: int, heap: memoryview) -> dict[str, int]:
+def _entries(file: ModelFile, address: int, heap: bytes) -> dict[str, int]:
     """Names and addresses in one symbol table node."""
-    _, _, count = file.record(address, "2BH", b"SNOD")
+    _, _, count = _record(file, address, "2BH", b"SNOD")
     entries: dict[str, int] = {}
     for number in range(count):
-        start, header, cached = file.record(address + 8 + 40 * number, "2QL")
-        name = bytes(heap[start : start + 1000]).split(b"\0")[0].decode("utf-8", "replace")
+        start, header, cached = _record(file, address + 8 + 40 * number, "2QL")
+        name = heap[start : start + _MAX_NAME].split(b"\0")[0].decode("utf-8", "replace")
         if cached == 2:
             raise _unsupported(f"a link ({shown(name)} leads elsewhere)")
         if name in entries or not name:
@@ -248,7 +233,7 @@ def _entries(file: _Bytes, address: int, heap: memoryview) -> dict[str, int]:
 # -- attributes -----------------------------------------------------------------------------------------------
 
 
-def _attribute(message: memoryview) -> tuple[str, memoryview, memoryview, memoryview]:
+def _attribute(message: bytes) -> tuple[str, bytes, bytes, bytes]:
     """(name, datatype, dataspace, value) of an attribute."""
     version, flags, *sizes = _unpacked("2B3H", message)
     if version not in (1, 2, 3) or (version > 1 and flags):
@@ -257,17 +242,18 @@ def _attribute(message: memoryview) -> tuple[str, memoryview, memoryview, memory
     for size in sizes:
         parts.append(message[position : position + size])
         position += size + (-size % 8 if version == 1 else 0)
-    name = bytes(parts[0]).split(b"\0")[0].decode("utf-8", "replace")
+    name = parts[0][:_MAX_NAME].split(b"\0")[0].decode("utf-8", "replace")
     return name, parts[1], parts[2], message[position:]
 
 
-def _strings(file: _Bytes, datatype: memoryview, count: int, value: memoryview) -> list[str]:
+def _strings(file: ModelFile, datatype: bytes, count: int, value: bytes) -> list[str]:
     """``count`` strings, of fixed length or in the file's global heaps."""
-    if not count:  # whose type then says nothing: Keras writes an empty list as one of numbers
+    if not count:  # the type then says nothing: Keras writes an empty list as one of numbers
         return []
     kind, bits, size = _unpacked("2B2xL", datatype)
-    if count > _MAX_RECORDS or count * size > len(value):
+    if count * max(size, 1) > len(value):
         raise _damaged(f"an attribute of {shown(count)} strings")
+    file.budget.spend(count)
     pieces = [value[size * i : size * (i + 1)] for i in range(count)]
     if kind & 15 == _VARIABLE and bits & 15 == 1 and size == 16:
         places = [_unpacked("LQL", piece) for piece in pieces]
@@ -277,17 +263,17 @@ def _strings(file: _Bytes, datatype: memoryview, count: int, value: memoryview) 
         pieces = [_from_heap(file, *place) for place in places]
     elif kind & 15 != _FIXED_STRING:
         raise _damaged("an attribute is no string")
-    return [bytes(piece).rstrip(b"\0").decode("utf-8", "replace") for piece in pieces]
+    return [piece.rstrip(b"\0").decode("utf-8", "replace") for piece in pieces]
 
 
-def _from_heap(file: _Bytes, length: int, address: int, index: int) -> memoryview:
+def _from_heap(file: ModelFile, length: int, address: int, index: int) -> bytes:
     """The string of ``length`` bytes that is object ``index`` of the global heap at ``address``."""
-    _, size = file.record(address, "LQ", b"GCOL")
+    _, size = _record(file, address, "LQ", b"GCOL")
     position, end = address + 16, address + size
     while position + 16 <= end:
-        found, _, size = file.record(position, "HH4xQ")
+        found, _, size = _record(file, position, "HH4xQ")
         if found == index and size >= length:
-            return file.take(position + 16, length)
+            return _take(file, position + 16, length)
         position += 16 + size + -size % 8
     raise _damaged("a string is missing")
 
@@ -295,7 +281,7 @@ def _from_heap(file: _Bytes, length: int, address: int, index: int) -> memoryvie
 # -- arrays ---------------------------------------------------------------------------------------------------
 
 
-def _shape(dataspace: memoryview) -> tuple[int, ...]:
+def _shape(dataspace: bytes) -> tuple[int, ...]:
     """The sizes of an array; () for a single value."""
     version, rank, _, kind = _unpacked("4B", dataspace)
     if version not in (1, 2) or rank > _MAX_RANK or (version == 2 and kind == 2):
@@ -303,7 +289,7 @@ def _shape(dataspace: memoryview) -> tuple[int, ...]:
     return _unpacked(f"{rank}Q", dataspace, 8 if version == 1 else 4)
 
 
-def _array(file: _Bytes, messages: list[tuple[int, memoryview]], name: str) -> Array:
+def _array(file: ModelFile, messages: Messages, name: str) -> StoredTensor:
     """The array whose object header has these messages."""
     by_kind = dict(messages)
     if not {_DATASPACE, _DATATYPE, _LAYOUT} <= by_kind.keys():
@@ -313,22 +299,27 @@ def _array(file: _Bytes, messages: list[tuple[int, memoryview]], name: str) -> A
     if _FILTERS in by_kind:
         raise _unsupported("compressed arrays")
     datatype, shape = by_kind[_DATATYPE], _shape(by_kind[_DATASPACE])
-    dtype = _FLOATS.get(bytes(datatype[:20]), "unknown")
+    dtype = _FLOATS.get(datatype[:20], "unknown")
     (size,) = _unpacked("L", datatype, 4)
     length = math.prod(shape) * size
-    file.left_for_arrays -= length
-    if file.left_for_arrays < 0:
-        raise _damaged(f"{shown(name)} has {shown(length)} bytes: more than are there, or shared with other arrays")
+    if length > file.size:
+        raise _damaged(f"{shown(name)} has {shown(length)} bytes: more than are there")
     version, kind = _unpacked("2B", by_kind[_LAYOUT])
     if version not in (3, 4) or kind > 1:
         raise _unsupported("arrays in pieces")
     if kind == 0:
-        stored = by_kind[_LAYOUT][4 : 4 + length]
-    else:
-        address, _ = _unpacked("2Q", by_kind[_LAYOUT], 2)
-        if address == _UNDEFINED and length:
-            raise _damaged(f"{shown(name)} has no numbers")
-        stored = file.take(address if length else 0, length)
-    if len(stored) != length:
-        raise _damaged(f"{shown(name)} has {len(stored)} bytes, expected {shown(length)}")
-    return Array(shape, dtype, stored)
+        data = by_kind[_LAYOUT][4 : 4 + length]
+        if len(data) != length:
+            raise _damaged(f"{shown(name)} has {len(data)} bytes, expected {shown(length)}")
+        return StoredTensor(shape, dtype, partial(_compact, data, dtype, shape))
+    address, _ = _unpacked("2Q", by_kind[_LAYOUT], 2)
+    if address == _UNDEFINED and length:
+        raise _damaged(f"{shown(name)} has no numbers")
+    if length and address > file.size - length:
+        raise _damaged(f"{shown(name)} has {shown(length)} bytes at byte {shown(address)} of {file.size}")
+    return StoredTensor(shape, dtype, partial(file.numbers, address if length else 0, dtype, shape))
+
+
+def _compact(data: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers of an array that is stored in its object header."""
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).copy()

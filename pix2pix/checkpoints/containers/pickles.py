@@ -1,12 +1,12 @@
-"""The part of the pickle language that torch.save writes, interpreted without executing anything.
+"""The part of the pickle language that state dicts need, interpreted without executing anything.
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever function the file names. Its C form
 also allocates what hostile lengths ask for before it looks whether so many bytes are there, and recurses on what it
-builds. So this module has its own machine, of the 40-odd instructions that torch.save uses (protocols 2 to 4 and the
-string instructions of Python 2): it is short enough to be checked by reading, each of its steps takes bounded time
-and memory, and it only ever calls the :class:`Constructor` values that its caller hands out. Objects of other classes,
-which training programs save beside their tensors (options, losses, schedulers), become :class:`Opaque`: a name, and
-nothing else of them is kept. Unknown instructions (INST, OBJ, EXT and others) are refused.
+builds. This module therefore has a machine of its own, for the 40-odd instructions that torch.save uses (protocols 2
+to 4 and the string instructions of Python 2). It is short enough to be checked by reading. Each step takes bounded time
+and memory, and the only functions that it calls are the :class:`Constructor` values that its caller hands out. Objects
+of other classes, which training programs save beside their tensors (options, losses, schedulers), become
+:class:`Opaque`: nothing is kept of them but the class's name. Other instructions (INST, OBJ, EXT, ...) are refused.
 
 The language: https://docs.python.org/3/library/pickletools.html
 """
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
-from ..common import shown
+from ..budget import Budget
+from ..text import shown
 
-MAX_STEPS = 250_000  # a training checkpoint of a U-Net takes some 15,000; bounds time and the objects made
-MAX_BYTES = 8 << 20  # a whole state dict of a U-Net takes some 10,000
 _MAX_NAME = 200
+_MAX_KEY = 2**60  # larger integers can have equal hashes, so that a dict of them takes quadratic time
 
 _CONSTANTS: dict[int, Any] = {ord("N"): None, 0x88: True, 0x89: False, ord(")"): ()}
 _NUMBERS = {ord("K"): "<B", ord("M"): "<H", ord("J"): "<i", ord("G"): ">d"}
@@ -44,9 +44,21 @@ class Constructor:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """In the place of an object of the program that made the file: nothing is known of it but its class's name."""
+    """Stands for an object of the program that made the file. Only the name of its class is known."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a pickle can refer to.
+
+    ``find_global(module, name)`` gives the value of a global, ``load_persistent(id)`` that of a persistent id. Both
+    raise CheckpointError for what they don't know.
+    """
+
+    find_global: Callable[[str, str], Any]
+    load_persistent: Callable[[Any], Any]
 
 
 class _Mark:
@@ -57,31 +69,21 @@ _MARK = _Mark()
 
 
 class Machine:
-    """Reads one pickle out of ``data``, from ``position`` on; :attr:`position` is then where it ended.
+    """Reads pickles out of ``data``, from ``position`` on; :attr:`position` is then where the last one ended."""
 
-    ``find_global(module, name)`` gives the value of a global, ``load_persistent(id)`` that of a persistent id. Both
-    raise CheckpointError for what they don't know.
-    """
-
-    def __init__(
-        self,
-        data: memoryview,
-        position: int,
-        find_global: Callable[[str, str], Any],
-        load_persistent: Callable[[Any], Any],
-    ) -> None:
-        self._data = data[: position + MAX_BYTES]
+    def __init__(self, data: bytes, position: int, budget: Budget, world: World) -> None:
         self.position = position
-        self._find_global = find_global
-        self._load_persistent = load_persistent
+        self._data = data
+        self._budget = budget
+        self._world = world
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._steps_left = MAX_STEPS
 
     def load(self) -> Any:
-        """The value that the pickle describes. Raises CheckpointError."""
-        while self._steps_left > 0:
-            self._steps_left -= 1
+        """The value that the next pickle describes. Raises CheckpointError."""
+        self._stack, self._memo = [], {}
+        while True:
+            self._budget.spend()
             opcode = self._take(1)[0]
             if opcode == ord("."):
                 return self._pop()
@@ -89,7 +91,6 @@ class Machine:
                 _STEPS[opcode](self)
             else:
                 self._simple(opcode)
-        raise CheckpointError(f"the file's pickle takes more than {MAX_STEPS} steps: no state dict is so large")
 
     def _simple(self, opcode: int) -> None:
         """The instructions that only move one value."""
@@ -98,10 +99,10 @@ class Machine:
         elif opcode in _NUMBERS:
             self._stack.append(self._number(_NUMBERS[opcode]))
         elif opcode in _STRINGS:
-            text = self._take(self._number(_STRINGS[opcode])).tobytes()
+            text = self._take(self._number(_STRINGS[opcode]))
             self._stack.append(text.decode("utf-8", "replace"))
         elif opcode in _BYTES:
-            self._stack.append(self._take(self._number(_BYTES[opcode])).tobytes())
+            self._stack.append(self._take(self._number(_BYTES[opcode])))
         elif opcode in _TUPLES:
             values = [self._pop() for _ in range(_TUPLES[opcode])]
             self._stack.append(tuple(reversed(values)))
@@ -120,9 +121,9 @@ class Machine:
     def _damaged(self, what: str) -> CheckpointError:
         return CheckpointError(f"the file's pickle {what} (at byte {self.position}): the file is damaged or no model")
 
-    def _take(self, count: int) -> memoryview:
+    def _take(self, count: int) -> bytes:
         if not 0 <= count <= len(self._data) - self.position:
-            raise self._damaged(f"claims {shown(count)} bytes more than it has, or than the {MAX_BYTES} allowed")
+            raise self._damaged(f"claims {shown(count)} bytes, more than there are")
         self.position += count
         return self._data[self.position - count : self.position]
 
@@ -130,7 +131,7 @@ class Machine:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
-        window = bytes(self._data[self.position : self.position + _MAX_NAME])
+        window = self._data[self.position : self.position + _MAX_NAME]
         name, newline, _ = window.partition(b"\n")
         if not newline:
             raise self._damaged(f"has a name of more than {_MAX_NAME} bytes")
@@ -200,20 +201,20 @@ class Machine:
 
     def _global(self) -> None:
         module = self._line()
-        self._stack.append(self._find_global(module, self._line()))
+        self._stack.append(self._world.find_global(module, self._line()))
 
     def _stack_global(self) -> None:
-        name, module = self._pop(), self._pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise self._damaged("names a global by what is no string")
-        self._stack.append(self._find_global(module, name))
+        names = self._pop(), self._pop()
+        if not all(isinstance(name, str) and len(name) <= _MAX_NAME for name in names):
+            raise self._damaged("names a global by what is no string, or an endless one")
+        self._stack.append(self._world.find_global(names[1], names[0]))
 
     def _reduce(self) -> None:
         arguments, constructor = self._pop(), self._pop()
         if not isinstance(constructor, Constructor) or not isinstance(arguments, tuple):
             raise self._damaged("calls what is no known constructor")
         # A constructor may copy its arguments, which the memo could hand to it any number of times.
-        self._steps_left -= sum(len(value) for value in arguments if isinstance(value, list | tuple | dict))
+        self._budget.spend(sum(len(value) for value in arguments if isinstance(value, list | tuple | dict)))
         self._stack.append(constructor.make(arguments))
 
     def _build(self) -> None:
@@ -222,7 +223,7 @@ class Machine:
             raise self._damaged("sets attributes of what is no dict")
 
     def _persistent(self) -> None:
-        self._stack.append(self._load_persistent(self._pop()))
+        self._stack.append(self._world.load_persistent(self._pop()))
 
 
 _STEPS: dict[int, Callable[[Machine], Any]] = {
@@ -257,9 +258,13 @@ def checked_items(pairs: Any) -> dict[str | int, Any]:
     """
     items: dict[str | int, Any] = {}
     for pair in pairs:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | int):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not _is_key(pair[0]):
             raise CheckpointError(
                 "a dict in the file has a key that is neither a string nor a number: not a state dict"
             )
         items[pair[0]] = pair[1]
     return items
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < _MAX_KEY)

@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, as far as TensorFlow's files need it: messages are rows of numbered fields.
+"""The wire format of protocol buffers: a message is a sequence of numbered fields.
 
 Source: https://protobuf.dev/programming-guides/encoding.
 """
@@ -8,33 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...errors import CheckpointError
+from ..budget import Budget
 
 _MAX_VARINT = 10  # bytes of 7 bits that hold 64
-_SIZES = {1: 8, 5: 4}  # of fields of fixed length, by their wire type
-_MAX_FIELDS = 20_000  # of one message
+_FIXED_SIZES = {1: 8, 5: 4}  # bytes, by wire type
 _BYTES = 2  # the wire type of strings, bytes and messages
 
 
 class Message:
-    """The fields of one message: integers, and the bytes of everything else. Of unknown fields, nothing is asked.
+    """The fields of one message: integers, and the bytes of everything else.
 
-    Raises CheckpointError for bytes that are no message.
+    Raises CheckpointError for bytes that are no message. ``what`` names it there.
     """
 
-    def __init__(self, data: bytes | memoryview, what: str) -> None:
+    def __init__(self, data: bytes | memoryview, what: str, budget: Budget) -> None:
         self.what = what
+        self.budget = budget
         self._numbers: dict[int, int] = {}
         self._parts: dict[int, list[memoryview]] = {}
-        for count, (number, value) in enumerate(_fields(memoryview(data), what)):
-            if count == _MAX_FIELDS:
-                raise CheckpointError(f"{what} has more than {_MAX_FIELDS} parts: the file is damaged")
+        for number, value in _fields(memoryview(data), what):
+            budget.spend()
             if isinstance(value, int):
                 self._numbers[number] = value
             else:
                 self._parts.setdefault(number, []).append(value)
 
     def number(self, field: int) -> int:
-        """An integer field, as unsigned; 0 if it is not there."""
+        """An integer field, as unsigned; 0 if it is missing."""
         return self._numbers.get(field, 0)
 
     def parts(self, field: int) -> list[memoryview]:
@@ -42,28 +42,30 @@ class Message:
         return self._parts.get(field, [])
 
     def part(self, field: int) -> memoryview:
-        """The bytes of a single field, the last of them as the format says; none if it is not there."""
+        """The bytes of a single field, the last of them as the format says; none if it is missing."""
         return self.parts(field)[-1] if field in self._parts else memoryview(b"")
 
     def text(self, field: int) -> str:
         """A string field."""
+        part = self.part(field)
+        self.budget.spend_text(len(part))
         try:
-            return str(self.part(field), "utf-8")
+            return str(part, "utf-8")
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.what} has a name that is not valid UTF-8: the file is damaged") from None
 
     def message(self, field: int) -> Message:
-        """A message inside this one; empty if it is not there."""
-        return Message(self.part(field), self.what)
+        """A message inside this one; empty if it is missing."""
+        return Message(self.part(field), self.what, self.budget)
 
     def messages(self, field: int) -> list[Message]:
         """The messages of a repeated field."""
-        return [Message(part, self.what) for part in self.parts(field)]
+        return [Message(part, self.what, self.budget) for part in self.parts(field)]
 
 
 def varint(data: bytes | memoryview, position: int, what: str) -> tuple[int, int]:
     """(the number of variable length at ``position``, the position after it). Raises CheckpointError."""
-    if position < len(data) and data[position] < 0x80:  # as most are
+    if position < len(data) and data[position] < 0x80:  # the common case: one byte
         return data[position], position + 1
     value = 0
     for shift, byte in enumerate(data[position : position + _MAX_VARINT]):
@@ -84,8 +86,8 @@ def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int | memoryview
             continue
         if kind == _BYTES:
             size, position = varint(data, position, what)
-        elif kind in _SIZES:
-            size = _SIZES[kind]
+        elif kind in _FIXED_SIZES:
+            size = _FIXED_SIZES[kind]
         else:  # groups, which nothing has written for many years
             raise _damaged(what)
         end = position + size

@@ -1,4 +1,4 @@
-"""The nodes of a Keras functional model's config, Keras 2 or 3, with nested Sequential models unrolled."""
+"""The nodes of the config of a functional Keras model, Keras 2 or 3. Nested Sequential models are unrolled."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CheckpointError
-from ..common import shown
+from ..text import entry, shown
 
 _MAX_LAYERS = 1000
+_MAX_NAME = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One layer of the graph: what it is, the nodes that it reads, and the keyword arguments of its call.
+    """One layer of the graph: its class, the nodes that it reads, and the keyword arguments of its call.
 
-    ``weights`` is the name under which a file keeps its weights: the layer's own, after that of the Sequential that it
-    is in, if it is in one. ``path`` is the group in which Keras 3 keeps them: there layers go by their class and their
-    number among those of that class, "layers/sequential/layers/conv2d_1".
+    ``weights`` is the name of its weights in Keras 2 files: the layer's own, after that of the Sequential that contains
+    it, if there is one. ``path`` is the group of its weights in Keras 3 files, which name layers by class and number:
+    "layers/sequential/layers/conv2d_1".
     """
 
     name: str
@@ -32,7 +33,7 @@ class Node:
 
 
 class _Paths:
-    """Names for the layers of one container, in the order in which they are asked for."""
+    """The paths of the layers of one container, which Keras 3 counts by class."""
 
     def __init__(self, container: str) -> None:
         self._container = container
@@ -46,16 +47,8 @@ class _Paths:
         return f"{self._container}/{name}_{number}" if number else f"{self._container}/{name}"
 
 
-def entry(config: Any, name: str, kind: type, owner: str) -> Any:
-    """``config[name]`` if it is there and of that type; CheckpointError, which names the owner, if not."""
-    value = config.get(name) if isinstance(config, dict) else None
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{owner} has no {kind.__name__} {name!r}: the file is damaged or of another kind")
-    return value
-
-
 def read_nodes(model: Any) -> tuple[list[Node], str]:
-    """All nodes of a functional model, ``{"class_name": ..., "config": {"layers": [...], ...}}``; its output's name.
+    """All nodes of a functional model, ``{"class_name": ..., "config": {"layers": [...], ...}}``; the output's name.
 
     Raises CheckpointError.
     """
@@ -75,7 +68,7 @@ def read_nodes(model: Any) -> tuple[list[Node], str]:
 
 
 def _explain(nodes: Sequence[Node]) -> None:
-    """Raise CheckpointError that says what the model is, if its layers show that it is something else than a U-Net."""
+    """Raise CheckpointError that says what the model is, if its layers show that it is no U-Net."""
     kinds = [node.kind for node in nodes]
     convolutions = [node for node in nodes if node.kind == "Conv2D"]
     if "Lambda" in kinds:
@@ -97,22 +90,22 @@ def _output(config: Mapping[str, Any]) -> str:
     if isinstance(outputs, list) and len(outputs) == 1 and isinstance(outputs[0], list):
         outputs = outputs[0]  # [[name, 0, 0]]; Keras 3 leaves the outer list out
     if not isinstance(outputs, list) or len(outputs) != 3 or not isinstance(outputs[0], str):
-        raise CheckpointError("the model has no single output: expected one picture to come out of it")
+        raise CheckpointError("the model has no single output: expected one image to come out of it")
     return outputs[0]
 
 
 def _described(layer: Any, paths: _Paths) -> tuple[str, str, Mapping[str, Any], str]:
-    """(name, kind, config, path) of a layer; its name is that of its path if it has none, as some classes."""
+    """(name, kind, config, path) of a layer. Some classes save no name; then it is the last part of the path."""
     kind, config = entry(layer, "class_name", str, "a layer"), entry(layer, "config", dict, "a layer")
     path = paths.next(kind)
     name = layer.get("name", config.get("name", path.rpartition("/")[2]))
-    if not isinstance(name, str):
-        raise CheckpointError(f"a layer of kind {shown(kind)} has a name that is no string: the file is damaged")
+    if not isinstance(name, str) or len(name) > _MAX_NAME:
+        raise CheckpointError(f"a layer of kind {shown(kind)} has no name, or an endless one: the file is damaged")
     return name, kind, config, path
 
 
 def _nodes(layer: Any, paths: _Paths) -> Iterator[Node]:
-    """The node of a layer, or those of a nested Sequential, the last of which has the name of the whole."""
+    """The node of a layer, or those of a nested Sequential, whose last node has the name of the Sequential."""
     name, kind, config, path = _described(layer, paths)
     calls = entry(layer, "inbound_nodes", list, f"layer {shown(name)}")
     if len(calls) > 1:
@@ -144,7 +137,7 @@ def _call(call: Any, owner: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
         else:
             histories = call
             arguments = {name: value for read in call if len(read) > 3 for name, value in read[3].items()}
-        # Every layer is called once, so the number of its call says nothing: for a Sequential it is 1, not 0.
+        # Every layer is called once, so the number of the call, which is 1 for a Sequential, can be ignored.
         known = all(isinstance(name, str) and tensor == 0 for name, _, tensor, *_ in histories)
         reads = tuple(history[0] for history in histories)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):

@@ -1,8 +1,7 @@
-"""The network behind Keras weights that come without a graph: that of the TensorFlow tutorial, in any size.
+"""The network of Keras weights that come without a graph: that of the TensorFlow tutorial, in any size.
 
-What the arrays say is taken from them: levels, filters, channels, where there are biases and norms, and of which kind.
-What they cannot say is as in the tutorial: leaky ReLU of 0.3, skips taken after it, [upsampled, skip] concatenated, eps
-of 0.001.
+The arrays show levels, filters, channels, biases and norms. What they cannot show is assumed to be as in the tutorial:
+leaky ReLU of 0.3, skips taken after it, [upsampled, skip] concatenated, eps of 0.001.
 
 Source: https://www.tensorflow.org/tutorials/generative/pix2pix
 """
@@ -11,14 +10,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from ...errors import CheckpointError
 from ...model.generator import INPUT, Generator, Layer, Norm, Source
-from ..common import MAX_CHANNELS, StoredTensor, matched, shown
+from ..tensors import MAX_CHANNELS, Stored, Unread, matched
+from ..text import shown
 
 _SLOPE, _EPS = 0.3, 1e-3
 _MAX_CONVOLUTIONS = 24
@@ -33,14 +31,13 @@ _REMARK = (
     "on pix2pix, e.g. that skips come after the leaky ReLU. Save the whole model to be sure"
 )
 
-Arrays = Mapping[str, StoredTensor]
-Block = dict[str, str]  # a convolution and its norm: what the file calls each of their parts
+Block = dict[str, str]  # a convolution and its norm: canonical part -> name in the file
 
 
-def read(orders: Iterable[Sequence[Block]], arrays: Arrays, origin: str) -> tuple[Generator, dict[str, np.ndarray]]:
-    """The generator and weights of a file; ``orders`` are those in which its convolutions may follow each other.
+def read(orders: Iterable[Sequence[Block]], arrays: Stored, origin: str) -> Unread:
+    """The generator and weights of a file. ``orders`` are the possible orders of its convolutions.
 
-    Raises CheckpointError for what is no U-Net, with an explanation or a list of all that doesn't fit.
+    Raises CheckpointError, which explains or lists what doesn't fit, for weights that are not those of a U-Net.
     """
     problem = "it has no convolutions"
     for blocks in orders:
@@ -58,8 +55,8 @@ def read(orders: Iterable[Sequence[Block]], arrays: Arrays, origin: str) -> tupl
     raise CheckpointError(f"the weights are not those of a U-Net: {problem}")
 
 
-def _check_kernels(blocks: Sequence[Block], arrays: Arrays) -> None:
-    """Raise CheckpointError that says what the file holds if the kernels show that it is no U-Net generator."""
+def _check_kernels(blocks: Sequence[Block], arrays: Stored) -> None:
+    """Raise CheckpointError that says what the file holds, if the kernels show that it is no U-Net generator."""
     shapes = [arrays[block["kernel"]].shape for block in blocks]
     if len(blocks) > _MAX_CONVOLUTIONS or any(
         len(s) != 4 or not all(1 <= n <= MAX_CHANNELS for n in s) for s in shapes
@@ -74,7 +71,7 @@ def _check_kernels(blocks: Sequence[Block], arrays: Arrays) -> None:
         )
 
 
-def _generator(blocks: Sequence[Block], arrays: Arrays, origin: str) -> Generator:
+def _generator(blocks: Sequence[Block], arrays: Stored, origin: str) -> Generator:
     """The network of ``blocks``. Raises ValueError where their channels don't fit together."""
     depth, odd = divmod(len(blocks), 2)
     if odd or depth < 2:
@@ -111,8 +108,8 @@ def _generator(blocks: Sequence[Block], arrays: Arrays, origin: str) -> Generato
 # -- the order of the convolutions ----------------------------------------------------------------------------
 
 
-def from_list(arrays: Arrays) -> list[list[Block]]:
-    """The blocks of arrays that are listed in the order of the layers, and called "<layer>/<part>"."""
+def from_list(arrays: Stored) -> list[list[Block]]:
+    """The one order of arrays that are called "<layer>/<part>" and listed in the order of the layers."""
     blocks: list[Block] = []
     homes: dict[str, Block] = {}
     for name in arrays:
@@ -136,11 +133,11 @@ def numbered(name: str) -> tuple[str, int]:
     return (match[1], int(match[2] or 0)) if match else (name, 0)
 
 
-def from_groups(arrays: Arrays) -> Iterator[list[Block]]:
-    """Possible orders of the blocks of arrays that are called "layers/sequential_1/layers/conv2d/vars/0".
+def from_groups(arrays: Stored) -> Iterator[list[Block]]:
+    """The possible orders of arrays that are called "layers/sequential_1/layers/conv2d/vars/0".
 
-    Layers of one class are numbered in their order, but nothing says how those of two classes, or those inside
-    and outside of Sequentials, are mixed.
+    Layers of one class are numbered in their order. Nothing says how layers of two classes, or layers inside and
+    outside of Sequentials, interleave.
     """
     kept: dict[str, list[str]] = {}
     for name in arrays:
@@ -167,7 +164,7 @@ def from_groups(arrays: Arrays) -> Iterator[list[Block]]:
 
 
 def _mixed(layers: list[str]) -> list[list[str]]:
-    """The orders in which layers inside Sequentials and layers outside of them may follow each other."""
+    """The possible orders of layers inside Sequentials and layers outside of them."""
     inside = [layer for layer in layers if layer.count("/") > 1]
     outside = [layer for layer in layers if layer.count("/") == 1]
     return [inside + outside, outside + inside] if inside and outside else [layers]
@@ -183,9 +180,9 @@ def _norm(layer: str, names: list[str]) -> Block:
 
 
 def _with_norms(blocks: list[Block], outside: list[bool], norms: list[Block]) -> list[Block]:
-    """``blocks`` with ``norms`` given to those of them that are outside of Sequentials, in order.
+    """``blocks`` with ``norms`` given, in order, to those blocks that are outside of Sequentials.
 
-    The first and the last convolution have none, nor has the innermost one in some networks.
+    The first and the last convolution have none; in some networks the innermost one has none either.
     """
     first, innermost, last = 0, len(blocks) // 2 - 1, len(blocks) - 1
     for without in ({first, last}, {first, innermost, last}, {last}, set[int]()):

@@ -1,1 +1,1 @@
-"""Models of TensorFlow 1 and 2: checkpoints and SavedModels."""
+"""Models of TensorFlow 1 and 2: checkpoints (:mod:`.checkpoint`) and SavedModels (:mod:`.saved_model`)."""

@@ -1,9 +1,9 @@
 """Keras models inside TensorFlow 2 checkpoints, found by the graph of Python objects that tf.train.Checkpoint writes.
 
-The graph is one more tensor of the bundle, a TrackableObjectGraph: objects that name their children by attribute or
-by place in a list, down to variables, which name their tensors. Keras 2 calls a model's layers ``layer-0``,
-``layer-1``, ..., Keras 3 keeps them in a list ``_operations`` or ``_layers``; layers call their variables ``kernel`` or
-``_kernel``, ``gamma`` and so on. Classes are not named, so the order and the shapes have to tell what a model is.
+The graph is one more tensor of the bundle, a TrackableObjectGraph. Its objects name their children by attribute or by
+index in a list, down to variables, which name their tensors. Keras 2 calls a model's layers ``layer-0``, ``layer-1``,
+...; Keras 3 keeps them in a list ``_operations`` or ``_layers``. Layers call their variables ``kernel`` or ``_kernel``,
+``gamma`` and so on. Classes are not named, so what a model is has to be inferred from the order and the shapes.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto of https://github.com/tensorflow/tensorflow.
 """
@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from ...errors import CheckpointError
-from ...model.generator import Generator
-from ..common import FLOAT_TYPES, shown
+from ..budget import Budget
 from ..containers.protobuf import Message
 from ..keras import weights as keras_weights
-from .bundle import BundleTensor
+from ..tensors import FLOAT_TYPES, Stored, StoredTensor, Unread
+from ..text import shown
+from .bundle import Bundle
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_MAX_GRAPH = 512 << 10  # that of the tutorial's training takes some 34,000 bytes, in a SavedModel 52,000
-_MAX_OBJECTS = 10_000  # 443 of the tutorial's training, 1150 in a SavedModel
 _MAX_MODELS = 100
 _MAX_DEPTH = 20
 _PARTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance", "scale", "offset")
@@ -34,32 +32,22 @@ _LAYER = re.compile(r"layer-(\d{1,4})")
 _LISTS = ("_functional", "_operations", "_layers")
 _OTHERS = frozenset(("optimizer", "variables", "trainable_variables", "non_trainable_variables", "keras_api"))
 
-Arrays = dict[str, BundleTensor]
+Arrays = dict[str, StoredTensor]
 
 
 class _Object(NamedTuple):
-    """A node of the graph: its children's numbers by name, and the names of its variable and of that one's tensor."""
+    """A node of the graph: its children's numbers by name, the name of its variable, and that of the tensor."""
 
     children: Mapping[str, int]
     variable: str
     tensor: str
 
 
-def read(tensors: Mapping[str, BundleTensor], key: str | None, origin: str) -> tuple[Generator, dict[str, np.ndarray]]:
+def read(bundle: Bundle, key: str | None, origin: str) -> Unread:
     """The generator of a checkpoint or SavedModel. ``key`` picks one of several models. Raises CheckpointError."""
-    objects = _objects(tensors[GRAPH])
-    arrays = _chosen(_models(objects, tensors), key)
+    graph = Message(bundle.string(GRAPH), "the graph of objects", bundle.budget)
+    arrays = _chosen(_Graph(_objects(graph), bundle.tensors(), bundle.budget).models(), key)
     return keras_weights.read(keras_weights.from_list(arrays), arrays, origin)
-
-
-def _models(objects: list[_Object], tensors: Mapping[str, BundleTensor]) -> dict[str, Arrays]:
-    """The weights of the models of a checkpoint by their names, or of the one without a name that the root is."""
-    root = objects[0].children
-    if root.keys() & {*_LISTS, "variables"} or any(_LAYER.fullmatch(name) for name in root):
-        return {"": _arrays(objects, 0, tensors) or _listed(objects, tensors)}
-    models = {name: _arrays(objects, number, tensors) for name, number in list(root.items())[:_MAX_MODELS]}
-    models = {name: arrays for name, arrays in models.items() if _kernels(arrays)}
-    return models or {"": _arrays(objects, 0, tensors)}
 
 
 def _chosen(models: Mapping[str, Arrays], key: str | None) -> Arrays:
@@ -91,15 +79,10 @@ def _may_be_generator(arrays: Arrays) -> bool:
 # -- the graph ------------------------------------------------------------------------------------------------
 
 
-def _objects(graph: BundleTensor) -> list[_Object]:
+def _objects(graph: Message) -> list[_Object]:
     """The objects of the graph, the first of which is the root."""
-    if graph.size > _MAX_GRAPH:
-        raise CheckpointError(f"the graph of objects has {graph.size} bytes, too many for a pix2pix model")
-    nodes = Message(graph.read_string(), "the graph of objects")
-    if len(nodes.parts(1)) > _MAX_OBJECTS:
-        raise CheckpointError(f"the graph has {len(nodes.parts(1))} objects, too many for a pix2pix model")
     objects = []
-    for node in nodes.messages(1):
+    for node in graph.messages(1):
         children = {child.text(2): child.number(1) for child in node.messages(1)}
         named = [(value.text(2), value.text(3)) for value in node.messages(2) if value.text(1) == "VARIABLE_VALUE"]
         objects.append(_Object(children, *(named[0] if named else ("", ""))))
@@ -108,38 +91,74 @@ def _objects(graph: BundleTensor) -> list[_Object]:
     return objects
 
 
-def _arrays(objects: list[_Object], model: int, tensors: Mapping[str, BundleTensor]) -> Arrays:
-    """The weights of a model in the order of its layers, by "<place of the layer>/<part>"."""
-    arrays = {}
-    for place, layer in _layers(objects, model):
-        for part, variable in _variables(objects, layer):
-            arrays[f"{place}/{part}"] = _tensor(variable, tensors)
-    return arrays
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """The objects of a checkpoint, the first of which is the root, and the tensors of their variables."""
 
+    objects: list[_Object]
+    tensors: Stored
+    budget: Budget
 
-def _variables(objects: list[_Object], layer: _Object) -> Iterator[tuple[str, _Object]]:
-    """(part, variable) of the variables that a layer has itself."""
-    for part in _PARTS:
-        number = layer.children.get(part, layer.children.get(f"_{part}"))
-        if number is not None and objects[number].tensor:
-            yield part, objects[number]
+    def models(self) -> dict[str, Arrays]:
+        """The weights of the models of a checkpoint by their names, or of the unnamed one that the root is."""
+        root = self.objects[0].children
+        if root.keys() & {*_LISTS, "variables"} or any(_LAYER.fullmatch(name) for name in root):
+            return {"": self._arrays(0) or self._listed()}
+        models = {name: self._arrays(number) for name, number in list(root.items())[:_MAX_MODELS]}
+        models = {name: arrays for name, arrays in models.items() if _kernels(arrays)}
+        return models or {"": self._arrays(0)}
 
+    def _arrays(self, model: int) -> Arrays:
+        """The weights of a model in the order of its layers, by "<path of the layer>/<part>"."""
+        return {
+            f"{path}/{part}": self._tensor(variable)
+            for path, layer in self._layers(model)
+            for part, variable in self._variables(layer)
+        }
 
-def _layers(objects: list[_Object], model: int) -> Iterator[tuple[str, _Object]]:
-    """(place, layer) of every layer of a model and of the models in it, in order, each once."""
-    seen: set[int] = set()
-    waiting = [("", model)]
-    while waiting:
-        place, number = waiting.pop()
-        if number in seen or place.count("/") > _MAX_DEPTH:
-            continue
-        seen.add(number)
-        layer = objects[number]
-        if any(_variables(objects, layer)):
-            yield place, layer
-        else:
-            inner = [(f"{place}/{name}".lstrip("/"), child) for name, child in _ordered(layer.children)]
-            waiting += reversed(inner)
+    def _variables(self, layer: _Object) -> Iterator[tuple[str, _Object]]:
+        """(part, variable) of the variables that a layer has itself."""
+        for part in _PARTS:
+            number = layer.children.get(part, layer.children.get(f"_{part}"))
+            if number is not None and self.objects[number].tensor:
+                yield part, self.objects[number]
+
+    def _layers(self, model: int) -> Iterator[tuple[str, _Object]]:
+        """(path, layer) of every layer of a model and of the models in it, in order, each once."""
+        seen: set[int] = set()
+        waiting = [("", model)]
+        while waiting:
+            path, number = waiting.pop()
+            self.budget.spend_text(len(path))
+            if number in seen or path.count("/") > _MAX_DEPTH:
+                continue
+            seen.add(number)
+            layer = self.objects[number]
+            if any(self._variables(layer)):
+                yield path, layer
+                continue
+            for name, child in reversed(_ordered(layer.children)):
+                self.budget.spend_text(len(path) + len(name))
+                waiting.append((f"{path}/{name}".lstrip("/"), child))
+
+    def _listed(self) -> Arrays:
+        """The weights of a SavedModel that has no layers but a list of variables, in its order, by their names.
+
+        Keras 3 exports models so. The variables of random numbers, which dropout has, are integers.
+        """
+        arrays = {}
+        variables = self.objects[self.objects[0].children.get("variables", 0)]
+        for _, number in _ordered(variables.children):
+            if self.objects[number].tensor:
+                tensor = self._tensor(self.objects[number])
+                if tensor.dtype in FLOAT_TYPES:
+                    arrays[self.objects[number].variable] = tensor
+        return arrays
+
+    def _tensor(self, variable: _Object) -> StoredTensor:
+        if variable.tensor not in self.tensors:
+            raise CheckpointError(f"the graph of objects names the tensor {shown(variable.tensor)}, which is not there")
+        return self.tensors[variable.tensor]
 
 
 def _ordered(children: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -152,23 +171,3 @@ def _ordered(children: Mapping[str, int]) -> list[tuple[str, int]]:
     if numbered:
         return [(name, children[name]) for _, name in sorted(numbered)]
     return [(name, number) for name, number in children.items() if name not in _OTHERS]  # in the order of assignment
-
-
-def _listed(objects: list[_Object], tensors: Mapping[str, BundleTensor]) -> Arrays:
-    """The weights of a SavedModel that has no layers but a list of variables, in their order, which name their layers.
-
-    So Keras 3 exports models. The variables of random numbers, which dropout has, are integers.
-    """
-    arrays = {}
-    for _, number in _ordered(objects[objects[0].children.get("variables", 0)].children):
-        if objects[number].tensor:
-            tensor = _tensor(objects[number], tensors)
-            if tensor.dtype in FLOAT_TYPES:
-                arrays[objects[number].variable] = tensor
-    return arrays
-
-
-def _tensor(variable: _Object, tensors: Mapping[str, BundleTensor]) -> BundleTensor:
-    if variable.tensor not in tensors:
-        raise CheckpointError(f"the graph of objects names the tensor {shown(variable.tensor)}, which is not there")
-    return tensors[variable.tensor]

@@ -1,9 +1,9 @@
-"""TensorFlow's graphs of operations: what each convolution of a network reads, traced back from the result.
+"""TensorFlow's graphs of operations, traced back from the result: what each convolution of a network reads.
 
     result = Tanh(BiasAdd(Conv2DBackpropInput(ConcatV2(Relu(FusedBatchNormV3(...)), LeakyRelu(...)))))
 
 Keras 2 normalises with FusedBatchNormV3, Keras 3 with x * (s * gamma) + (beta - mean * (s * gamma)) where
-s = Rsqrt(variance + eps). Whatever else is found on the way is refused with its name.
+s = Rsqrt(variance + eps). Any other operation is refused with its name.
 
 Source: tensorflow/core/framework/function.proto, node_def.proto and attr_value.proto of
 https://github.com/tensorflow/tensorflow.
@@ -16,19 +16,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...errors import CheckpointError
-from ..common import shown
 from ..containers.protobuf import Message
+from ..text import shown
 
-_MAX_ATTRIBUTES = 100
 _MAX_JOINED = 64  # bounds graphs that double a value with each operation
-_MAX_CHAIN = 150  # of operations from the result to the picture; a U-Net of 8 levels has some 70
+_MAX_CHAIN = 150  # operations from the result to the input; a U-Net of 8 levels has some 70
 _CALLS = ("StatefulPartitionedCall", "PartitionedCall")
 _CONVOLUTIONS = {"Conv2D": 0, "Conv2DBackpropInput": 2}  # and which input is the map
 _STORED = "ReadVariableOp"
 
 
 class _Operation(NamedTuple):
-    """A node: its kind, and the nodes that it reads, but not those that it only waits for."""
+    """A node: its kind, and the nodes that it reads, without those that it only waits for."""
 
     name: str
     kind: str
@@ -36,16 +35,14 @@ class _Operation(NamedTuple):
     node: Message
 
     def attribute(self, name: str) -> Message | None:
-        """The value of an attribute, if it has one: those that have their default are not in the file."""
-        if len(self.node.parts(5)) > _MAX_ATTRIBUTES:
-            raise _unsupported(self, f"with more than {_MAX_ATTRIBUTES} attributes in it")
+        """The value of an attribute; None if it is not in the file, as when it has its default."""
         return next((each.message(2) for each in self.node.messages(5) if each.text(1) == name), None)
 
 
 class _Value(NamedTuple):
-    """A tensor on the way: (number of a convolution or -1 for the picture, slope) of all that it joins.
+    """A tensor of the graph: (number of a convolution, or -1 for the input, slope) of every map that it joins.
 
-    ``fresh`` if nothing but biases and norms came after the convolution.
+    ``fresh``: only biases and norms have been applied since the convolution.
     """
 
     parts: tuple[tuple[int, float], ...]
@@ -54,22 +51,22 @@ class _Value(NamedTuple):
 
 @dataclass(slots=True)
 class Convolution:
-    """What the graph says of a convolution: what it reads, as in _Value, and the epsilon of its norm if it has one.
+    """A convolution of the graph: what it reads, as in _Value, and the epsilon of its norm if it has one.
 
-    ``of_picture`` if the norm uses the picture's own statistics.
+    ``image_statistics``: the norm uses the statistics of the image.
     """
 
     transposed: bool
     sources: tuple[tuple[int, float], ...]
     eps: float | None = None
-    of_picture: bool = False
+    image_statistics: bool = False
 
 
 class Function:
-    """A graph, or one of its functions: operations by name, and the name of the one that makes the result."""
+    """A graph, or one of its functions: operations by name, and the name of the operation that makes the result."""
 
     def __init__(self, definition: Message, result: str, nodes: int = 1) -> None:
-        """``nodes``: the field of ``definition`` that has them. Raises CheckpointError."""
+        """``nodes`` is the field of ``definition`` that has the nodes. Raises CheckpointError."""
         self.operations: dict[str, _Operation] = {}
         for node in definition.messages(nodes):
             reads = tuple(str(name, "utf-8", "replace") for name in node.parts(3) if name[:1] != b"^")
@@ -78,7 +75,7 @@ class Function:
         self.result = _owner(result)
 
     def at(self, name: str) -> _Operation | None:
-        """The operation of that name, past those that pass on what they read; None for an argument of the function."""
+        """The operation of that name, or the one that it passes on; None for an argument of the function."""
         for _ in range(_MAX_CHAIN):
             operation = self.operations.get(name)
             if operation is None or operation.kind not in ("Identity", "Cast") or not operation.reads:
@@ -87,16 +84,16 @@ class Function:
         raise CheckpointError(f"the graph goes in circles at {shown(name)}: the file is damaged")
 
     def called(self) -> str | None:
-        """The name of the function that makes the result, if another one does."""
+        """The name of the function that makes the result, if it is another one."""
         operation = self.at(self.result)
         function = operation.attribute("f") if operation and operation.kind in _CALLS else None
         return function.message(10).text(1) if function else None
 
 
 def convolutions(function: Function) -> list[Convolution]:
-    """The convolutions of the network that a function is, in the order of its operations.
+    """The convolutions of the network that a function computes, in the order of its operations.
 
-    Raises CheckpointError for a graph that is no U-Net with a tanh at its end.
+    Raises CheckpointError for a graph that is no U-Net that ends in a tanh.
     """
     last = function.at(function.result)
     if last is None or last.kind != "Tanh":
@@ -110,7 +107,7 @@ def convolutions(function: Function) -> list[Convolution]:
 
 @dataclass(slots=True)
 class _Trace:
-    """The values known so far by the names of their operations, and the convolutions in the order of finding."""
+    """Values that are known, by the names of their operations, and the convolutions in the order of discovery."""
 
     function: Function
     found: list[Convolution] = field(default_factory=list)
@@ -118,7 +115,7 @@ class _Trace:
     depth: int = 0
 
     def value(self, name: str) -> _Value:
-        """The tensor that operation ``name`` makes; an argument of the function is the picture."""
+        """The tensor that operation ``name`` makes; an argument of the function is the input image."""
         operation = self.function.at(name)
         if operation is None:
             return _Value(((-1, 1.0),))
@@ -148,8 +145,8 @@ class _Trace:
                 return value
         if kind == "FusedBatchNormV3" and reads:
             training = operation.attribute("is_training")
-            of_picture = training is None or training.number(5) == 1
-            return self._normed(operation, reads[0], _float(operation, "epsilon", 1e-4), of_picture)
+            image_statistics = training is None or training.number(5) == 1
+            return self._normed(operation, reads[0], _float(operation, "epsilon", 1e-4), image_statistics)
         if kind == "AddV2" and len(reads) == 2:
             return self._normed(operation, *self._written_out(operation))
         if kind == "SelectV2" and len(reads) == 3:
@@ -164,12 +161,12 @@ class _Trace:
         self.found.append(Convolution(operation.kind != "Conv2D", sources))
         return _Value(((len(self.found) - 1, 1.0),), fresh=True)
 
-    def _normed(self, operation: _Operation, read: str, eps: float, of_picture: bool) -> _Value:
+    def _normed(self, operation: _Operation, read: str, eps: float, image_statistics: bool) -> _Value:
         value = self.value(read)
         if not value.fresh or self.found[value.parts[0][0]].eps is not None or not 0 < eps <= 1:
             raise _unsupported(operation, "that does not directly follow a convolution in it")
         convolution = self.found[value.parts[0][0]]
-        convolution.eps, convolution.of_picture = eps, of_picture
+        convolution.eps, convolution.image_statistics = eps, image_statistics
         return value
 
     def _written_out(self, operation: _Operation) -> tuple[str, float, bool]:
@@ -193,7 +190,7 @@ class _Trace:
         return product.reads[0], _constant(eps), variance.kind != _STORED
 
     def _is_variable(self, name: str) -> bool:
-        """Whether this is a variable, in whatever shape."""
+        """Whether this is a variable, perhaps reshaped."""
         operation = self.function.at(name)
         for _ in range(_MAX_CHAIN):
             if operation is None or operation.kind not in ("Reshape", "Squeeze", "ExpandDims") or not operation.reads:
@@ -202,7 +199,7 @@ class _Trace:
         return operation is not None and operation.kind == _STORED
 
     def _undropped(self, operation: _Operation) -> str:
-        """What is before a dropout, SelectV2(random >= rate, x * 1/(1 - rate), 0): dropout is off."""
+        """The input of a dropout, SelectV2(random >= rate, x * 1/(1 - rate), 0): dropout is off."""
         chosen, kept, _ = (self.function.at(name) for name in operation.reads)
         if not chosen or chosen.kind != "GreaterEqual" or not kept or kept.kind != "Mul" or not kept.reads:
             raise _unsupported(operation, "that is no dropout in it")
@@ -235,7 +232,7 @@ def _constant(operation: _Operation) -> float:
 
 
 def _number(data: bytes) -> float:
-    """A float32, to the seven digits that it ever had."""
+    """A float32, rounded to the seven digits that are exact."""
     (number,) = struct.unpack("<f", data)
     return float(f"{number:.7g}")
 

@@ -3,9 +3,9 @@
     generator/encoder_2/conv2d/kernel      generator/encoder_2/batch_normalization/gamma      since December 2017
     generator/encoder_2/conv/filter        generator/encoder_2/batchnorm/scale                before; no biases
 
-Everything about the network follows from the names and shapes; ``options.json`` beside the checkpoint tells what the
-weights don't. Beside the generator, such a file has the discriminator and what Adam keeps of each variable, which
-nothing here reads. The program normalises with the picture's own statistics and never updates the moving ones.
+The names and shapes show everything about the network; ``options.json`` beside the checkpoint tells how it was
+trained. Such a file also has the discriminator and Adam's variables, which are not read. The program normalises with
+the statistics of each image and never updates the moving ones.
 
 Source: pix2pix.py of https://github.com/affinelayer/pix2pix-tensorflow.
 """
@@ -17,23 +17,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ...errors import CheckpointError
 from ...model.generator import Generator, Norm
 from ...model.unet import unet
-from ..common import MAX_CHANNELS, StoredTensor, inside, matched, read_bounded, read_json, shown
+from ..budget import Budget
+from ..model_file import inside, read_beside
+from ..tensors import MAX_CHANNELS, Stored, StoredTensor, Unread, matched
+from ..text import read_json, shown
 
-OUTPUT_SCALE = 255.5  # convert_image_dtype multiplies by 255 + 0.5, and drops what is behind the point
-_OPTIONS = "options.json"
-_MAX_OPTIONS = 1 << 16
+OUTPUT_SCALE = 255.5  # convert_image_dtype multiplies by 255.5 and truncates
+OPTIONS = "options.json"
 _MAX_LEVELS = 12
 _FIRST = re.compile(r"(.*?)encoder_1/(?:conv2d/kernel|conv/filter)$")
 _LAYER = re.compile(r"(?:en|de)coder_([1-9]\d?)/")
 
 
 class _Names(NamedTuple):
-    """What one generation of the program calls the parts of a layer."""
+    """The names of a layer's parts in one generation of the program."""
 
     encoder: str
     decoder: str
@@ -62,9 +62,7 @@ _OLD = _Names(
 )
 
 
-def from_tensors(
-    tensors: Mapping[str, StoredTensor], key: str | None, origin: str, output_scale: float = OUTPUT_SCALE
-) -> tuple[Generator, dict[str, np.ndarray]]:
+def from_tensors(tensors: Stored, key: str | None, origin: str, output_scale: float = OUTPUT_SCALE) -> Unread:
     """The generator among the variables of a file. ``key`` picks one of several. Raises CheckpointError."""
     scope = _chosen_scope(tensors, key)
     own = {name.removeprefix(scope): tensor for name, tensor in tensors.items() if name.startswith(scope)}
@@ -78,21 +76,20 @@ def from_tensors(
     surplus = [name for name in own if name not in wanted and not _is_slot(name, wanted)]
     if not scope:
         surplus = [name for name in surplus if _LAYER.match(name)]
-    weights = matched(wanted, own, surplus)
-    return generator, _without_stale(weights, generator)
+    return generator, _without_stale(matched(wanted, own, surplus), generator)
 
 
-def check_options(folder: Path) -> str:
+def check_options(folder: Path, budget: Budget) -> str:
     """The direction that the ``options.json`` of a folder says the model was trained in, or "" without one.
 
     Raises CheckpointError if the model doesn't translate RGB pictures.
     """
-    path = inside(folder, _OPTIONS)
+    path = inside(folder, OPTIONS)
     if path is None:
         return ""
-    options = read_json(read_bounded(path, _MAX_OPTIONS, "the options of a model"), _OPTIONS)
+    options = read_json(read_beside(path, budget), OPTIONS)
     if not isinstance(options, dict):
-        raise CheckpointError(f"{_OPTIONS} has no options: the file is damaged")
+        raise CheckpointError(f"{OPTIONS} has no options: the file is damaged")
     if options.get("lab_colorization"):
         raise CheckpointError(
             "the model was trained with --lab_colorization: it makes the colours of a lightness (Lab), which is not "
@@ -106,7 +103,7 @@ def check_options(folder: Path) -> str:
 
 
 def _chosen_scope(tensors: Iterable[str], key: str | None) -> str:
-    """What is before ``encoder_1/`` in the names of the one generator, or the one that ``key`` names."""
+    """What comes before ``encoder_1/`` in the names of the one generator, or the one that ``key`` names."""
     scopes = sorted(match[1] for name in tensors if (match := _FIRST.match(name)))
     names = ", ".join(shown(scope.rstrip("/")) for scope in scopes[:20])
     if key is not None:
@@ -133,7 +130,7 @@ def _explanation(names: list[str]) -> str:
     )
 
 
-def _infer(own: Mapping[str, StoredTensor], names: _Names, origin: str, output_scale: float) -> Generator:
+def _infer(own: Stored, names: _Names, origin: str, output_scale: float) -> Generator:
     """The network that has these variables, as far as they fit one."""
     depth = max(int(match[1]) for name in own if (match := _LAYER.match(name)))
     if not 2 <= depth <= _MAX_LEVELS:
@@ -159,17 +156,17 @@ def _infer(own: Mapping[str, StoredTensor], names: _Names, origin: str, output_s
 
 
 def _is_slot(name: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether this is what an optimizer keeps of a variable: the variable's name, then the optimizer's."""
+    """Whether this is an optimizer's variable: the name of a variable, then one of the optimizer's."""
     return name.rpartition("/")[0] in wanted
 
 
-def _without_stale(weights: dict[str, np.ndarray], generator: Generator) -> dict[str, np.ndarray]:
+def _without_stale(weights: dict[str, StoredTensor], generator: Generator) -> dict[str, StoredTensor]:
     """``weights`` without the moving statistics, unless training has changed all of them from zeros and ones."""
     norms = [layer.name for layer in generator.layers if layer.norm]
     updated = all(
         f"{name}.mean" in weights
         and f"{name}.variance" in weights
-        and (weights[f"{name}.mean"].any() or (weights[f"{name}.variance"] != 1).any())
+        and (weights[f"{name}.mean"].read().any() or (weights[f"{name}.variance"].read() != 1).any())
         for name in norms
     )
-    return {name: array for name, array in weights.items() if updated or not name.endswith((".mean", ".variance"))}
+    return {name: tensor for name, tensor in weights.items() if updated or not name.endswith((".mean", ".variance"))}
