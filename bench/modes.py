@@ -1,6 +1,6 @@
 """Shared by the benchmarks of modes A to D: raw images through the network of the course program.
 
-This project started from a C program that was written for a university course. It read ngf=64 weights and 1600 images
+This project started from a C program that was written for a course. It read ngf=64 weights and 1600 images
 of 256x256 as raw files, and counted the time from memory to memory: neither set-up nor files. These benchmarks count
 the same way, and also time the whole command line, from the start of its process to the end. Both outputs are compared
 with the oracle, and must be the same bytes.
