@@ -18,9 +18,9 @@ from typing import Any
 
 from pix2pix.cli import info
 from pix2pix.files.stream import BATCH_SIZE
-from pix2pix.mpi.files import BATCHES_AT_ONCE
+from pix2pix.mpi.files import BATCHES_PER_CHUNK
 from pix2pix.mpi.messages import ROOT
-from pix2pix.mpi.work_queue import Handout
+from pix2pix.mpi.work_queue import WorkQueue
 
 from .. import common
 from ..common import mpiexec
@@ -34,7 +34,7 @@ ASSUMED = {"GPU ranks, 1000 images/s each": 1e-3, "GPU ranks, 4000 images/s each
 
 def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
     """Ranks that take ``image_s`` for an image ask for jobs; rank 0 answers one after the other."""
-    handout = Handout(map(str, range(images)), ranks, BATCHES_AT_ONCE * BATCH_SIZE)
+    work = WorkQueue(map(str, range(images)), ranks, BATCHES_PER_CHUNK * BATCH_SIZE)
     trip, served, ends = costs["round_trip_s"] - costs["rank_0_s"], 0.0, [0.0] * ranks
     answered, asked, has = 0.0, [(0.0, rank) for rank in range(ranks)], [list[str]() for _ in range(ranks)]
     while asked:
@@ -45,12 +45,12 @@ def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, flo
             now = answered + trip / 2
         in_hand = max(0, math.ceil((ends[rank] - now) / image_s - 1e-9))
         while len(has[rank]) > in_hand:
-            handout.settle(has[rank].pop(0), rank)
-        if jobs := handout.take(rank):
+            work.complete(has[rank].pop(0), rank)
+        if jobs := work.take(rank):
             has[rank] += jobs
             ends[rank] = max(ends[rank], now) + len(jobs) * image_s
             heapq.heappush(asked, (max(now, ends[rank] - AHEAD * image_s), rank))
-        elif handout.unclaimed:  # it has its part, and asks again when it has done it
+        elif work.queued:  # it has its part, and asks again when it has done it
             heapq.heappush(asked, (ends[rank], rank))
     return summary(max(*ends, answered), served, ranks, images, image_s)
 

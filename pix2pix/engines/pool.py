@@ -235,7 +235,7 @@ class PoolEngine(BaseEngine):
     def _oldest_is_due(self, in_flight: deque[tuple[Request, np.ndarray]], window: BackPressureWindow) -> bool:
         """Whether to yield the oldest batch before another one is read; waits until either is possible."""
         if len(in_flight) < self.read_ahead:
-            self._scheduler.wait_for_room(window)
+            window.wait()
             return in_flight[0][0].finished.is_set()
         return True
 

@@ -70,9 +70,10 @@ class BackPressureWindow:
         self._freed = threading.Condition(lock)
 
     def wait(self) -> None:
-        """Wait until there is room. The caller holds the lock, which is released meanwhile."""
-        if self.unfinished >= self._size:
-            self._freed.wait_for(lambda: self.unfinished <= self._resume_at)
+        """Wait until there is room."""
+        with self._freed:
+            if self.unfinished >= self._size:
+                self._freed.wait_for(lambda: self.unfinished <= self._resume_at)
 
     def add(self, change: int) -> None:
         """Change the number of unfinished requests. The caller holds the lock."""
@@ -184,11 +185,6 @@ class Scheduler:
             self._count(request, 1)
             self._queue.append(request)
             self._wake_idle(request.images)
-
-    def wait_for_room(self, window: BackPressureWindow) -> None:
-        """Wait until a stream may submit another request."""
-        with self._lock:
-            window.wait()
 
     def cancel(self, request: Request) -> None:
         """Start no more chunks of a request; it is finished as soon as the running ones have stopped."""

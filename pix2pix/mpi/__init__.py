@@ -1,9 +1,9 @@
-"""The same work shared over the ranks of an MPI job: ``mpiexec -n 4 pix2pix translate ...``.
+"""One run shared by the ranks of an MPI job: ``mpiexec -n 4 pix2pix translate ...``.
 
-Rank 0 runs the command, the others do what it orders. Where all see the same folders, each reads and writes its own
-files, and rank 0 hands out their names alone; where they don't, it sends them the pictures.
+Rank 0 runs the command, and the other ranks carry out its commands. Where all ranks see the same folders, each reads
+and writes files, and rank 0 hands out their names; elsewhere rank 0 sends them the images.
 
-Programs in Python share work with :func:`load`.
+Programs in Python share an engine with :func:`load`.
 """
 
 from __future__ import annotations
@@ -38,48 +38,49 @@ def load(
     comm: MPI.Intracomm | None = None,
     **options: Any,
 ) -> Iterator[Engine | None]:
-    """:func:`pix2pix.load` for all ranks of ``comm`` (default: the job's) together. Use it as a context manager.
+    """:func:`pix2pix.load` on all ranks of ``comm`` (default: all of the job) together, as a context manager.
 
-    As with mpi4py.futures.MPICommExecutor, rank 0 gets the engine, whose pictures all ranks translate; the others get
-    None, when rank 0 has left the block. Without MPI the engine is this process's own::
+    As with mpi4py.futures.MPICommExecutor, rank 0 gets an engine that computes on all ranks. The other ranks get None,
+    after rank 0 has left the block. Without MPI, the engine is this process's own::
 
         with pix2pix.mpi.load("model.pth") as engine:
             if engine is not None:
                 y = engine.translate(x)
 
-    Only rank 0 reads the model file. Raises what :func:`pix2pix.load` raises, on rank 0, and RuntimeError if another
-    rank cannot make its engine.
+    Only rank 0 reads the model file. Rank 0 raises what :func:`pix2pix.load` raises, and RuntimeError if another rank
+    cannot make its engine.
     """
     comm, engine_options = comm or world(), EngineOptions(device, **options)
     if comm is None:
         read = read_model(model, statistics, key, overrides)
         with closing(make_engine(*read, engine_options, release=True)) as own:
             yield own
-        return
-    if comm.rank:
+    elif comm.rank:
         serve(comm)
         yield None
-        return
-    with leading(comm) as ranks:
-        read = read_model(model, statistics, key, overrides)
-        with closing(ranks.one_engine(ranks.make_engine(*read, engine_options, release=True))) as shared:
-            yield shared
+    else:
+        with leading(comm) as ranks:
+            read = read_model(model, statistics, key, overrides)
+            with closing(ranks.one_engine(ranks.make_engine(*read, engine_options, release=True))) as shared:
+                yield shared
 
 
 @contextmanager
 def leading(comm: MPI.Intracomm) -> Iterator[Ranks]:
-    """On rank 0 of ``comm``: all ranks, to share work with. The others are in :func:`serve` until the block is left."""
+    """On rank 0: all ranks, to share work with. The other ranks call :func:`serve`, which returns after the block."""
+    from .communicator import Communicator
     from .root import Ranks
 
-    ranks = Ranks(comm)
+    ranks = Ranks(Communicator(comm))
     try:
         yield ranks
     finally:
-        ranks.dismiss()
+        ranks.shut_down()
 
 
 def serve(comm: MPI.Intracomm) -> None:
-    """On all other ranks: do what rank 0 asks for until it leaves its block. Raises RuntimeError if rank 0 is lost."""
+    """On the other ranks: carry out rank 0's commands until it leaves its block. Raises RootLostError if it dies."""
+    from .communicator import Communicator
     from .worker import Worker
 
-    Worker(comm).serve()
+    Worker(Communicator(comm)).serve()

@@ -1,7 +1,8 @@
-"""Rank 0's part in translating files: a thread hands out jobs while the engine computes here too.
+"""Translating files on all ranks, as rank 0 directs it.
 
-That thread alone calls MPI meanwhile. It is never kept waiting by the engine, which computes without Python's lock.
-What it gathers goes through a queue to the caller.
+A thread of rank 0 hands out jobs and collects outcomes while the main thread computes too. That thread is the only one
+to call MPI meanwhile. It needs the GIL, which the engine releases while it computes. Outcomes of other ranks reach the
+main thread through a queue.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from ..atomic import remove_abandoned
 from ..engines.base import Engine
 from ..errors import RanksLostError
 from ..files.jobs import Job
-from ..files.stream import Outcome, translate_stream
-from .messages import POLL_SECONDS, ROOT, Ask, DoFiles, packed_job, reason
-from .work_queue import Handout
+from ..files.stream import Outcome
+from .messages import POLL_SECONDS, ROOT, JobRequest, TranslateFiles, message_of, packed_job
+from .work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from .root import Ranks
 
-BATCHES_AT_ONCE = 4  # in a chunk of jobs, at most
-SECONDS_TO_LOOK = 0.05  # how long rank 0 waits for the others before it looks whether jobs came back
+BATCHES_PER_CHUNK = 4  # at most
+SECONDS_BETWEEN_CHECKS = 0.05  # of whether jobs of a failed rank came back, while rank 0 waits for others
 
 log = logging.getLogger(__name__)
 
@@ -35,68 +36,66 @@ log = logging.getLogger(__name__)
 class FileLeader:
     """One run over files: :meth:`outcomes` yields what all ranks make of ``jobs``."""
 
-    def __init__(self, ranks: Ranks, order: DoFiles, jobs: Sequence[Job]) -> None:
-        self.ranks, self.link, self.order = ranks, ranks.link, order
-        self.jobs = {job.name: job for job in jobs}
-        self.handout = Handout(self.jobs, len(self.link.members), BATCHES_AT_ONCE * order.batch_size)
-        self.gathered: queue.SimpleQueue[Outcome | Exception] = queue.SimpleQueue()
-        self.stop = threading.Event()
-        self.able = True  # whether this rank's own engine works
-        # Of the thread alone:
-        self.to_order = set(self.link.others)  # ranks that are to be given the order
-        self.working = set(self.link.others)  # ranks that have not been told that it is over
-        self.waiting: set[int] = set()  # idle ranks, whose question is not answered yet
+    def __init__(self, ranks: Ranks, command: TranslateFiles, jobs: Sequence[Job]) -> None:
+        self._ranks, self._comm, self._command = ranks, ranks.comm, command
+        self._jobs = {job.name: job for job in jobs}
+        self._queue = WorkQueue(self._jobs, len(ranks.comm.members), BATCHES_PER_CHUNK * command.batch_size)
+        self._collected: queue.SimpleQueue[Outcome | Exception] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._engine_works = True  # this rank's own
+        # The thread alone uses these:
+        self._uncommanded = set(self._comm.others)  # ranks that have not been sent the command
+        self._working = set(self._comm.others)  # ranks that have not been told the end
+        self._idle = set[int]()  # ranks whose request is not answered yet
 
     def outcomes(self, engine: Engine, skipped: Sequence[Job]) -> Generator[Outcome, None, None]:
-        """The outcomes of all jobs, as they come, and of ``skipped``, whose outputs are there."""
-        leader = threading.Thread(target=self._lead, name="pix2pix-mpi")
+        """The outcomes of all jobs as they come, and those of ``skipped``, whose outputs exist."""
+        leader = threading.Thread(target=self.lead, name="pix2pix-mpi")
         leader.start()
         try:
-            yield from self._own(engine, skipped)
-            while self.handout.left:
-                if not self.able or not self.handout.unclaimed:
-                    yield from self._gathered(SECONDS_TO_LOOK)
-                if self.able:
-                    yield from self._own(engine)
+            yield from self._compute(engine, skipped)
+            while self._queue.unfinished:
+                if not self._engine_works or not self._queue.queued:
+                    yield from self._collect(SECONDS_BETWEEN_CHECKS)
+                if self._engine_works:
+                    yield from self._compute(engine)
                 elif not leader.is_alive():
-                    raise RuntimeError(f"no rank is left that can compute: {'; '.join(self.ranks.lost.values())}")
+                    raise RuntimeError(f"no rank is left that can compute: {'; '.join(self._ranks.lost.values())}")
         finally:
-            self.stop.set()
+            self._stop.set()
             leader.join()
-            if self.ranks.lost:
-                dead = {self.ranks.facts[rank].writer for rank in self.ranks.lost}
-                remove_abandoned((job.output for job in self.jobs.values()), dead)
-        yield from self._gathered()
+            if self._ranks.lost:
+                dead = {self._ranks.info[rank].writer for rank in self._ranks.lost}
+                remove_abandoned((job.output for job in self._jobs.values()), dead)
+        yield from self._collect()
 
-    # -- this rank's own share --------------------------------------------------------------------------------
+    # -- in the main thread -----------------------------------------------------------------------------------
 
-    def _own(self, engine: Engine, skipped: Sequence[Job] = ()) -> Iterator[Outcome]:
-        """What this rank makes of jobs until there are none to take, and what the others have made meanwhile."""
+    def _compute(self, engine: Engine, skipped: Sequence[Job] = ()) -> Iterator[Outcome]:
+        """Do jobs on this rank while there are any; yields their outcomes, and those collected meanwhile."""
         first = self._take(ROOT)
         if not first and not skipped:
             return
-        todo = chain(first, self._more())
-        size, edge = self.order.batch_size, self.order.thumbnail_edge
-        own = translate_stream(engine, todo, self.order.fitting, skipped=skipped, batch_size=size, thumbnail_edge=edge)
+        outcomes = self._command.outcomes(engine, chain(first, self._later_jobs()), skipped)
         try:
-            with closing(own):
-                for outcome in own:
-                    self._settle(outcome, ROOT)
+            with closing(outcomes):
+                for outcome in outcomes:
+                    self._complete(outcome, ROOT)
                     yield outcome
-                    yield from self._gathered()
+                    yield from self._collect()
         except RuntimeError as error:
-            self.able = False
-            self._give_up(ROOT, reason(error))
+            self._engine_works = False
+            self._lose(ROOT, message_of(error))
 
-    def _more(self) -> Iterator[Job]:
+    def _later_jobs(self) -> Iterator[Job]:
         while jobs := self._take(ROOT):
             yield from jobs
 
-    def _gathered(self, timeout: float = 0.0) -> Iterator[Outcome]:
-        """What has come from the others; waits up to ``timeout`` seconds for the first. Raises what stops the run."""
+    def _collect(self, timeout: float = 0.0) -> Iterator[Outcome]:
+        """Outcomes of other ranks; waits up to ``timeout`` seconds for the first. Raises errors that end the run."""
         while True:
             try:
-                item = self.gathered.get(timeout=timeout) if timeout else self.gathered.get_nowait()
+                item = self._collected.get(timeout=timeout) if timeout else self._collected.get_nowait()
             except queue.Empty:
                 return
             timeout = 0.0
@@ -104,74 +103,79 @@ class FileLeader:
                 raise item
             yield item
 
-    # -- the others -------------------------------------------------------------------------------------------
+    # -- in the leading thread --------------------------------------------------------------------------------
 
-    def _lead(self) -> None:
-        """Answer the other ranks until all of them know that it is over."""
+    def lead(self) -> None:
+        """Answer the other ranks until all have been told the end."""
         try:
-            while self.working:
+            while self._working:
                 try:
                     if not self._step():
                         time.sleep(POLL_SECONDS)
                 except RanksLostError as loss:
-                    self.waiting.clear()  # they know of it, and ask again
+                    self._idle.clear()  # the other ranks will repeat their requests
                     for rank in loss.ranks:
-                        self._give_up(rank, "lost")
+                        self._lose(rank, "lost")
         except Exception as error:
-            self.gathered.put(error)
+            self._collected.put(error)
 
     def _step(self) -> bool:
-        """Do one thing, if there is one to do."""
-        if self.to_order:
-            self.link.send(self.order, rank := min(self.to_order))
-            self.to_order.discard(rank)
-        elif message := self.link.poll():
+        """Send or answer one message; False if there is nothing to do."""
+        if self._uncommanded:
+            self._comm.send(self._command, rank := min(self._uncommanded))
+            self._uncommanded.discard(rank)
+        elif message := self._comm.poll():
             self._answer(*message)
-        elif self.waiting and (self.stop.is_set() or not self.handout.left):
-            self._end(min(self.waiting))
-        elif self.waiting and (jobs := self._take(rank := min(self.waiting))):
-            self.waiting.discard(rank)
-            self.link.send([packed_job(job) for job in jobs], rank)
+        elif self._idle and (self._stop.is_set() or not self._queue.unfinished):
+            self._end(min(self._idle))
+        elif self._idle and (jobs := self._take(rank := min(self._idle))):
+            self._idle.discard(rank)
+            self._send(jobs, rank)
         else:
             return False
         return True
 
-    def _answer(self, rank: int, ask: Ask) -> None:
-        for name, *what in ask.outcomes:
-            outcome = Outcome(self.jobs[name], *what)
-            if self._settle(outcome, rank):
-                self.gathered.put(outcome)
-        self.handout.reconcile(rank, ask.holds)
-        if ask.failed:
-            self._give_up(rank, ask.failed)
-            self.link.send(None, rank)
-            if ask.fatal:
-                self.gathered.put(RuntimeError(self.ranks.lost[rank]))
-        elif self.stop.is_set():
+    def _answer(self, rank: int, request: JobRequest) -> None:
+        for name, *fields in request.outcomes:
+            outcome = Outcome(self._jobs[name], *fields)
+            if self._complete(outcome, rank):
+                self._collected.put(outcome)
+        self._queue.reclaim(rank, request.held)
+        if request.failure:
+            self._lose(rank, request.failure)
+            self._comm.send(None, rank)
+            if request.fatal:
+                self._collected.put(RuntimeError(self._ranks.lost[rank]))
+        elif self._stop.is_set():
             self._end(rank)
-        elif ask.idle:
-            self.waiting.add(rank)
+        elif request.idle:
+            self._idle.add(rank)
         else:
-            self.link.send([packed_job(job) for job in self._take(rank)], rank)
+            self._send(self._take(rank), rank)
+
+    def _send(self, jobs: Sequence[Job], rank: int) -> None:
+        self._comm.send([packed_job(job) for job in jobs], rank)
 
     def _end(self, rank: int) -> None:
-        self.waiting.discard(rank)
-        self.working.discard(rank)
-        self.link.send(None, rank)
+        self._idle.discard(rank)
+        self._working.discard(rank)
+        self._comm.send(None, rank)
 
-    def _settle(self, outcome: Outcome, rank: int) -> bool:
-        """Whether an outcome is the first of its job."""
-        first = self.handout.settle(outcome.job.name, rank)
-        self.ranks.done[rank] += first
+    # -- in both ----------------------------------------------------------------------------------------------
+
+    def _complete(self, outcome: Outcome, rank: int) -> bool:
+        """Whether this is the first outcome of its job."""
+        first = self._queue.complete(outcome.job.name, rank)
+        self._ranks.done[rank] += first
         return first
 
     def _take(self, rank: int) -> list[Job]:
-        return [self.jobs[name] for name in self.handout.take(rank)]
+        return [self._jobs[name] for name in self._queue.take(rank)]
 
-    def _give_up(self, rank: int, why: str) -> None:
-        """No more of this rank: what it has is to be done by others."""
-        self.to_order.discard(rank)
-        self.waiting.discard(rank)
-        self.working.discard(rank)
-        self.ranks.give_up(rank, why)
-        log.warning("%s; %d pictures go to other ranks", self.ranks.lost[rank], self.handout.reconcile(rank, ()))
+    def _lose(self, rank: int, reason: str) -> None:
+        """Go on without a rank: others will do the jobs that it has."""
+        self._uncommanded.discard(rank)
+        self._idle.discard(rank)
+        self._working.discard(rank)
+        self._ranks.lose(rank, reason)
+        log.warning("%s; %d pictures go to other ranks", self._ranks.lost[rank], self._queue.reclaim(rank))

@@ -1,4 +1,4 @@
-"""Rank 0: leads the others, and computes as they do."""
+"""Rank 0, which commands the other ranks and computes as they do."""
 
 from __future__ import annotations
 
@@ -18,77 +18,73 @@ from ..model.generator import Generator as Network
 from ..model.generator import Weights
 from .engine import RanksEngine
 from .files import FileLeader
-from .launch import Share, own_options
-from .messages import BuildEngine, Dismissal, DoFiles, Facts, Link, TakeModel, broadcast
+from .messages import MakeEngine, RankInfo, ReceiveModel, Shutdown, TranslateFiles
+from .resources import NodeShare
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from .communicator import Communicator
 
 
 class Ranks:
-    """All ranks, as rank 0 leads them. ``lost`` says which ones were given up, and why; ``done`` who did how much."""
+    """All ranks of a job, as rank 0 sees them.
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.link = Link(comm)
-        self.facts: dict[int, Facts] = {}
+    ``lost`` says why some ranks no longer take part; ``done`` counts the images that each rank dealt with.
+    """
+
+    def __init__(self, comm: Communicator) -> None:
+        self.comm = comm
+        self.info: dict[int, RankInfo] = {}
         self.lost: dict[int, str] = {}
-        self.done = Counter[int]()  # pictures dealt with, by rank
+        self.done = Counter[int]()
 
-    def dismiss(self) -> None:
-        """Let the others go."""
+    def command(self, command: object) -> None:
+        """Send a command to all other ranks."""
+        for rank in self.comm.others:
+            self.comm.send(command, rank)
+
+    def shut_down(self) -> None:
+        """End the other ranks."""
         try:
-            self.order(Dismissal())
-            self.link.flush()
+            self.command(Shutdown())
+            self.comm.flush()
         except RanksLostError:
-            self.dismiss()
+            self.shut_down()
 
     def make_engine(
         self, generator: Network, weights: Weights, options: EngineOptions = EngineOptions(), *, release: bool = False
     ) -> Engine:
-        """:func:`pix2pix.factory.make_engine` on every rank, with the same options; returns this rank's own engine.
+        """:func:`pix2pix.factory.make_engine` on every rank; returns this rank's own engine.
 
-        The others take the model from here, and the plan that this rank's engine has chosen. Raises RuntimeError that
-        names the ranks that could not.
+        The other ranks receive the model, and the plan that this rank's engine has chosen. Raises RuntimeError that
+        names the ranks which cannot make an engine.
         """
         shapes = {name: array.shape for name, array in weights.items()}
-        self.order(TakeModel(generator, shapes, options.device))
-        with self.link.mending():
-            broadcast(self.link.comm, shapes, weights)
-            share = Share.of(self.link.comm, options.device)
-        engine = make_engine(generator, weights, own_options(share, options), release=release)
+        self.command(ReceiveModel(generator, shapes, options.device))
+        self.comm.broadcast(shapes, weights)
+        with self.comm.survivable():
+            share = NodeShare.of(self.comm.comm, options.device)
+        engine = make_engine(generator, weights, share.options(options), release=release)
         if plan := engine.info.plan:
-            options = replace(options, plan=plan, gpu_layers=None)  # which the plan holds
+            options = replace(options, plan=plan, gpu_layers=None)  # the plan holds the placement
         try:
-            self.order(BuildEngine(options))
-            self.facts = {self.link.rank: Facts.of(engine), **self._answers()}
+            self.command(MakeEngine(options))
+            self.info = {self.comm.rank: RankInfo(engine=engine.info), **self._receive_info()}
         except RuntimeError:
             engine.close()
             raise
         return engine
 
+    def _receive_info(self) -> dict[int, RankInfo]:
+        """The other ranks' responses. Raises RuntimeError that names those with an error."""
+        infos = dict(self.comm.receive() for _ in self.comm.others)
+        errors = [f"rank {rank} on {info.host}: {info.error}" for rank, info in sorted(infos.items()) if info.error]
+        if errors:
+            raise RuntimeError("; ".join(errors))
+        return infos
+
     def one_engine(self, engine: Engine) -> RanksEngine:
-        """The engine of all ranks, ``engine`` being this one's. Until it is closed the ranks do nothing else."""
+        """The engine of all ranks, ``engine`` being this rank's. Until it is closed the other ranks do nothing else."""
         return RanksEngine(self, engine)
-
-    def name(self, rank: int) -> str:
-        """What a rank is called in messages."""
-        return f"rank {rank} on {self.facts[rank].host}"
-
-    def give_up(self, rank: int, why: str) -> None:
-        """Note for the summary that there was no more of a rank."""
-        self.lost[rank] = f"{self.name(rank)}: {why}"
-
-    def described(self) -> list[str]:
-        """What all ranks compute with, a line for each kind of host and device."""
-        kinds: dict[tuple[str, str], list[str]] = {}
-        for rank, facts in sorted(self.facts.items()):
-            kinds.setdefault((facts.device, facts.host), []).append(str(rank))
-        return [f"device: {device} (rank {', '.join(r)} on {host})" for (device, host), r in kinds.items()]
-
-    def summary(self) -> list[dict[str, Any]]:
-        """What the ranks were and did, as JSON can hold it."""
-        facts = sorted(self.facts.items())
-        return [{"rank": r, "host": f.host, "device": f.device, "pictures": self.done[r]} for r, f in facts]
 
     def translate_files(
         self,
@@ -103,26 +99,36 @@ class Ranks:
     ) -> Generator[Outcome, None, None]:
         """:func:`pix2pix.files.stream.translate_files` by all ranks: each reads and writes the files of its own jobs.
 
-        ``record`` is a file that this rank has written where the outputs go. Raises what a rank raises that cannot be
-        made good by others, e.g. RuntimeError if one doesn't see that file.
+        ``record`` is a file that this rank has written where the outputs go. Raises errors of a rank that other ranks
+        cannot make up for, e.g. RuntimeError if a rank doesn't see that file.
         """
         todo, skipped = split(jobs, finished)
         if not todo:
             return translate_files(engine, jobs, fitting, finished=finished, thumbnail_edge=thumbnail_edge)
-        order = DoFiles(fitting, batch_size, thumbnail_edge, (record, record.read_bytes()), todo[0].source)
-        return FileLeader(self, order, todo).outcomes(engine, skipped)
+        seen = record, record.read_bytes()
+        command = TranslateFiles(fitting, batch_size, thumbnail_edge, seen, todo[0].source)
+        return FileLeader(self, command, todo).outcomes(engine, skipped)
 
-    def order(self, order: object) -> None:
-        """Send an order to all others."""
-        for rank in self.link.others:
-            self.link.send(order, rank)
+    # -- for messages and the summary -------------------------------------------------------------------------
 
-    def _answers(self) -> dict[int, Facts]:
-        """What all others answer. Raises RuntimeError that names those who answer with an error."""
-        answers = dict(self.link.receive() for _ in self.link.others)
-        errors = [
-            f"rank {rank} on {facts.host}: {facts.error}" for rank, facts in sorted(answers.items()) if facts.error
+    def name(self, rank: int) -> str:
+        """What messages call a rank."""
+        return f"rank {rank} on {self.info[rank].host}"
+
+    def lose(self, rank: int, reason: str) -> None:
+        """Note that a rank no longer takes part."""
+        self.lost[rank] = f"{self.name(rank)}: {reason}"
+
+    def described(self) -> list[str]:
+        """What the ranks compute with, a line for each host and device."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for rank, info in sorted(self.info.items()):
+            groups.setdefault((str(info.engine), info.host), []).append(str(rank))
+        return [f"device: {device} (rank {', '.join(ranks)} on {host})" for (device, host), ranks in groups.items()]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Where each rank ran and what it did, for JSON."""
+        return [
+            {"rank": rank, "host": info.host, "device": str(info.engine), "pictures": self.done[rank]}
+            for rank, info in sorted(self.info.items())
         ]
-        if errors:
-            raise RuntimeError("; ".join(errors))
-        return answers

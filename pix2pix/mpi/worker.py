@@ -1,11 +1,12 @@
-"""Every rank but rank 0: does what rank 0 orders until it is dismissed."""
+"""Every rank but rank 0: carries out rank 0's commands until it is shut down."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -16,194 +17,208 @@ from ..engines.pool import REQUEST_ERRORS
 from ..errors import RanksLostError, RootLostError
 from ..factory import make_engine
 from ..files.jobs import Job
-from ..files.stream import translate_stream
 from ..model.generator import Generator, Weights
-from .launch import Share, own_options
 from .messages import (
     POLL_SECONDS,
     ROOT,
-    Answer,
-    Ask,
-    BuildEngine,
-    Dismissal,
-    DoBatches,
-    DoFiles,
-    Facts,
+    CancelRequest,
+    EngineRequest,
+    EngineResponse,
+    JobRequest,
     Jobs,
-    Link,
-    Question,
-    TakeModel,
-    broadcast,
+    MakeEngine,
+    RankInfo,
+    ReceiveModel,
+    ServeRequests,
+    Shutdown,
+    TranslateFiles,
+    message_of,
     packed_outcome,
-    reason,
     unpacked_job,
 )
+from .resources import NodeShare
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from .communicator import Communicator
 
-SECONDS_TO_SEE = 5.0  # how long a file that another host has written may take to show
+SECONDS_TO_APPEAR = 5.0  # how long a file that another host has written may take to be seen
 
-
-class _OverError(Exception):
-    """Rank 0 wants no more of an order that isn't done yet."""
+Computed = tuple[EngineResponse, np.ndarray | None]
 
 
-class _DismissedError(Exception):
-    """Rank 0 wants nothing more."""
+class _EndOfCommand(Exception):
+    """Rank 0 ended a command that is not finished yet."""
+
+
+class _Shutdown(Exception):
+    """Rank 0 ended the job."""
 
 
 class Worker:
     """One such rank."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.link = Link(comm)
-        self.model: tuple[Generator, Weights]
-        self.share: Share
+    def __init__(self, comm: Communicator) -> None:
+        self.comm = comm
         self.engine: Engine
-        self.outcomes: list[tuple[Any, ...]] = []  # not told yet
-        self.holds: set[str] = set()  # names of jobs given to this rank, without an outcome
+        self._open = ExitStack()  # closes the engine
+        self._model: tuple[Generator, Weights]
+        self._share: NodeShare
+        self._outcomes: list[tuple[Any, ...]] = []  # packed; not reported yet
+        self._held: set[str] = set()  # names of this rank's jobs without an outcome
 
     def serve(self) -> None:
-        """Follow orders until dismissed. Raises RootLostError."""
-        orders: dict[type, Callable[[Any], None]] = {
-            TakeModel: self._take_model,
-            BuildEngine: self._build_engine,
-            DoFiles: self._do_files,
-            DoBatches: self._do_batches,
+        """Carry out commands until shut down. Raises RootLostError."""
+        commands: dict[type, Callable[[Any], None]] = {
+            ReceiveModel: self._receive_model,
+            MakeEngine: self._make_engine,
+            TranslateFiles: self._translate_files,
+            ServeRequests: self._serve_requests,
         }
-        try:
+        with self._open, suppress(_Shutdown):
             while True:
-                with suppress(_OverError), self._losses():
-                    order = self._receive()
-                    orders[type(order)](order)
-        except _DismissedError:
-            if hasattr(self, "engine"):
-                self.engine.close()
+                with suppress(_EndOfCommand), self._survive():
+                    command = self._receive()
+                    commands[type(command)](command)
 
     def _receive(self) -> Any:
-        """What rank 0 says."""
-        return self._heard(self.link.receive())
+        """The next message of rank 0."""
+        return self._checked(self.comm.receive())
 
     @staticmethod
-    def _heard(message: tuple[int, Any]) -> Any:
-        if isinstance(message[1], Dismissal):
-            raise _DismissedError
+    def _checked(message: tuple[int, Any]) -> Any:
+        if isinstance(message[1], Shutdown):
+            raise _Shutdown
         return message[1]
 
     @contextmanager
-    def _losses(self) -> Iterator[None]:
-        """Go on behind the block when another rank is lost: rank 0 makes it good."""
+    def _survive(self) -> Iterator[None]:
+        """Leave the block when other ranks are lost, and go on after it: rank 0 redistributes their work."""
         try:
             yield
         except RanksLostError as loss:
             if ROOT in loss.ranks:
                 raise RootLostError("rank 0 is lost, which leads the others") from None
 
-    # -- orders -----------------------------------------------------------------------------------------------
+    # -- the engine -------------------------------------------------------------------------------------------
 
-    def _take_model(self, order: TakeModel) -> None:
-        with self.link.mending():
-            self.model = order.generator, broadcast(self.link.comm, order.shapes, None)
-            self.share = Share.of(self.link.comm, order.device)
+    def _receive_model(self, command: ReceiveModel) -> None:
+        self._model = command.generator, self.comm.broadcast(command.shapes, None)
+        with self.comm.survivable():
+            self._share = NodeShare.of(self.comm.comm, command.device)
 
-    def _build_engine(self, order: BuildEngine) -> None:
+    def _make_engine(self, command: MakeEngine) -> None:
         try:
-            self.engine = make_engine(*self.model, own_options(self.share, order.options), release=True)
-            answer = Facts.of(self.engine)
+            self.engine = make_engine(*self._model, self._share.options(command.options), release=True)
+            self._open.callback(self.engine.close)
+            response = RankInfo(engine=self.engine.info)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            answer = Facts(error=reason(error))
-        del self.model  # the engine has packed what it needs
-        self.link.send(answer, ROOT)
+            response = RankInfo(error=message_of(error))
+        del self._model  # the engine has packed its own copy
+        self.comm.send(response, ROOT)
 
-    def _do_files(self, order: DoFiles) -> None:
-        """Ask for jobs and do them, until there are none and none can come back from lost ranks."""
-        self.outcomes, self.holds = [], set()
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def _translate_files(self, command: TranslateFiles) -> None:
+        """Request jobs and do them, until all are done: jobs of lost ranks may be handed out late."""
+        self._outcomes, self._held = [], set()
         try:
-            _see(order)
-            while first := self._ask(idle=True):
-                todo = chain(first, self._more())
-                outcomes = translate_stream(
-                    self.engine,
-                    todo,
-                    order.fitting,
-                    batch_size=order.batch_size,
-                    thumbnail_edge=order.thumbnail_edge,
-                )
-                with closing(outcomes):
+            _wait_for_files(command)
+            while first := self._request_jobs(idle=True):
+                with closing(command.outcomes(self.engine, chain(first, self._later_jobs()))) as outcomes:
                     for outcome in outcomes:
-                        self.outcomes.append(packed_outcome(outcome))
-                        self.holds.discard(outcome.job.name)
+                        self._outcomes.append(packed_outcome(outcome))
+                        self._held.discard(outcome.job.name)
         except RootLostError:
             raise
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
-            self._ask(failed=reason(error), fatal=not isinstance(error, RuntimeError))
+            self._request_jobs(failure=message_of(error), fatal=not isinstance(error, RuntimeError))
 
-    def _more(self) -> Iterator[Job]:
-        while jobs := self._ask():
+    def _later_jobs(self) -> Iterator[Job]:
+        while jobs := self._request_jobs():
             yield from jobs
 
-    def _ask(self, idle: bool = False, failed: str = "", fatal: bool = False) -> list[Job] | None:
-        """Rank 0's answer to a question, which takes the outcomes along. None if idle and there is nothing left."""
+    def _request_jobs(self, idle: bool = False, failure: str = "", fatal: bool = False) -> list[Job] | None:
+        """Report outcomes and request jobs, see :class:`JobRequest`. None at the end, if idle or failed."""
         while True:
-            ask = Ask(self.outcomes, frozenset(self.holds), idle, failed, fatal)
-            with self._losses():  # with them the question or the answer: the next tells again what is in hand
-                self.link.send(ask, ROOT)
+            request = JobRequest(self._outcomes, frozenset(self._held), idle, failure, fatal)
+            with self._survive():  # the loss of a rank loses messages of all: then the request is sent again
+                self.comm.send(request, ROOT)
                 packed: Jobs | None = self._receive()
                 break
-        self.outcomes = []
+        self._outcomes = []
         if packed is None:
-            if idle or failed:
+            if idle or failure:
                 return None
-            raise _OverError
+            raise _EndOfCommand
         jobs = [unpacked_job(job) for job in packed]
-        self.holds |= {job.name for job in jobs}
+        self._held |= {job.name for job in jobs}
         return jobs
 
-    def _do_batches(self, order: DoBatches) -> None:
-        """Answer questions while other pictures come or go."""
-        running: list[Future[tuple[Answer, np.ndarray | None]]] = []
-        with ThreadPoolExecutor(self.engine.info.workers + 1) as executor:
-            while True:
-                with self._losses():
-                    if message := self.link.poll():
-                        question = self._heard(message)
-                        if question is None:
-                            return
-                        running.append(executor.submit(self._answer, question, self._pictures(question)))
-                    elif ready := next((future for future in running if future.done()), None):
-                        running.remove(ready)
-                        answer, pictures = ready.result()
-                        self.link.send(answer, ROOT, pictures)
-                    else:
-                        time.sleep(POLL_SECONDS)
-                    continue
-                running.clear()  # rank 0 asks again
+    # -- requests to the engine -------------------------------------------------------------------------------
 
-    def _pictures(self, question: Question) -> np.ndarray | None:
-        if question.shape is None:
+    def _serve_requests(self, command: ServeRequests) -> None:
+        """Compute results while images of other requests arrive or leave."""
+        running: dict[int, tuple[Future[Computed], threading.Event]] = {}
+        with ThreadPoolExecutor(self.engine.info.workers + 1) as executor:
+            try:
+                while True:
+                    with self._survive():
+                        if message := self.comm.poll():
+                            request = self._checked(message)
+                            if request is None:
+                                return
+                            if isinstance(request, CancelRequest):
+                                if request.number in running:
+                                    running[request.number][1].set()
+                                continue
+                            stop = threading.Event()
+                            future = executor.submit(self._compute, request, self._images(request), stop)
+                            running[request.number] = future, stop
+                        elif done := [number for number, (future, _) in running.items() if future.done()]:
+                            response, images = running.pop(done[0])[0].result()
+                            self.comm.send(response, ROOT, images)
+                        else:
+                            time.sleep(POLL_SECONDS)
+                        continue
+                    self._cancel(running)  # rank 0 sends the requests again
+            finally:
+                self._cancel(running)
+
+    @staticmethod
+    def _cancel(running: dict[int, tuple[Future[Computed], threading.Event]]) -> None:
+        for _, stop in running.values():
+            stop.set()
+        running.clear()
+
+    def _images(self, request: EngineRequest) -> np.ndarray | None:
+        if request.shape is None:
             return None
-        b = np.empty(question.shape, np.uint8)
-        self.link.receive_array(b, ROOT)
+        b = np.empty(request.shape, np.uint8)
+        self.comm.receive_array(b, ROOT)
         return b
 
-    def _answer(self, question: Question, b: np.ndarray | None) -> tuple[Answer, np.ndarray | None]:
+    def _compute(self, request: EngineRequest, b: np.ndarray | None, stop: threading.Event) -> Computed:
+        """The response to a request, and images to send after it."""
         try:
-            if b is not None:
-                return Answer(question.number, pictures=True), self.engine.translate(b)
-            return Answer(question.number, self.engine.run(inputs=question.given, outputs=question.outputs)), None
+            if b is None:
+                values = self.engine.run(inputs=request.inputs, outputs=request.outputs)
+                return EngineResponse(request.number, values), None
+            images = self.engine.translate_until(stop, b)
+            if stop.is_set():
+                return EngineResponse(request.number), None
+            return EngineResponse(request.number, images=True), images
         except REQUEST_ERRORS as error:
             kind = next(kind for kind in REQUEST_ERRORS if isinstance(error, kind))
-            return Answer(question.number, error=kind(*error.args[:1])), None
+            return EngineResponse(request.number, error=kind(*error.args[:1])), None
         except Exception as error:
-            return Answer(question.number, error=RuntimeError(reason(error))), None
+            return EngineResponse(request.number, error=RuntimeError(message_of(error))), None
 
 
-def _see(order: DoFiles) -> None:
-    """Raise OSError unless this rank sees the files that rank 0 sees; a network's folder may take a while to show."""
-    path, content = order.record
-    deadline = time.monotonic() + SECONDS_TO_SEE
-    while not (path.exists() and path.read_bytes() == content and order.source.exists()):
+def _wait_for_files(command: TranslateFiles) -> None:
+    """Raise OSError unless this rank sees rank 0's files; on a network's file system they may appear late."""
+    path, content = command.record
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    while not (path.exists() and path.read_bytes() == content and command.source.exists()):
         if time.monotonic() > deadline:
-            raise OSError(f"it doesn't see {str(path)!r} and {str(order.source)!r} as rank 0 does: give --io root")
+            raise OSError(f"it doesn't see {str(path)!r} and {str(command.source)!r} as rank 0 does: give --io root")
         time.sleep(0.1)

@@ -184,9 +184,9 @@ def test_a_streams_window_counts_its_own_requests_only():
     with board.scheduler.streaming() as window:
         first, second = request(1, window=window), request(1, window=window)
         board.scheduler.submit(first)
-        board.scheduler.wait_for_room(window)
+        window.wait()
         board.scheduler.submit(second)
-        waiting = threading.Thread(target=board.scheduler.wait_for_room, args=(window,))
+        waiting = threading.Thread(target=window.wait)
         waiting.start()
         chunks = [board.scheduler.take(worker) for _ in range(7)]
         board.scheduler.done(worker, chunks[0], 0.0, 1.0)
@@ -200,7 +200,7 @@ def test_a_streams_window_counts_its_own_requests_only():
 def test_a_full_window_is_waited_for_until_it_has_room_for_several():
     window = BackPressureWindow(16, lock := threading.Lock())
     window.unfinished = 16
-    waiting = threading.Thread(target=lambda: wait_in(window, lock))
+    waiting = threading.Thread(target=window.wait)
     waiting.start()
     for left in (True, False):
         waiting.join(0.1)
@@ -209,11 +209,6 @@ def test_a_full_window_is_waited_for_until_it_has_room_for_several():
             window.add(-1)
         waiting.join(0.2 if left else 5)
         assert waiting.is_alive() == left
-
-
-def wait_in(window: BackPressureWindow, lock: threading.Lock) -> None:
-    with lock:
-        window.wait()
 
 
 def test_images_already_taken_count_in_a_devices_finish_time():

@@ -1,4 +1,4 @@
-"""A user's program for test_mpi.py: ``mpiexec -n N python mpi_program.py MODEL``. Rank 0 prints "all is well"."""
+"""A user's program for test_ranks.py: ``mpiexec -n N python mpi_program.py MODEL``. Rank 0 prints "all is well"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks: who gets which jobs, and real jobs of a few processes started by mpiexec. Skipped where there is no MPI."""
+"""Jobs of a few ranks, started by mpiexec. Skipped where there is no MPI."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ import pix2pix
 from pix2pix import checkpoints
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
-from pix2pix.mpi import launch
-from pix2pix.mpi.work_queue import Handout
 from tests.gpu.gpus import needs_gpu
 
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 OPENMPI = ROOT / "build" / "openmpi"  # where ci/test-full installs it, for its ULFM
-PICTURES = 60
+IMAGES = 60
 
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or subprocess.run([sys.executable, "-c", "import mpi4py"], capture_output=True).returncode != 0,
@@ -41,98 +39,17 @@ needs_mpi = pytest.mark.skipif(
 needs_ulfm = pytest.mark.skipif(not OPENMPI.is_dir(), reason="needs Open MPI in build/openmpi, see ci/test-full")
 
 
-# -- who gets what --------------------------------------------------------------------------------------------
-
-
-def names(count: int) -> list[str]:
-    return [str(i) for i in range(count)]
-
-
-def test_every_task_is_handed_out_once_in_chunks_that_shrink():
-    handout = Handout(names(1000), ranks=4, largest=32)
-    chunks = []
-    while handout.left:
-        chunks.append(handout.take(len(chunks) % 4))
-        assert all(handout.settle(task, (len(chunks) - 1) % 4) for task in chunks[-1])
-    assert [task for chunk in chunks for task in chunk] == names(1000)
-    sizes = [len(chunk) for chunk in chunks]
-    assert sizes == sorted(sizes, reverse=True) and (sizes[0], sizes[-8:]) == (32, [1] * 8)
-
-
-def test_a_rank_that_asks_early_gets_no_more_than_its_part():
-    handout = Handout(names(40), ranks=4, largest=32)
-    greedy = []
-    while chunk := handout.take(0):
-        greedy += chunk
-    assert len(greedy) == 10 and handout.unclaimed == 30 and handout.left == 40
-    for task in greedy:
-        handout.settle(task, 0)
-    assert len(handout.take(0)) == 30 // 8
-
-
-def test_what_a_lost_rank_had_comes_first_again():
-    handout = Handout(names(10), ranks=1, largest=3)
-    lost, kept = handout.take(1), handout.take(2)
-    assert handout.settle(lost[0], 1) and not handout.settle(lost[1], 2)
-    assert handout.reconcile(1, {lost[2]}) == 1 and handout.reconcile(1, ()) == 1
-    assert handout.take(2) == [lost[2], lost[1], "6"] and handout.unclaimed == 3
-    assert not handout.settle(lost[1], 1), "it came too late"
-    assert handout.reconcile(2, {*kept, *lost, "6"}) == 0
-
-
-def test_launchers_are_known_by_the_environment():
-    assert launch.launched({}) == (0, 1)
-    assert launch.launched({"PMI_RANK": "2", "PMI_SIZE": "4"}) == (2, 4)
-    assert launch.launched({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "PMI_SIZE": "x"}) == (1, 3)
-    assert launch.launched({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}) == (0, 1), "a batch script, not a job step"
-    assert launch.launched({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16"}) == (5, 16)
-
-
-def share(rank: int, *node: tuple[set[int], str]) -> launch.Share:
-    """The share of one of a node's ranks, given (processors, GPUs as letters) of each."""
-    everyone = [(frozenset(cpus), tuple(gpus)) for cpus, gpus in node]
-    return launch.Share(*everyone[rank], everyone, rank)
-
-
-def test_ranks_divide_the_processors_that_they_share():
-    both = {0, 1}, ""
-    assert share(2, both, both, both).threads(6) == 2
-    assert share(2, both, both, both).threads(2) == 1
-    bound = ({0}, ""), ({1}, "")
-    assert share(0, *bound).threads(4) == 4
-    assert share(0, *bound, both).threads(4) == 2
-
-
-@pytest.mark.parametrize(
-    ("device", "seen", "expected"),
-    [
-        ("cuda", ["abcd"] * 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-        ("auto", ["abcd"] * 2, ["cuda:0,cuda:2", "cuda:1,cuda:3"]),
-        ("cuda:1,3", ["abcd"] * 2, ["cuda:1", "cuda:3"]),
-        ("cuda", ["ab"] * 3, ["cuda:0", "cuda:1", "cuda:0"]),
-        ("cuda", ["a", "b", "c"], ["cuda:0"] * 3),
-        ("cuda", ["ab", "cd"], ["cuda:0,cuda:1"] * 2),
-        ("cpu,cuda", ["ab"] * 2, ["cpu,cuda:0", "cpu,cuda:1"]),
-        ("cpu", ["ab"] * 2, ["cpu", "cpu"]),
-        ("auto", ["", ""], ["auto", "auto"]),
-    ],
-)
-def test_ranks_divide_the_gpus_that_they_share(device, seen, expected):
-    node = [({0}, gpus) for gpus in seen]
-    assert [share(rank, *node).device(device) for rank in range(len(node))] == expected
-
-
 # -- jobs -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a model, pictures in ``in``, and in ``expected`` what one process makes of them."""
+    """A folder with a model, images in ``in``, and in ``expected`` what one process makes of them."""
     folder = tmp_path_factory.mktemp("mpi")
     generator = unet(ngf=4, depth=5)
     checkpoints.write(folder / "model.safetensors", generator, random_weights(generator))
     (folder / "in" / "deep").mkdir(parents=True)
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "in" / ("deep" if i % 3 else "") / f"x{i}.png")
     assert command(folder, "-o", "expected").returncode == 0
@@ -170,11 +87,11 @@ def test_any_number_of_ranks_writes_the_same_bytes(folder, ranks):
     assert done.returncode == 0, done.stderr
     assert files(folder / f"out{ranks}") == files(folder / "expected")
     summary = json.loads((folder / f"{ranks}.json").read_text())
-    assert summary["done"] == len(summary["images"]) == PICTURES
+    assert summary["done"] == len(summary["images"]) == IMAGES
     assert done.stdout.count("60 done, 0 skipped, 0 failed") == 1 and done.stderr.count("device: ") == 1
     if ranks > 1:
         pictures = [rank["pictures"] for rank in summary["ranks"]]
-        assert sum(pictures) == PICTURES and len(pictures) == ranks and sum(pictures[1:]) > 0
+        assert sum(pictures) == IMAGES and len(pictures) == ranks and sum(pictures[1:]) > 0
 
 
 @needs_mpi
@@ -184,7 +101,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
         (folder / "again" / ("deep" if i % 3 else "") / f"x{i}.png").unlink()
     done = command(folder, "-o", "again", "--gallery", ranks=2)
     assert done.returncode == 0 and "20 done, 40 skipped, 0 failed" in done.stdout
-    assert (folder / "again" / "gallery.html").read_text().count("<article") == PICTURES
+    assert (folder / "again" / "gallery.html").read_text().count("<article") == IMAGES
     (folder / "again" / "gallery.html").unlink()
     assert files(folder / "again") == files(folder / "expected")
     assert "0 done, 60 skipped" in command(folder, "-o", "again", ranks=3).stdout
@@ -198,7 +115,7 @@ def test_rank_0_reads_and_writes_where_there_is_no_common_folder(folder, ranks):
     assert done.returncode == 0, done.stderr
     assert files(folder / f"root{ranks}") == files(folder / "expected")
     pictures = [rank["pictures"] for rank in json.loads((folder / "r.json").read_text())["ranks"]]
-    assert sum(pictures) == PICTURES and len(pictures) == ranks and sum(pictures[1:]) > 0
+    assert sum(pictures) == IMAGES and len(pictures) == ranks and sum(pictures[1:]) > 0
 
 
 @needs_mpi
@@ -326,7 +243,7 @@ def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt
     rank, moment = chance.randrange(3), time.monotonic() + slow * chance.uniform(0.2, 1)
 
     def now() -> bool:
-        return time.monotonic() > moment if attempt else len(list((folder / "killed").rglob("x*"))) > PICTURES // 3
+        return time.monotonic() > moment if attempt else len(list((folder / "killed").rglob("x*"))) > IMAGES // 3
 
     status, _, _ = kill_one(folder, argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER), rank, now)
     there = files(folder / "killed")
@@ -346,7 +263,7 @@ def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt
 @pytest.mark.parametrize("attempt", range(10))
 def test_survivors_finish_where_the_mpi_lets_them(folder, slow, attempt):
     chance = random.Random(attempt)
-    rank, after = chance.randrange(1, 4), chance.randrange(1, PICTURES - 10)
+    rank, after = chance.randrange(1, 4), chance.randrange(1, IMAGES - 10)
     output = folder / f"ulfm{attempt}"
     options = ["-o", output.name, *SLOW, "--json", "ulfm.json"]
     start = [*ULFM, "-n", "4", *argv(*options, shell=REMEMBER)]
@@ -359,7 +276,7 @@ def test_survivors_finish_where_the_mpi_lets_them(folder, slow, attempt):
     assert re.search(rf"60 done, 0 skipped, 0 failed.*\nwithout rank {rank} on .*: lost\n", out)
     assert files(output) == files(folder / "slow")
     summary = json.loads((folder / "ulfm.json").read_text())
-    assert len(summary["lost"]) == 1 and sum(r["pictures"] for r in summary["ranks"]) == PICTURES
+    assert len(summary["lost"]) == 1 and sum(r["pictures"] for r in summary["ranks"]) == IMAGES
 
 
 # -- several hosts --------------------------------------------------------------------------------------------
