@@ -33,7 +33,7 @@ from numba.cuda.typing.typeof import typeof
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix.gpu.kernels import float32_gemm, float32_maps, float32_norm, hopper_gemm, maps, mma_gemm, normalise  # noqa: E402
+from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, simt_gemm  # noqa: E402
 from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
 from pix2pix.gpu.kernels.parameters import (  # noqa: E402
     NO_TARGET,
@@ -54,6 +54,7 @@ ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a"), "sm_100": (10, 0)}
 REGISTERS = 65536  # of a multiprocessor, given to warps in units of 256
 FLOATS, BYTES, TENSOR_MAP, REAL, WHOLE = float32[::1], uint8[::1], uint64[::1], float32, int64
 WAITS_FOR_ALL = "WARPGROUP.DEPBAR.LE gsb0, 0x0"  # at the end of a product; after each wgmma where they can't overlap
+TENSOR_CORES = ("float16", "bfloat16", "tf32")
 FORBIDDEN = ("LDL", "STL", "DADD", "DMUL", "DFMA")  # spills, and arithmetic in float64
 
 EPS = NO_TARGET.slope
@@ -79,81 +80,49 @@ class Kernel(NamedTuple):
 @functools.cache
 def declared() -> dict[str, Kernel]:
     """Every specialisation that the engine launches on a GPU."""
-    product = (*[FLOATS] * 4, *[WHOLE] * 6, REAL, REAL, *[WHOLE] * 12)
-    wide = {"LDG.E.128": 1, "STG.E.128": 1}
-    kernels = {
-        f"gemm {name}": Kernel(
-            float32_gemm.make_gemm(tile),
-            product,
-            {**wide, "FFMA": tile.tm * tile.tn * tile.unrolled, "LDS.128": tile.unrolled * 4, "STS.128": 1},
-            name == "128x64",
-        )
-        for name, tile in float32_gemm.TILES.items()
-    }
-    kernels |= {
-        f"to_image{' of taps' * taps}{' as bytes' * as_bytes}": Kernel(
-            maps.make_to_image(256, bool(taps), bool(as_bytes)),
-            (FLOATS, FLOATS, BYTES if as_bytes else FLOATS, IMAGES, WHOLE, REAL),
-            {"MUFU": 1},
-            bool(taps and as_bytes),
-        )
-        for taps in (0, 1)
-        for as_bytes in (0, 1)
-    }
-    kernels |= tensor_kernels()
-    statistics = {**wide, "LDS.128": 1, "STS.128": 1}
-    return kernels | {
-        "from_picture": Kernel(float32_maps.make_from_picture(256), (BYTES, FLOATS, *[WHOLE] * 3), {}),
-        "copy_channels": Kernel(float32_maps.make_copy_channels(256), (FLOATS, FLOATS, *[WHOLE] * 8), {}),
-        "add_splits": Kernel(float32_maps.make_add_splits(256), (*[FLOATS] * 3, *[WHOLE] * 7), wide),
-        "insert_zeros": Kernel(float32_maps.make_insert_zeros(256), (*[FLOATS] * 2, *[WHOLE] * 7, REAL, REAL), wide),
-        "im2col": Kernel(float32_maps.make_im2col(256), (*[FLOATS] * 2, *[WHOLE] * 8, REAL, REAL, *[WHOLE] * 4), wide),
-        "chunk_statistics": Kernel(
-            float32_norm.make_chunk_statistics(8, 32), (FLOATS, FLOATS, *[WHOLE] * 5), statistics
-        ),
-        "normalise": Kernel(float32_norm.make_normalise(8, 32), (*[FLOATS] * 4, *[WHOLE] * 5, REAL), statistics),
-    }
+    return products() | finishing() | maps_and_images()
 
 
-def tensor_kernels() -> dict[str, Kernel]:
-    """Those of lower precision."""
-    kernels = {}
-    wide = {"LDG.E.128": 1, "STG.E.128": 1}
-    for precision, kind in KINDS.items():
-        for epilogue, name in ((PARTIAL_SUMS, "sums"), (MAPS, "maps"), (STATISTICS, "statistics")):
-            for tile, size in mma_gemm.MMA_TILES.items():
-                products = size.wm // 16 * (size.wn // 8)  # of half a row of the tiles; some compilers write out both
-                loads = size.wm // 16 + size.wn // 16
-                kernels[f"mma_gemm {tile} {name} {precision}"] = Kernel(
-                    mma_gemm.make_mma_gemm(size, kind, epilogue),
-                    (*[FLOATS] * 6, GEMM, TARGETS),
-                    {"HMMA": products, "LDSM": loads, "LDGSTS": 2, "STG.E.128": 1},
-                    tile == "128x128" and name == "statistics" and precision == "float16",
+def products() -> dict[str, Kernel]:
+    """The matrix products."""
+    kernels, operands = {}, (*[FLOATS] * 6, GEMM, TARGETS)
+    for epilogue, name in ((PARTIAL_SUMS, "sums"), (MAPS, "maps"), (STATISTICS, "statistics")):
+        for simt in simt_gemm.SIMT_TILES.values():
+            fma, loads = simt.tm * simt.tn * simt.unrolled, simt.unrolled * 4
+            kernels[f"simt_gemm {simt.bm}x{simt.bn} {name}"] = Kernel(
+                simt_gemm.make_simt_gemm(simt, epilogue),
+                operands,
+                {"LDG.E.128": 1, "STG.E.128": 1, "FFMA": fma, "LDS.128": loads, "STS.128": 1},
+                simt.bn == 64 and name == "statistics",
+            )
+        for precision in TENSOR_CORES:
+            for mma in mma_gemm.MMA_TILES.values():
+                mmas = mma.wm // 16 * (mma.wn // 8)  # of half a row of the tiles; some compilers write out both
+                kernels[f"mma_gemm {mma.bm}x{mma.bn} {name} {precision}"] = Kernel(
+                    mma_gemm.make_mma_gemm(mma, KINDS[precision], epilogue),
+                    operands,
+                    {"HMMA": mmas, "LDSM": mma.wm // 16 + mma.wn // 16, "LDGSTS": 2, "STG.E.128": 1},
+                    mma.bn == 128 and name == "statistics" and precision == "float16",
                 )
-            for tile, size in hopper_gemm.HOPPER_TILES.items():
-                kernels[f"hopper_gemm {tile} {name} {precision}"] = Kernel(
-                    hopper_gemm.make_hopper_gemm(size, kind, epilogue),
+            for hopper in hopper_gemm.HOPPER_TILES.values():
+                kernels[f"hopper_gemm {hopper.bm}x{hopper.bn} {name} {precision}"] = Kernel(
+                    hopper_gemm.make_hopper_gemm(hopper, KINDS[precision], epilogue),
                     (TENSOR_MAP, TENSOR_MAP, *[FLOATS] * 4, BOX_GEMM, TARGETS),
                     {"HGMMA": 4, "UTMALDG": 2, "SYNCS": 4, "STG.E.128": 1},
-                    tile == "128x256" and name == "statistics" and precision == "float16",
+                    hopper.bn == 256 and name == "statistics" and precision == "float16",
                     ("sm_90a",),
                     {WAITS_FOR_ALL: 1},
                 )
-        kernels |= {
-            f"normalise_map {precision}": Kernel(
-                normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"
-            ),
-            f"read_map {precision}": Kernel(
-                maps.make_read_map(256, kind), (FLOATS, FLOATS, *[WHOLE] * 4), {}, precision == "float16"
-            ),
-        }
-        for as_bytes in (False, True):
-            kernels[f"write_map{' of bytes' * as_bytes} {precision}"] = Kernel(
-                maps.make_write_map(256, kind, as_bytes),
-                (BYTES if as_bytes else FLOATS, FLOATS, VALUES, WHOLE, WHOLE, TARGET),
-                {},
-                as_bytes and precision == "float16",
-            )
+    return kernels
+
+
+def finishing() -> dict[str, Kernel]:
+    """What follows products: norms, and maps of partial sums."""
+    kernels, wide = {}, {"LDG.E.128": 1, "STG.E.128": 1}
+    for precision, kind in KINDS.items():
+        kernels[f"normalise_map {precision}"] = Kernel(
+            normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"
+        )
         for epilogue, name in ((MAPS, "maps"), (NORMALISED, "normalised"), (STATISTICS, "statistics")):
             kernels[f"finish_map {name} {precision}"] = Kernel(
                 normalise.make_finish_map(4, 64, kind, epilogue),
@@ -161,6 +130,37 @@ def tensor_kernels() -> dict[str, Kernel]:
                 wide,
                 name == "normalised" and precision == "float16",
             )
+    return kernels
+
+
+def maps_and_images() -> dict[str, Kernel]:
+    """Maps and values, images, and the readable route."""
+    source, window, grid = (typeof(part) for part in (*OPERANDS, Grid(1, 1, 1, 1)))
+    wide = {"LDG.E.128": 1, "STG.E.128": 1}
+    kernels = {
+        "copy_values": Kernel(maps.make_copy_values(256), (FLOATS, FLOATS, WHOLE, WHOLE), {}),
+        "insert_zeros": Kernel(im2col.make_insert_zeros(256), (FLOATS, FLOATS, WHOLE, source), wide),
+        "im2col": Kernel(im2col.make_im2col(256), (FLOATS, FLOATS, WHOLE, WHOLE, source, window, grid), wide),
+    }
+    for as_bytes in (False, True):
+        pixels, suffix = BYTES if as_bytes else FLOATS, " bytes" * as_bytes
+        for taps in (False, True):
+            kernels[f"to_image{' of taps' * taps}{suffix}"] = Kernel(
+                maps.make_to_image(256, taps, as_bytes),
+                (FLOATS, FLOATS, pixels, IMAGES, WHOLE, WHOLE, REAL),
+                {"MUFU": 1},
+                taps and as_bytes,
+            )
+        for precision, kind in KINDS.items():
+            kernels[f"write_map{suffix} {precision}"] = Kernel(
+                maps.make_write_map(256, kind, as_bytes),
+                (pixels, FLOATS, VALUES, WHOLE, WHOLE, TARGET),
+                {},
+                as_bytes and precision == "float16",
+            )
+    for precision, kind in KINDS.items():
+        signature = FLOATS, FLOATS, *[WHOLE] * 4
+        kernels[f"read_map {precision}"] = Kernel(maps.make_read_map(256, kind), signature, {}, precision == "float16")
     return kernels
 
 

@@ -63,7 +63,7 @@ def launches(engine: BaseEngine, b: np.ndarray) -> list[Launch]:
 
         def compute_layer(packed: Any, *others: Any) -> None:
             nonlocal layer
-            layer = packed.layer.name
+            layer = packed.op.name
             compute(packed, *others)
 
         def set_constant(name: str, *others: Any) -> None:

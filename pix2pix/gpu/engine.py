@@ -30,11 +30,9 @@ from ..model.lowering import lower
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
 from .device import Device, simulator
-from .float32_forward import Forward
-from .float32_packing import DeviceWeights
 from .forward import TensorForward
 from .launches import MOST_IMAGES
-from .packing import TensorWeights
+from .packing import DeviceWeights
 
 PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothing
 SIZES_KEPT = 6  # numbers and sizes of images whose graphs are kept
@@ -59,7 +57,7 @@ class Slot:
 class Size:
     """What is kept for n images of h x w."""
 
-    forward: Forward | TensorForward
+    forward: TensorForward
     free: list[Slot] = field(default_factory=list)
     graphs: dict[Any, Callable[[], None]] = field(default_factory=dict)
 
@@ -88,7 +86,7 @@ class GpuEngine(BaseEngine):
     def __init__(
         self,
         generator: Generator,
-        weights: Weights | DeviceWeights | TensorWeights,
+        weights: Weights | DeviceWeights,
         *,
         precision: str = "float32",
         tune: str = "throughput",
@@ -98,7 +96,7 @@ class GpuEngine(BaseEngine):
         self.plan = choose(generator, tune, plan, precision, "cuda", gpu_name(index))
         info = EngineInfo(f"cuda:{index}", precision=precision, plan=self.plan, pixels_at_once=PIXELS_AT_ONCE)
         super().__init__(generator, self.plan.layers_on("cuda"), info)
-        if not isinstance(weights, DeviceWeights | TensorWeights):
+        if not isinstance(weights, DeviceWeights):
             generator.check_weights(weights)
         self.precision, self.index = precision, index
         self._leader = ThreadPoolExecutor(1, thread_name_prefix=f"pix2pix-cuda-{index}")
@@ -121,14 +119,12 @@ class GpuEngine(BaseEngine):
         description = f"cuda:{self.index} ({self._device.name}), {launches}"
         return dataclasses.replace(super().info, description=description)
 
-    def _open(self, weights: Weights | DeviceWeights | TensorWeights) -> None:
+    def _open(self, weights: Weights | DeviceWeights) -> None:
         self._thread = threading.get_ident()
         self._device = Device(self.index)
-        if not isinstance(weights, DeviceWeights | TensorWeights):
-            make = DeviceWeights if self.precision == "float32" else TensorWeights
-            weights = make(self.generator, weights, self.plan, self._device)
+        if not isinstance(weights, DeviceWeights):
+            weights = DeviceWeights(self.generator, weights, self.plan, self._device)
         self._weights = weights
-        self._walk: Any = Forward if self.precision == "float32" else TensorForward
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._no_memory = self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
@@ -309,11 +305,11 @@ class GpuEngine(BaseEngine):
             return self._sizes[key]
         if n > MOST_IMAGES:
             raise MemoryError(f"got {n} images to keep in the GPU's memory, it takes {MOST_IMAGES} at a time")
-        needed = self._walk.floats(self._weights, n, h, w)
+        needed = TensorForward.floats(self._weights, n, h, w)
         if needed > self._memory.size:
             self._let_go()
             self._memory = self._device.empty(needed)
-        size = Size(self._walk(self._weights, n, h, w, self._memory, self._stream))
+        size = Size(TensorForward(self._weights, n, h, w, self._memory, self._stream))
         self._add_constants(size.forward)
         self._sizes[key] = size
         while len(self._sizes) > SIZES_KEPT:
@@ -330,7 +326,7 @@ class GpuEngine(BaseEngine):
         self._memory = self._no_memory
         self._device.release()
 
-    def _add_constants(self, forward: Forward | TensorForward) -> None:
+    def _add_constants(self, forward: TensorForward) -> None:
         """The values of those layers of this engine that are the same for every picture of the size.
 
         What they read is either constant too, or makes no difference: zeros do.

@@ -13,158 +13,87 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..model.generator import INPUT
-from . import launches as _gpu_walk
 from .jit import SIMULATED
 from .kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
-from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
-from .kernels.maps import make_read_map, make_write_map
-from .kernels.mma_gemm import MMA_TILES, SIMULATED_MMA_TILE, MmaTile, make_mma_gemm
+from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
 from .kernels.normalise import make_finish_map, make_normalise_map
-from .kernels.parameters import (
-    NO_TARGET,
-    BoxGrid,
-    Gemm,
-    Grid,
-    Images,
-    Norm,
-    Source,
-    Sums,
-    Target,
-    Targets,
-    Values,
-    Window,
-)
-from .launches import THREADS, Walk, cut, rounded
-from .packing import TensorPacked, TensorWeights, Use
-from .ptx.fragments import COLUMN_UNIT, SWIZZLE_ROW, VECTOR
-from .tensor_maps import encode, source_map, weight_map
+from .kernels.parameters import Images, Norm, Sums, Target, Values
+from .launches import THREADS, Walk, cut, launch_over, rounded
+from .packing import DeviceWeights, PackedOp, Use
+from .products import Memory, Output, Product, arrays_and_targets
+from .ptx.fragments import VECTOR
 
 LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
 WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
 MOST_PARTS = 65535  # of a grid
-ONE_CHANNEL = (1, 1, 0, 1, 1, 0)  # of a pixel: how copy_channels copies an array
 PART = 32 if SIMULATED else 256  # pixels of larger ones that a block finishes
 CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 
 
 @functools.cache
-def product(tile: MmaTile | HopperTile, kind: int, epilogue: int) -> Any:
-    """The product's kernel for a tile."""
-    return (make_hopper_gemm if isinstance(tile, HopperTile) else make_mma_gemm)(tile, kind, epilogue)
-
-
-@functools.cache
-def finish(kind: int, epilogue: int) -> Any:
-    """The kernel that finishes maps from partial sums."""
+def finish_kernel(kind: int, epilogue: int) -> Any:
+    """The kernel that finishes maps from partial sums. Compiled at its first launch."""
     return make_finish_map(FEW_LANES, LANES * ROWS // FEW_LANES, kind, epilogue)
 
 
 @functools.cache
 def kernels(kind: int) -> SimpleNamespace:
-    """All others. Compiled when they are first launched."""
+    """All other kernels for a kind of packed word."""
     return SimpleNamespace(
-        **vars(_gpu_walk.kernels()),
+        copy_values=make_copy_values(THREADS),
         write_map={as_bytes: make_write_map(THREADS, kind, as_bytes) for as_bytes in (False, True)},
         read_map=make_read_map(THREADS, kind),
         normalise_map=make_normalise_map(LANES, ROWS, kind),
+        to_image={
+            (taps, as_bytes): make_to_image(THREADS, taps, as_bytes)
+            for taps in (False, True)
+            for as_bytes in (False, True)
+        },
     )
 
 
-ONE_PIXEL = Window(1, 1, 1, 1, 0, 1)
-CONVOLUTION = Window(4, 4, 2, 2, 1, 1)
-OF_PAIRS = Window(4, 2, 2, 1, 0, 1)
-TRANSPOSED = Window(2, 2, 1, 1, 0, -1)
-
-
-class Shape(NamedTuple):
-    """A layer's product for one image: rows are the pixels of h x w, for each phase."""
-
-    h: int
-    w: int
-    phases: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of the product, for each phase."""
-        return self.h * self.w
-
-
-def shape_of(weights: TensorWeights, packed: TensorPacked, h: int, w: int) -> Shape:
-    """The shape of a layer's product, for images of h x w."""
-    layer = packed.layer
-    source_h, source_w, _ = weights.generator.shapes(h, w)[layer.inputs[0].layer]
-    if not layer.transposed:
-        return Shape(source_h // 2, source_w // 2, 1)
-    return Shape(source_h, source_w, 1 if layer.activation == "tanh" else 4)
-
-
-def window_of(weights: TensorWeights, packed: TensorPacked) -> Window:
-    """Which pixels a layer's product reads."""
-    if packed.layer.transposed:
-        return ONE_PIXEL if packed.layer.activation == "tanh" else TRANSPOSED
-    return OF_PAIRS if weights.maps[packed.layer.name].border else CONVOLUTION
-
-
-def tile_of(weights: TensorWeights, packed: TensorPacked, shape: Shape) -> MmaTile | HopperTile:
-    """The tile that the layer's plan says; mma_gemm's 128x128 where hopper_gemm cannot do the shape."""
-    if packed.kind == "hopper" and weights.maps[packed.layer.name].words % SWIZZLE_ROW == 0:
-        tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[packed.tile]
-        if tile.box(shape.h, shape.w):
-            return tile
-    return SIMULATED_MMA_TILE if SIMULATED else MMA_TILES.get(packed.tile, MMA_TILES["128x128"])
-
-
-def writes_sums(packed: TensorPacked, shape: Shape, tile: MmaTile | HopperTile) -> bool:
-    """Whether a layer's product writes partial sums, from which another kernel makes maps or an image."""
-    is_small = packed.layer.norm is not None and shape.rows < tile.bm
-    return packed.splits > 1 or is_small or packed.layer.activation == "tanh"
-
-
 class TensorForward(Walk):
-    """The walk in a precision of tensor cores."""
+    """The maps of n images of h x w, and the launches that fill them."""
 
-    def __init__(self, weights: TensorWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
+    def __init__(self, weights: DeviceWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
         super().__init__(weights, n, h, w, stream)
         self.kind, self.shapes = weights.kind, self.generator.shapes(h, w)
         self.maps = cut(memory, _sizes(weights, n, h, w))
         self.transfer, self.scratch, self.statistics = (self.maps.pop(name) for name in _SHARED)
-        self.tensor_maps: dict[str, tuple[Any, Any]] = {}  # of layers that hopper_gemm computes
-        for name, packed in weights.layers.items():
-            shape = shape_of(weights, packed, h, w)
-            if isinstance(tile := tile_of(weights, packed, shape), HopperTile):
-                self.tensor_maps[name] = self._encoded(packed, shape, tile)
+        self.products = _products(weights, n, h, w)
+        self.tensor_maps = {
+            name: product.tensor_maps(weights.device, self.maps[name]) for name, product in self.products.items()
+        }
         self.values: dict[str, Any] = {}  # of layers that were given or asked for, float32 (n, h, w, channels)
 
     @staticmethod
-    def floats(weights: TensorWeights, n: int, h: int, w: int) -> int:
+    def floats(weights: DeviceWeights, n: int, h: int, w: int) -> int:
         """Memory that is needed for n images of h x w, in words."""
         return sum(_sizes(weights, n, h, w).values())
 
     # -- what the engine asks for -----------------------------------------------------------------------------
 
     def set_pictures(self, b: Any) -> None:
-        """The input from 8-bit pictures (n * h * w * channels) in the GPU's memory."""
+        """The input from 8-bit images (n * h * w * channels) in the GPU's memory."""
         for use in self.weights.uses[INPUT]:
             self._write(INPUT, use, b, self.n)
 
     def set_map(self, name: str, value: Any, images: int) -> None:
         """See :meth:`Walk.set_map`."""
         size = value.size * self.n // images
-        self._launch(
-            kernels(self.kind).copy_channels, size, value, self._value(name), size, value.size, 1, 1, 0, 1, 1, 0
-        )
+        launch_over(kernels(self.kind).copy_values, self.stream, size, value, self._value(name), size, value.size)
         for use in self.weights.uses.get(name, ()):
             self._write(name, use, value, images)
 
     def get_map(self, name: str, out: Any, images: int) -> None:
         """A layer's value for the first images, to an array (images * h * w * channels) in the GPU's memory."""
         size = images * int(np.prod(self.shapes[name]))
-        self._launch(kernels(self.kind).copy_channels, size, self.values[name], out, size, size, *ONE_CHANNEL)
+        launch_over(kernels(self.kind).copy_values, self.stream, size, self.values[name], out, size, size)
 
     def _value(self, name: str) -> Any:
         """Memory for a layer's value, which stays. Raises MemoryError."""
@@ -178,124 +107,81 @@ class TensorForward(Walk):
         kernel = kernels(self.kind).write_map[value.dtype == np.uint8]
         shape, target = Values(self.n, images, h, w, channels), Target(to.words, use.first, use.slope)
         count = self.n * (h + 2 * to.border) * (w + 2 * to.border) * use.width
-        self._launch(kernel, count, value, self.maps[use.map], shape, to.border, use.width, target)
+        launch_over(kernel, self.stream, count, value, self.maps[use.map], shape, to.border, use.width, target)
 
     # -- one layer --------------------------------------------------------------------------------------------
 
-    def _compute(self, packed: TensorPacked, picture: Any, is_wanted: bool) -> None:
-        layer = packed.layer
-        if layer.activation == "tanh":
+    def _compute(self, packed: PackedOp, picture: Any, is_wanted: bool) -> None:
+        name = packed.op.name
+        if packed.op.makes_image:
             self._last(packed, picture)
             return
-        uses = self.weights.uses[layer.name]
+        uses = self.weights.uses[name]
         outputs = [self._output(use) for use in uses]
         if not is_wanted:
             self._fill(packed, outputs)
             return
         self._fill(packed, [outputs[0].plain()])  # the value without activation, then all readers' maps from it
-        (h, w, channels), value, (array, target) = self.shapes[layer.name], self._value(layer.name), outputs[0]
+        (h, w, channels), value, (array, target) = self.shapes[name], self._value(name), outputs[0]
         pixels = self.n * h * w
-        read_map = kernels(self.kind).read_map
-        self._launch(read_map, pixels * uses[0].width, array, value, pixels, channels, target.stride, target.first)
+        arguments = array, value, pixels, channels, target.stride, target.first
+        launch_over(kernels(self.kind).read_map, self.stream, pixels * uses[0].width, *arguments)
         for use in uses:
-            self._write(layer.name, use, value, self.n)
+            self._write(name, use, value, self.n)
 
-    def _last(self, packed: TensorPacked, picture: Any) -> None:
-        """The products of every pixel with all taps, then the image."""
+    def _output(self, use: Use) -> Output:
+        return Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope))
+
+    def _last(self, packed: PackedOp, picture: Any) -> None:
+        """The last layer: partial sums, then the image."""
+        product, pixels = self.products[packed.op.name], self.n * self.h * self.w
         self._multiply(packed, slice(0, self.n), PARTIAL_SUMS, [])
-        as_bytes, scale = picture.dtype == np.uint8, np.float32(self.generator.output_scale)
-        shape = Images(self.n, self.h, self.w, packed.layer.filters)
-        kernel, pixels = kernels(self.kind).to_image[True, as_bytes], self.n * self.h * self.w
-        self._launch(kernel, pixels, self.scratch, packed.affine, picture, shape, packed.columns, scale)
+        has_taps, as_bytes = product.shape.rows < self.h * self.w, picture.dtype == np.uint8
+        shape, scale = Images(self.n, self.h, self.w, packed.op.filters), np.float32(packed.op.epilogue.output_scale)
+        arguments = self.scratch, packed.affine, picture, shape, packed.columns, packed.algorithm.splits, scale
+        launch_over(kernels(self.kind).to_image[has_taps, as_bytes], self.stream, pixels, *arguments)
 
-    def _fill(self, packed: TensorPacked, outputs: list[Output]) -> None:
+    def _fill(self, packed: PackedOp, outputs: list[Output]) -> None:
         """Compute a layer's value into the maps of its readers."""
-        norm, shape = packed.layer.norm, shape_of(self.weights, packed, self.h, self.w)
-        tile = tile_of(self.weights, packed, shape)
-        if writes_sums(packed, shape, tile):
-            self._multiply(packed, slice(0, self.n), PARTIAL_SUMS, [])
-            self._finish(packed, shape, outputs)
+        norm, product, everything = packed.op.epilogue.norm, self.products[packed.op.name], slice(0, self.n)
+        if product.writes_sums:
+            self._multiply(packed, everything, PARTIAL_SUMS, [])
+            self._finish(packed, outputs)
         elif norm:
-            pixels, tiles = shape.rows * shape.phases, -(-shape.rows // tile.bm)
-            cut = Norm(pixels, shape.phases, tiles, tile.bm, packed.columns, np.float32(norm.eps))
+            shape, bm = product.shape, product.tile.bm
+            pixels = shape.rows * shape.phases
+            tiling = Norm(pixels, shape.phases, -(-shape.rows // bm), bm, packed.columns, np.float32(norm.eps))
             step = max(1, CACHED // (pixels * packed.columns))
             for first in range(0, self.n, step):
                 images = slice(first, min(first + step, self.n))
-                self._multiply(packed, images, STATISTICS, [outputs[0].plain()])
-                self._normalise(packed, images, cut, outputs)
+                some = [output.from_pixel(first * pixels) for output in outputs]
+                self._multiply(packed, images, STATISTICS, [some[0].plain()])
+                self._normalise(packed, images, tiling, some)
         else:
-            self._multiply(packed, slice(0, self.n), MAPS, outputs)
+            self._multiply(packed, everything, MAPS, outputs)
 
-    def _multiply(self, packed: TensorPacked, images: slice, epilogue: int, outputs: list[Output]) -> None:
+    def _multiply(self, packed: PackedOp, images: slice, epilogue: int, outputs: list[Output]) -> None:
         """Launch the product for some images."""
-        shape = shape_of(self.weights, packed, self.h, self.w)
-        tile = tile_of(self.weights, packed, shape)
-        if isinstance(tile, HopperTile):
-            tiles, operands, source, grid = self._in_boxes(packed, images, shape, tile)
+        name, product = packed.op.name, self.products[packed.op.name]
+        shared = self.scratch, self.statistics
+        memory = Memory(self.weights.device, self.stream, self.maps[name], self.tensor_maps[name], *shared)
+        if packed.algorithm.kind == "im2col":
+            product.launch_im2col(memory)
         else:
-            groups = images.stop - images.start if epilogue == STATISTICS else 1
-            tiles, operands, source, grid = self._in_rows(packed, images, shape, tile, groups)
-        kernel = product(tile, self.kind, epilogue)
-        window = window_of(self.weights, packed)
-        gemm = Gemm(source, window, grid, packed.columns, shape.phases, packed.splits)
-        arrays = self._arrays(packed, images, outputs)
-        arguments = (*operands, packed.affine, *arrays, self.statistics, gemm, _targets(outputs))
-        if tile.shared:
-            self.weights.device.allow_shared(kernel, arguments, tile.shared)
-        blocks = (tiles, -(-packed.columns // tile.bn), shape.phases * packed.splits)
-        kernel[blocks, tile.threads, self.stream, tile.shared](*arguments)
+            product.launch(memory, images, epilogue, outputs)
 
-    def _in_rows(
-        self, packed: TensorPacked, images: slice, shape: Shape, tile: MmaTile, groups: int
-    ) -> tuple[int, tuple[Any, Any], Source, Grid]:
-        """Number of tiles, operands, source and grid of mma_gemm; tiles don't cross the borders of `groups`."""
-        at = self.weights.maps[packed.layer.name]
-        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
-        source = Source(h + 2, w // 2 + 1, 2 * at.words) if at.border else Source(h, w, at.words)
-        rows = (images.stop - images.start) * shape.rows // groups
-        tiles = -(-rows // tile.bm)
-        array = self.maps[packed.layer.name][images.start * source.h * source.w * source.words :]
-        return groups * tiles, (array, packed.weights), source, Grid(shape.h, shape.w, rows, tiles)
-
-    def _in_boxes(
-        self, packed: TensorPacked, images: slice, shape: Shape, tile: HopperTile
-    ) -> tuple[int, tuple[Any, Any], Source, BoxGrid]:
-        """Number of tiles, operands, source and grid of hopper_gemm."""
-        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
-        source, box = Source(h, w, self.weights.maps[packed.layer.name].words), tile.box(shape.h, shape.w)
-        assert box is not None
-        n = images.stop - images.start
-        tiles = -(-n // box.images) * (shape.h // box.h) * (shape.w // box.w)
-        grid = BoxGrid(shape.h, shape.w, images.start, n, box.h.bit_length() - 1, box.w.bit_length() - 1)
-        return tiles, self.tensor_maps[packed.layer.name], source, grid
-
-    def _encoded(self, packed: TensorPacked, shape: Shape, tile: HopperTile) -> tuple[Any, Any]:
-        """Tensor maps of what a layer reads, and of its weights."""
-        device, words = self.weights.device, self.weights.maps[packed.layer.name].words
-        h, w, _ = self.shapes[packed.layer.inputs[0].layer]
-        box, stride = tile.box(shape.h, shape.w), window_of(self.weights, packed).stride_h
-        assert box is not None
-        rows = shape.phases * -(-packed.columns // COLUMN_UNIT) * COLUMN_UNIT
-        source = source_map(self.maps[packed.layer.name], (self.n, h, w, words), stride, box)
-        weights = weight_map(packed.weights, rows, packed.weights.size // rows, tile.bn)
-        return encode(device, source), encode(device, weights)
-
-    def _arrays(self, packed: TensorPacked, images: slice, outputs: list[Output]) -> tuple[Any, Any]:
-        """Where the images' values go: the arrays out and out2 of kernels."""
-        h, w, _ = self.shapes[packed.layer.name]
-        arrays = [output.array[images.start * h * w * output.target.stride :] for output in outputs]
-        return tuple((*arrays, self.scratch, self.scratch)[:2])
-
-    def _normalise(self, packed: TensorPacked, images: slice, cut: Norm, outputs: list[Output]) -> None:
+    def _normalise(self, packed: PackedOp, images: slice, tiling: Norm, outputs: list[Output]) -> None:
         """Launch the kernel that normalises maps by their tiles' statistics."""
-        blocks = (-(-cut.columns // (VECTOR * LANES)), -(-cut.pixels // (16 * ROWS)), images.stop - images.start)
+        blocks = (-(-tiling.columns // (VECTOR * LANES)), -(-tiling.pixels // (16 * ROWS)), images.stop - images.start)
+        out, out2, targets = arrays_and_targets(outputs, self.scratch)
         kernels(self.kind).normalise_map[blocks, LANES * ROWS, self.stream](
-            self.statistics, packed.affine, *self._arrays(packed, images, outputs), cut, _targets(outputs)
+            self.statistics, packed.affine, out, out2, tiling, targets
         )
 
-    def _finish(self, packed: TensorPacked, shape: Shape, outputs: list[Output]) -> None:
+    def _finish(self, packed: PackedOp, outputs: list[Output]) -> None:
         """Launch the kernel that makes maps of partial sums."""
-        norm, pixels, images = packed.layer.norm, shape.phases * shape.rows, slice(0, self.n)
+        norm, shape = packed.op.epilogue.norm, self.products[packed.op.name].shape
+        pixels = shape.phases * shape.rows
         epilogue, share = MAPS, max(PART, -(-pixels // MOST_PARTS))
         if norm and pixels <= WHOLE:
             epilogue, share = NORMALISED, pixels
@@ -303,56 +189,40 @@ class TensorForward(Walk):
             epilogue = STATISTICS
         parts, eps = -(-pixels // share), np.float32(norm.eps if norm else 0)
         to = [outputs[0].plain()] if epilogue == STATISTICS else outputs
+        out, out2, targets = arrays_and_targets(to, self.scratch)
+        sums = Sums(shape.h, shape.w, shape.phases, packed.algorithm.splits, packed.columns, share, eps)
         blocks = (-(-packed.columns // (VECTOR * FEW_LANES)), parts, self.n)
-        finish(self.kind, epilogue)[blocks, LANES * ROWS, self.stream](
-            self.scratch,
-            packed.affine,
-            *self._arrays(packed, images, to),
-            self.statistics,
-            Sums(shape.h, shape.w, shape.phases, packed.splits, packed.columns, share, eps),
-            _targets(to),
+        finish_kernel(self.kind, epilogue)[blocks, LANES * ROWS, self.stream](
+            self.scratch, packed.affine, out, out2, self.statistics, sums, targets
         )
         if epilogue == STATISTICS:
-            self._normalise(packed, images, Norm(pixels, 1, parts, share, packed.columns, eps), outputs)
-
-    def _output(self, use: Use) -> Output:
-        return Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope))
-
-
-class Output(NamedTuple):
-    """A map in which a layer's value is written, and where in each of its pixels."""
-
-    array: Any
-    target: Target
-
-    def plain(self) -> Output:
-        """The same place, for the value without activation."""
-        return self._replace(target=self.target._replace(slope=np.float32(1)))
-
-
-def _targets(outputs: list[Output]) -> Targets:
-    """The two targets that kernels take."""
-    return Targets(*(*(output.target for output in outputs), NO_TARGET, NO_TARGET)[:2])
+            self._normalise(packed, slice(0, self.n), Norm(pixels, 1, parts, share, packed.columns, eps), outputs)
 
 
 _SHARED = ("transfer", "scratch", "statistics")
 
 
-def _sizes(weights: TensorWeights, n: int, h: int, w: int) -> dict[str, int]:
+def _products(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, Product]:
+    """Every layer's product, for n images of h x w."""
+    shapes = weights.generator.shapes(h, w)
+    return {
+        name: Product.of(weights, packed, n, shapes[packed.op.sources[0].layer][:2])
+        for name, packed in weights.ops.items()
+    }
+
+
+def _sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, int]:
     """Words of every map, and of what all layers share."""
     shapes = weights.generator.shapes(h, w)
     sizes = dict.fromkeys(_SHARED, 0)
     for name, at in weights.maps.items():
         map_h, map_w, _ = shapes[at.source]
         sizes[name] = n * (map_h + 2 * at.border) * (map_w + 2 * at.border) * at.words
-    for name in {INPUT, *weights.uses, *weights.layers}:
+    for name in {INPUT, *weights.uses, *weights.ops}:
         sizes["transfer"] = max(sizes["transfer"], n * int(np.prod(shapes[name])))
-    for packed in weights.layers.values():
-        shape = shape_of(weights, packed, h, w)
-        tile = tile_of(weights, packed, shape)
-        tiles = shape.phases * -(-shape.rows // min(tile.bm, PART))
-        sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * packed.columns)
-        if writes_sums(packed, shape, tile):
-            sums = packed.splits * shape.phases * n * shape.rows * packed.columns
-            sizes["scratch"] = max(sizes["scratch"], sums)
+    for product in _products(weights, n, h, w).values():
+        shape = product.shape
+        tiles = shape.phases * -(-shape.rows // min(product.tile.bm, PART))
+        sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * product.packed.columns)
+        sizes["scratch"] = max(sizes["scratch"], product.scratch_size)
     return rounded(sizes)

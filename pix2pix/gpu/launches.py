@@ -5,33 +5,16 @@ Every launch goes to one stream, in the order of the layers, so that any walk ca
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 from ..model.lowering import lower
 from .jit import SIMULATED
-from .kernels.float32_maps import make_copy_channels
-from .kernels.maps import make_to_image
 
 THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)
 ALIGNED = 64  # floats
 MOST_IMAGES = 65535  # of a grid
-
-
-@functools.cache
-def kernels() -> SimpleNamespace:
-    """Those that all precisions use. Compiled when they are first launched."""
-    return SimpleNamespace(
-        copy_channels=make_copy_channels(THREADS),
-        to_image={
-            (taps, as_bytes): make_to_image(THREADS, taps, as_bytes)
-            for taps in (False, True)
-            for as_bytes in (False, True)
-        },
-    )
 
 
 class Walk:
@@ -51,13 +34,13 @@ class Walk:
         wanted = {name for name in wanted if name not in given}
         program = lower(self.generator)
         constants = program.unaffected(self.constants, given)
-        layers = program.needed(tuple(wanted), given | constants)
-        used = wanted.union(name for op in layers for name in op.reads)
+        ops = program.needed(tuple(wanted), given | constants)
+        used = wanted.union(name for op in ops for name in op.reads)
         for name, value in self.constants.items():
             if name in used and name in constants:
                 self.set_map(name, value, 1)
-        for layer in layers:
-            self._compute(self.weights.layers[layer.name], picture, layer.name in wanted)
+        for op in ops:
+            self._compute(self.weights.ops[op.name], picture, op.name in wanted)
 
     def set_map(self, name: str, value: Any, images: int) -> None:
         """A layer's value from an array (images * h * w * channels) in the GPU's memory; one image stands for all."""
@@ -67,10 +50,10 @@ class Walk:
         """Launch one layer. If it ``is_wanted``, its value is going to be asked for."""
         raise NotImplementedError
 
-    def _launch(self, kernel: Any, count: int, *arguments: Any) -> None:
-        """Launch a kernel that goes over ``count`` things in steps of the grid."""
-        blocks = min(-(-count // THREADS), MOST_BLOCKS)
-        kernel[blocks, THREADS, self.stream](*arguments)
+
+def launch_over(kernel: Any, stream: Any, count: int, *arguments: Any) -> None:
+    """Launch a kernel whose threads go over ``count`` elements in steps of the grid."""
+    kernel[min(-(-count // THREADS), MOST_BLOCKS), THREADS, stream](*arguments)
 
 
 def rounded(sizes: Mapping[str, int]) -> dict[str, int]:

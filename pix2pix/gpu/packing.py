@@ -1,8 +1,8 @@
-"""A generator's weights as tensor cores read them, and where its maps lie.
+"""A generator's weights in the GPU's memory, and where its maps lie.
 
-Each layer has a map of its own from which it reads, in words of the precision: what it is given, activated, side by
-side. A layer's value therefore is written once for each of those who read it. Numbers of channels are padded to
-multiples of 8.
+Each operation has a map of its own from which it reads, in packed words of the precision: the values of its sources,
+activated, side by side. So a value is written once for each of its readers. Numbers of channels are padded to multiples
+of 8.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from ..model.generator import INPUT, Generator, Layer, Weights
+from ..model.generator import INPUT, Generator, Weights
+from ..model.lowering import Op, Program, lower
 from ..model.weights import fold
 from ..plans.algorithms import Algorithm
 from ..plans.plan import Plan
 from .device import HOPPER, Device
-from .float32_packing import all_taps, padded, parity_taps, parse, plain_taps
-from .ptx.fragments import column_order
-from .ptx.packed_words import ELEMENTS, KINDS, LARGEST_FLOAT16, words_of
+from .filters import all_taps, flipped_taps, padded, phase_taps, plain_taps, reorder_columns
+from .jit import SIMULATED
+from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
+from .ptx.fragments import CHUNK, column_order
+from .ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, KINDS, LARGEST_FLOAT16, words_of
 
-NARROW = 4  # channels of a picture that are worth a layout of their own
+NARROW = 4  # channels of an image, which tensor cores read with less padding
 MOST_READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Where a layer's value is written for one of its readers: `width` words from `first` of each pixel of its map."""
+    """Where a value is written for one of its readers: `width` words from `first` of each pixel of its map."""
 
     map: str
     first: int
@@ -38,7 +41,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """What a layer reads: `words` of each pixel, and a border of zeros where pictures have one."""
+    """What an operation reads: `words` of each pixel, and a border of zeros where it reads pairs of pixels.
+
+    `source` is a value of the map's height and width.
+    """
 
     source: str
     words: int
@@ -46,102 +52,112 @@ class MapOf:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPacked:
-    """A layer on the GPU: kind, tile and splits of its product, and its weights in the GPU's memory."""
+class PackedOp:
+    """An operation on the GPU, how it is computed, and its weights in the GPU's memory."""
 
-    layer: Layer
-    kind: str  # "tensor" or "hopper"
-    tile: str
-    splits: int
-    weights: Any  # packed words (phases, padded columns, taps * channels)
+    op: Op
+    algorithm: Algorithm
+    weights: Any  # packed words, as the product's kernel reads them
     columns: int
     affine: Any  # (3, columns): bias, gamma, beta; 0, 1, 0 where there is none
 
 
-class TensorWeights:
-    """All layers that a plan places on the GPU, packed and uploaded. Engines of one device can share it.
+class DeviceWeights:
+    """All operations that a plan places on the GPU, packed and uploaded. Engines of one device can share it.
 
-    Raises ValueError for weights that are too large for float16, and for maps that more than two layers read;
+    Raises ValueError for weights that are too large for float16, and for values that have more than two readers;
     RuntimeError for a plan that takes another GPU.
     """
 
     def __init__(self, generator: Generator, weights: Weights, plan: Plan, device: Device) -> None:
         self.generator, weights = fold(generator, weights)
+        self.program: Program = lower(self.generator)
         self.kind, self.device = KINDS[plan.precision], device
-        self.channels = {INPUT: generator.in_channels, **{layer.name: layer.filters for layer in generator.layers}}
+        self.channels = {INPUT: self.program.in_channels, **{op.name: op.filters for op in self.program.ops}}
         served = plan.layers_on("cuda")
-        layers = [layer for layer in self.generator.layers if layer.name in served]
-        if device.capability != HOPPER and (boxed := [n for n in served if plan.layers[n].kind == "hopper"]):
-            there, needed = (".".join(map(str, version)) for version in (device.capability, HOPPER))
-            raise RuntimeError(
-                f"cuda:{device.index} ({device.name}) has compute capability {there}, and the plan's "
-                f"{str(plan.layers[boxed[0]])!r} for {boxed[0]} is for {needed}: use another plan"
-            )
+        ops = [op for op in self.program.ops if op.name in served]
+        _check_capability(device, {name: plan.layers[name] for name in served})
         self.maps: dict[str, MapOf] = {}
-        self.uses: dict[str, list[Use]] = {layer.name: [] for layer in layers}
-        for layer in layers:
-            self._place(layer)
-        for layer in layers:
-            if not self.uses[layer.name] and layer.activation != "tanh":  # read elsewhere alone
-                words = padded(layer.filters) // ELEMENTS[self.kind]
-                self.maps[f"value of {layer.name}"] = MapOf(layer.name, words)
-                self.uses[layer.name].append(Use(f"value of {layer.name}", 0, words, np.float32(1)))
-        self.layers: Mapping[str, TensorPacked] = {
-            layer.name: self._pack(layer, weights, plan.layers[layer.name]) for layer in layers
-        }
+        self.uses: dict[str, list[Use]] = {op.name: [] for op in ops}
+        for op in ops:
+            self._place(op)
+        for op in ops:
+            if not self.uses[op.name] and not op.makes_image:  # read elsewhere alone
+                words = padded(op.filters) // ELEMENTS[self.kind]
+                self.maps[f"value of {op.name}"] = MapOf(op.name, words)
+                self.uses[op.name].append(Use(f"value of {op.name}", 0, words, np.float32(1)))
+        self.ops: Mapping[str, PackedOp] = {op.name: self._pack(op, weights, plan.layers[op.name]) for op in ops}
 
-    def _place(self, layer: Layer) -> None:
-        """The map that a layer reads, and what is written there."""
+    def _place(self, op: Op) -> None:
+        """The map that an operation reads, and what is written there."""
         first = 0
-        for source in layer.inputs:
-            width = self._width(layer, source.layer)
+        for source in op.sources:
+            width = self._width(source.layer)
             uses = self.uses.setdefault(source.layer, [])
-            uses.append(Use(layer.name, first, width, np.float32(source.slope)))
+            uses.append(Use(op.name, first, width, np.float32(source.slope)))
             if len(uses) > MOST_READERS:
                 raise ValueError(f"the GPU engine takes maps that {MOST_READERS} layers read: not {source.layer}")
             first += width
-        self.maps[layer.name] = MapOf(layer.inputs[0].layer, first, int(self.reads_pairs(layer)))
+        self.maps[op.name] = MapOf(op.sources[0].layer, first, int(self._reads_pairs(op)))
 
-    def _width(self, layer: Layer, source: str) -> int:
-        """Words of each pixel that a layer reads of one of its inputs."""
+    def _width(self, source: str) -> int:
+        """Words of each pixel that an operation reads of one of its sources."""
         channels = self.channels[source]
-        is_narrow = source == INPUT and channels <= NARROW
+        is_narrow = source == INPUT and channels <= NARROW and self.kind != FLOAT32
         return (NARROW if is_narrow else padded(channels)) // ELEMENTS[self.kind]
 
-    def reads_pairs(self, layer: Layer) -> bool:
-        """Whether a layer reads two neighbours of a picture's pixels as one, which so fill a chunk.
+    def _reads_pairs(self, op: Op) -> bool:
+        """Whether an operation reads pairs of an image's pixels, which fill a chunk.
 
-        The picture then has a border of zeros, so that pairs begin where chunks do.
+        The image then has a border of zeros, so that pairs begin where chunks do.
         """
-        channels = self.channels[layer.inputs[0].layer]
-        return layer.inputs[0].layer == INPUT and channels <= NARROW and ELEMENTS[self.kind] == 2
+        return op.reads_image and self.channels[INPUT] <= NARROW and ELEMENTS[self.kind] == 2
 
-    def _pack(self, layer: Layer, weights: Weights, algorithm: Algorithm) -> TensorPacked:
-        kernel = weights[f"{layer.name}.kernel"]
-        if layer.transposed:
+    def _pack(self, op: Op, weights: Weights, algorithm: Algorithm) -> PackedOp:
+        kernel = weights[f"{op.name}.kernel"]
+        if op.sampling.transposed:
             kernel = kernel.transpose(0, 1, 3, 2)
         per_word = ELEMENTS[self.kind]
-        wide = np.zeros((4, 4, self.maps[layer.name].words * per_word, layer.filters), np.float32)
+        wide = np.zeros((*kernel.shape[:2], self.maps[op.name].words * per_word, op.filters), np.float32)
         row = first = 0
-        for source in layer.inputs:
+        for source in op.sources:
             count = self.channels[source.layer]
             wide[:, :, first : first + count] = kernel[:, :, row : row + count]
-            row, first = row + count, first + self._width(layer, source.layer) * per_word
-        if self.kind == KINDS["float16"] and (largest := np.abs(wide).max()) > LARGEST_FLOAT16:
-            raise ValueError(f"{layer.name} has a weight of {largest:g}, too large for float16: use bfloat16 or tf32")
-        is_last = layer.activation == "tanh"
-        taps = (all_taps if is_last else parity_taps if layer.transposed else plain_taps)(wide)
-        columns = padded(taps.shape[-1])
-        order = column_order(columns)
-        matrix = np.zeros((taps.shape[0], len(order), taps.shape[1]), np.float32)
-        real = order < taps.shape[-1]
-        matrix[:, real] = taps.transpose(0, 2, 1)[:, order[real]]
-
+            row, first = row + count, first + self._width(source.layer) * per_word
+        if self.kind == FLOAT16 and (largest := np.abs(wide).max()) > LARGEST_FLOAT16:
+            raise ValueError(f"{op.name} has a weight of {largest:g}, too large for float16: use bfloat16 or tf32")
+        matrix, columns = self._matrix(wide, op, algorithm)
         affine = np.zeros((3, columns), np.float32)
         affine[1] = 1
         for row, part in enumerate(("bias", "gamma", "beta")):
-            if (found := weights.get(f"{layer.name}.{part}")) is not None:
-                affine[row, : layer.filters] = found
-        kind, tile, splits = parse(algorithm)
+            if (found := weights.get(f"{op.name}.{part}")) is not None:
+                affine[row, : op.filters] = found
         words = self.device.upload(words_of(matrix, self.kind).view(np.float32))
-        return TensorPacked(layer, kind, tile, splits, words, columns, self.device.upload(affine))
+        return PackedOp(op, algorithm, words, columns, self.device.upload(affine))
+
+    def _matrix(self, kernel: np.ndarray, op: Op, algorithm: Algorithm) -> tuple[np.ndarray, int]:
+        """W as the product's kernel reads it, and its number of columns (padded, but not in W's order)."""
+        if algorithm.kind == "im2col":
+            taps = (flipped_taps if op.sampling.transposed else plain_taps)(kernel)
+        elif op.makes_image:
+            taps = all_taps(kernel)
+        else:
+            taps = (phase_taps if op.sampling.transposed else plain_taps)(kernel)
+        columns = padded(taps.shape[-1])
+        if self.kind == FLOAT32:
+            lanes = (SIMULATED_SIMT_TILE if SIMULATED else next(iter(SIMT_TILES.values()))).lx
+            return reorder_columns(taps, column_order(columns, lanes, CHUNK)), columns
+        return reorder_columns(taps, column_order(columns)).transpose(0, 2, 1), columns
+
+
+def _check_capability(device: Device, algorithms: Mapping[str, Algorithm]) -> None:
+    """Raise RuntimeError if an algorithm needs another GPU."""
+    if device.capability == HOPPER:
+        return
+    for name, algorithm in algorithms.items():
+        if algorithm.kind == "hopper":
+            there, needed = (".".join(map(str, version)) for version in (device.capability, HOPPER))
+            raise RuntimeError(
+                f"cuda:{device.index} ({device.name}) has compute capability {there}, and the plan's "
+                f"{str(algorithm)!r} for {name} is for {needed}: use another plan"
+            )

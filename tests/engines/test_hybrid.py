@@ -353,7 +353,7 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
 
 @needs_gpu
 def test_a_gpu_is_given_only_what_crosses(monkeypatch):
-    from pix2pix.gpu.float32_forward import Forward
+    from pix2pix.gpu.forward import TensorForward as Forward
 
     given, taken = [], []
     set_map, get_map = Forward.set_map, Forward.get_map

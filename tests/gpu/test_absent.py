@@ -68,8 +68,8 @@ def test_kernels_are_found_in_the_cache_by_the_next_process():
     code = """
         import hashlib
         from numba.cuda.core.caching import dumps
-        from pix2pix.gpu.kernels import float32_gemm, maps, normalise
-        for kernel in (float32_gemm.make_gemm(float32_gemm.TILES["128x64"]), maps.make_to_image(256, True, True),
+        from pix2pix.gpu.kernels import maps, normalise, simt_gemm
+        for kernel in (simt_gemm.make_simt_gemm(simt_gemm.SIMT_TILES[128, 64], 1), maps.make_to_image(256, True, True),
                        normalise.make_normalise_map(8, 32, 0)):
             constants = tuple(cell.cell_contents for cell in kernel.py_func.__closure__)
             print(kernel.py_func.__name__, hashlib.sha256(dumps(constants)).hexdigest())

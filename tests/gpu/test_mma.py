@@ -44,7 +44,7 @@ def test_words_are_the_nearest_numbers(precision):
 if not MISSING:
     from numba import cuda, float32
 
-    from pix2pix.gpu import forward
+    from pix2pix.gpu import forward, products
     from pix2pix.gpu.engine import GpuEngine
     from pix2pix.gpu.jit import ALIGNMENT, kernel
     from pix2pix.gpu.kernels.mma_gemm import MmaTile
@@ -169,10 +169,8 @@ if SIMULATED and not MISSING:
         from pix2pix.gpu.simulator import threads
 
         monkeypatch.setattr(threads, "COPIES_ARE_EARLY", early)
-        monkeypatch.setattr(forward, "SIMULATED_MMA_TILE", TILES[tile])
-        forward.product.cache_clear()
+        monkeypatch.setattr(products, "SIMULATED_MMA_TILE", TILES[tile])
         check_layers("float16", "tensor-128x128", 1, 32, 32, True, ngf=10)
-        forward.product.cache_clear()
 
 
 # -- the engine -------------------------------------------------------------------------------------------------------
@@ -202,7 +200,7 @@ def test_maps_are_normalised_some_images_at_a_time(monkeypatch):
     multiply = forward.TensorForward._multiply
 
     def counted(self, packed, images, epilogue, outputs):
-        launches.append((packed.layer.name, images.start))
+        launches.append((packed.op.name, images.start))
         multiply(self, packed, images, epilogue, outputs)
 
     monkeypatch.setattr(forward.TensorForward, "_multiply", counted)
@@ -285,7 +283,7 @@ def test_plans_name_what_tensor_cores_can_do():
         for tune in ("latency", "throughput"):
             plan = choose(g, tune, precision=precision, hardware="cuda")
             plan.check(g)
-            assert all(name.startswith("tensor-") for name in plan.layers.values())
+            assert all(algorithm.kind == "tensor" for algorithm in plan.layers.values())
             assert str(plan.layers["decoder_1"]) == "tensor-128x64"
     assert not any(a.kind == "tensor" for a in algorithms(lower(g).ops[0], "cuda"))
     with pytest.raises(ValueError, match="no layer can be computed by 'im2col'"):

@@ -80,11 +80,11 @@ class HopperTile:
 
 
 HOPPER_TILES = {
-    "128x256": HopperTile(128, 256, stages=4, blocks=1),
-    "128x128": HopperTile(128, 128, stages=6, blocks=1),
-    "128x64": HopperTile(128, 64, stages=4, blocks=2),
+    (128, 256): HopperTile(128, 256, stages=4, blocks=1),
+    (128, 128): HopperTile(128, 128, stages=6, blocks=1),
+    (128, 64): HopperTile(128, 64, stages=4, blocks=2),
 }
-SIMULATED_HOPPER_TILE = HopperTile(64, 32, stages=3, blocks=1)  # for every name, in the simulator
+SIMULATED_HOPPER_TILE = HopperTile(64, 32, stages=3, blocks=1)  # for every size, in the simulator
 
 
 def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:

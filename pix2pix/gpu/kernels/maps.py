@@ -76,37 +76,52 @@ def make_read_map(threads: int, kind: int) -> Any:
     return read_map
 
 
-def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
-    """The last layer's epilogue: tanh, and the conversion to 8 bits if `as_bytes`.
+def make_copy_values(threads: int) -> Any:
+    """A value to another array: given and asked-for layers, constants."""
 
-    It reads the layer's map, or with `taps` the products of each pixel with all 16 taps of a 4x4 transposed
-    convolution, of which each pixel of the image adds the 2x2 that reach it.
+    @kernel(threads)
+    def copy_values(value, out, size, period):
+        """out[i] = value[i % period] for i < size, float32."""
+        for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+            out[i] = value[i % period]
+
+    return copy_values
+
+
+def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
+    """The last layer's epilogue: bias, tanh, and the conversion to 8 bits if `as_bytes`.
+
+    It reads the layer's partial sums, or with `taps` those of the products of each source pixel with all 16 taps of a
+    4x4 transposed convolution of stride 2, of which each pixel of the image adds the 2x2 that reach it.
     """
 
     @kernel(threads)
-    def to_image(a, bias, out, image_shape, stride, scale):
-        """out (images, h, w, channels) = tanh(sum); as bytes trunc(clip((tanh(sum) + 1) / 2 * scale, 0, 255)).
+    def to_image(partial, bias, out, shape, columns, splits, scale):
+        """out (images, h, w, channels) = y = tanh(bias + sums), or uint8 trunc(clip((y + 1) / 2 * scale, 0, 255)).
 
-        a: float32 (images, h, w, stride); with taps (images, h / 2, w / 2, stride), its columns (4, 4, channels).
+        partial (splits, images, h, w, columns), float32; with taps (splits, images, h / 2, w / 2, columns), the columns
+        being (4, 4, channels).
         """
-        h, w, channels = image_shape.h, image_shape.w, image_shape.channels
-        for pixel in range(cuda.grid(1), image_shape.images * h * w, cuda.gridsize(1)):
+        h, w, channels = shape.h, shape.w, shape.channels
+        pixels = shape.images * h * w
+        for pixel in range(cuda.grid(1), pixels, cuda.gridsize(1)):
             line = pixel // w
             x = pixel - line * w
             image = line // h
             y = line - image * h
             for c in range(channels):
-                if taps:
-                    total = bias[c]
-                    for dy in range(2):
-                        i, tap_y = (y + 1) // 2 - dy, 1 - y % 2 + 2 * dy
-                        for dx in range(2):
-                            j, tap_x = (x + 1) // 2 - dx, 1 - x % 2 + 2 * dx
-                            if 0 <= i and i < h // 2 and 0 <= j and j < w // 2:
-                                at = (image * (h // 2) + i) * (w // 2) + j
-                                total += a[at * stride + (tap_y * 4 + tap_x) * channels + c]
-                else:
-                    total = a[pixel * stride + c]
+                total = bias[c]
+                for split in range(splits):
+                    if taps:
+                        for dy in range(2):
+                            i, tap_y = (y + 1) // 2 - dy, 1 - y % 2 + 2 * dy
+                            for dx in range(2):
+                                j, tap_x = (x + 1) // 2 - dx, 1 - x % 2 + 2 * dx
+                                if 0 <= i and i < h // 2 and 0 <= j and j < w // 2:
+                                    at = split * (pixels // 4) + (image * (h // 2) + i) * (w // 2) + j
+                                    total += partial[at * columns + (tap_y * 4 + tap_x) * channels + c]
+                    else:
+                        total += partial[(split * pixels + pixel) * columns + c]
                 v = float32(math.tanh(total))
                 if as_bytes:
                     v = min((v + float32(1)) * float32(0.5) * scale, float32(255))

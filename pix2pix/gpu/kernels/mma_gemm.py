@@ -26,10 +26,10 @@ from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
 from ..ptx.vectors import add8, load8, store8
 from .epilogue import PARTIAL_SUMS, STATISTICS, Layout, Place, write_statistics, write_vector
+from .gather import COLUMN_BITS, taps_of
 
 CHUNKS = 4  # of a row of either operand in a stage
 ROW, HALF = 16, 8  # words of that row, of which mma.sync takes half
-COLUMN_BITS = 16  # of a mask of taps inside the source: rows of taps below, columns of taps from this bit on
 W_UNIT = COLUMN_UNIT
 
 
@@ -60,11 +60,11 @@ class MmaTile:
 
 
 MMA_TILES = {
-    "128x128": MmaTile(128, 128, 64, 64, stages=3, blocks=2),
-    "128x64": MmaTile(128, 64, 64, 32, stages=4, blocks=3),
-    "64x64": MmaTile(64, 64, 32, 32, stages=4, blocks=4),
+    (128, 128): MmaTile(128, 128, 64, 64, stages=3, blocks=2),
+    (128, 64): MmaTile(128, 64, 64, 32, stages=4, blocks=3),
+    (64, 64): MmaTile(64, 64, 32, 32, stages=4, blocks=4),
 }
-SIMULATED_MMA_TILE = MmaTile(32, 32, 32, 32, stages=3, blocks=1)  # for every name, in the simulator
+SIMULATED_MMA_TILE = MmaTile(32, 32, 32, 32, stages=3, blocks=1)  # for every size, in the simulator
 
 
 def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
@@ -119,22 +119,11 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
             acc[i] = ZERO
         words, chunks = int32(source.words), int32(source.words // CHUNK)
         copied, chunk = int32(thread // 4), int32(thread % 4)
-        dilation = window.dilation
         for copy in range(A_COPIES):
             row = int32(first_row + copied + copy * ROWS_APART)
             pixel = int32(group * grid.rows + row)
-            line = quotient(pixel, grid.w)
-            image = quotient(line, grid.h)
-            y = int32(window.stride_h * (line - image * grid.h) - window.padding + py)
-            x = int32(window.stride_w * (pixel - line * grid.w) - window.padding + px)
-            row_at[copy] = ((image * source.h + y) * source.w + x) * chunks  # of the first tap, in chunks
-            inside = int32(0)  # bits of the rows and columns of taps that are inside the source
-            if row < grid.rows:
-                for i in range(window.kernel_h):
-                    inside |= int32(0 <= y + dilation * i and y + dilation * i < source.h) << i
-                for i in range(window.kernel_w):
-                    inside |= int32(0 <= x + dilation * i and x + dilation * i < source.w) << (i + COLUMN_BITS)
-            row_taps[copy] = inside
+            first, row_taps[copy] = taps_of(pixel, row < grid.rows, py, px, source, window, grid)
+            row_at[copy] = first * chunks  # of the first tap, in chunks
 
         taps = int32(window.kernel_h * window.kernel_w)
         w_rows = int32((columns + W_UNIT - 1) // W_UNIT * W_UNIT)
@@ -153,7 +142,7 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
         channel = int32(at_chunk - tap * chunks)
         tap_y = quotient(tap, window.kernel_w)
         tap_x = int32(tap - tap_y * window.kernel_w)
-        step_y, step_x = int32(dilation * source.w * chunks), int32(dilation * chunks)
+        step_y, step_x = int32(window.dilation * source.w * chunks), int32(window.dilation * chunks)
         kernel_h, kernel_w = int32(window.kernel_h), int32(window.kernel_w)
         w_at = int32(w_at + at_chunk)
         to = int32(copied * ROW + (chunk ^ (copied >> 1 & 3)) * CHUNK)
@@ -212,14 +201,14 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
             column = int32(first_column + left + vector % GROUPS * 4 * VECTOR)
             if row < grid.rows and column < columns:
                 values = select8(acc, vector, VECTORS)
-                pixel = group * grid.rows + row
+                from_row = group * grid.rows + row
                 if IS_SUMS:
-                    store8(out, ((split * phases + phase) * all_rows + pixel) * columns + column, values)
+                    store8(out, ((split * phases + phase) * all_rows + from_row) * columns + column, values)
                 else:
-                    line = quotient(int32(pixel), grid.w)
-                    pixel = ((line * unit + py) * grid.w + pixel - line * grid.w) * unit + px
+                    line = quotient(int32(from_row), grid.w)
+                    to_pixel = ((line * unit + py) * grid.w + from_row - line * grid.w) * unit + px
                     values = add8(values, load8(bias, column))
-                    write_vector(values, pixel, column // VECTOR * WORDS, out, out2, targets, KIND)
+                    write_vector(values, to_pixel, column // VECTOR * WORDS, out, out2, targets, KIND)
 
         if HAS_STATISTICS:
             cp_async_wait_group(0)

@@ -102,7 +102,7 @@ class Values(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images (images, h, w, channels)."""
+    """The shape of images, (images, h, w, channels)."""
 
     images: int
     h: int

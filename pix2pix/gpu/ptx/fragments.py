@@ -41,17 +41,15 @@ def accumulator_index(nf: int, i: int, j: int, register: int) -> int:
     return ((2 * i + register // 2) * (nf // 4) + j // 4) * VECTOR + j % 4 * 2 + register % 2
 
 
-def column_order(columns: int) -> np.ndarray:
-    """For each column of W in memory, which column it is; padded to a multiple of COLUMN_UNIT.
+def column_order(columns: int, lanes: int = 4, consecutive: int = 2) -> np.ndarray:
+    """For each column of W in memory, which column it is; padded to a multiple of `lanes` vectors.
 
-    A lane's columns of four neighbouring fragments, two of each, are then the 8 columns of a vector.
+    A thread has `consecutive` columns in each of several groups that `lanes` threads share: the lanes of mma.sync and
+    wgmma have two in each fragment. In this order, a thread's columns are the 8 of a vector.
     """
-    order = np.empty(COLUMN_UNIT, int)
-    for j in range(4):
-        for lane in range(4):
-            for register in range(2):
-                order[8 * j + C_COLUMN[lane, register]] = VECTOR * lane + 2 * j + register
-    return (np.arange(-(-columns // COLUMN_UNIT))[:, None] * COLUMN_UNIT + order).ravel()
+    group, lane, i = np.meshgrid(range(VECTOR // consecutive), range(lanes), range(consecutive), indexing="ij")
+    order = (VECTOR * lane + consecutive * group + i).ravel()
+    return (np.arange(-(-columns // order.size))[:, None] * order.size + order).ravel()
 
 
 def swizzle(row: int, chunk: int) -> int:

@@ -1,4 +1,4 @@
-"""Packed words: numbers of lower precision in words of 32 bits, two float16 or bfloat16 or one tf32.
+"""Packed words: two float16 or bfloat16, or one tf32 or float32, in 32 bits.
 
 On the GPU, maps and weights lie in arrays of such words. Here is the host's conversion from and to float32.
 """
@@ -9,9 +9,14 @@ import numpy as np
 
 from .fragments import VECTOR
 
-KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}  # kernels' constants are numbers: the kind of word of a precision
-FLOAT16, BFLOAT16, TF32 = KINDS.values()
-ELEMENTS = (2, 2, 1)  # of a word, by kind
+KINDS = {
+    "float16": 0,
+    "bfloat16": 1,
+    "tf32": 2,
+    "float32": 3,
+}  # kernels' constants are numbers: the kind of word of a precision
+FLOAT16, BFLOAT16, TF32, FLOAT32 = KINDS.values()
+ELEMENTS = (2, 2, 1, 1)  # of a word, by kind
 VECTOR_WORDS = tuple(VECTOR // elements for elements in ELEMENTS)
 LARGEST_FLOAT16 = 65504.0
 
@@ -22,6 +27,8 @@ def words_of(values: np.ndarray, kind: int) -> np.ndarray:
     if kind == FLOAT16:
         with np.errstate(over="ignore"):
             return values.astype(np.float16).view(np.uint32)
+    if kind == FLOAT32:
+        return values.view(np.uint32)
     bits = values.view(np.uint32).astype(np.uint64)
     if kind == BFLOAT16:
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
@@ -36,4 +43,4 @@ def floats_of(words: np.ndarray, kind: int) -> np.ndarray:
     if kind == BFLOAT16:
         halves = np.stack([words << 16, words & 0xFFFF0000], axis=-1).astype(np.uint32)
         return halves.view(np.float32).reshape(*words.shape[:-1], -1)
-    return (words & np.uint32(0xFFFFE000)).view(np.float32)
+    return (words if kind == FLOAT32 else words & np.uint32(0xFFFFE000)).view(np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..jit import SIMULATED
 from .fragments import VECTOR
-from .packed_words import ELEMENTS, TF32, VECTOR_WORDS
+from .packed_words import ELEMENTS, FLOAT32, TF32, VECTOR_WORDS
 
 if SIMULATED:
     from ..simulator.vectors import (  # noqa: F401
@@ -42,6 +42,8 @@ else:
 
     def _packed(builder: Any, kind: int, values: list[Any]) -> list[Any]:
         """Words of float32 values, rounded to nearest."""
+        if kind == FLOAT32:
+            return [builder.bitcast(v, I32) for v in values]
         if kind == TF32:
             return [assembly(builder, I32, [v], "cvt.rna.tf32.f32 $0,$1;", "=r,f", False) for v in values]
         text = f"cvt.rn.{FORMATS[kind]}x2.f32 $0,$1,$2;"
@@ -52,7 +54,7 @@ else:
         """The float32 values of words."""
         found = []
         for word in words:
-            if kind == TF32:
+            if kind in (TF32, FLOAT32):
                 found.append(builder.bitcast(word, FLOAT))
             elif FORMATS[kind] == "bf16":  # the upper half of a float32
                 found += [
@@ -173,7 +175,7 @@ else:
 
     @intrinsic
     def pack(typing, low, high, kind):
-        """The packed word of two float32, the first in its lower half; of the first alone for tf32."""
+        """The packed word of two float32, the first in its lower half; of the first alone if a word has one element."""
         if (constants := literals(kind)) is None:
             return None
 
@@ -184,7 +186,7 @@ else:
 
     @intrinsic
     def unpack(typing, word, kind):
-        """The two float32 of a packed word; twice the one for tf32."""
+        """The two float32 of a packed word; twice the one if it has one element."""
         if (constants := literals(kind)) is None:
             return None
         pair = types.UniTuple(types.float32, 2)

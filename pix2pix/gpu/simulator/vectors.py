@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ptx.packed_words import TF32, VECTOR, VECTOR_WORDS, floats_of, words_of
+from ..ptx.fragments import VECTOR
+from ..ptx.packed_words import ELEMENTS, TF32, VECTOR_WORDS, floats_of, words_of
 from .threads import plain
 
 
@@ -62,12 +63,12 @@ def leaky_relu8(vector, slope):
 
 def pack(low, high, kind):
     """See pix2pix.gpu.ptx.vectors."""
-    return words_of([low] if kind == TF32 else [low, high], kind)[0]
+    return words_of([low, high][: ELEMENTS[kind]], kind)[0]
 
 
 def unpack(word, kind):
     """See pix2pix.gpu.ptx.vectors."""
-    if kind == TF32:
+    if ELEMENTS[kind] == 1:
         return (np.uint32(word).view(np.float32),) * 2
     return tuple(floats_of(np.array([word], np.uint32), kind))
 

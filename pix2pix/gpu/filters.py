@@ -1,0 +1,41 @@
+"""Convolution filters as the matrices of products: taps as rows of W, columns in the order that threads have them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+UNIT = 8  # channels: every map's are padded to a multiple of it
+
+
+def padded(channels: int) -> int:
+    """Channels that a map has in memory."""
+    return -(-channels // UNIT) * UNIT
+
+
+def plain_taps(kernel: np.ndarray) -> np.ndarray:
+    """(kh, kw, in, out) -> (1, kh * kw * in, out): a convolution."""
+    return kernel.reshape(1, -1, kernel.shape[3])
+
+
+def flipped_taps(kernel: np.ndarray) -> np.ndarray:
+    """The same for the convolution that a transposed one is, over a map with zeros inserted."""
+    return plain_taps(kernel[::-1, ::-1])
+
+
+def phase_taps(kernel: np.ndarray) -> np.ndarray:
+    """(4, 4, in, out) -> (4, 4 * in, out): tap (d, e) of phase (py, px) is (1 - py + 2 * d, 1 - px + 2 * e)."""
+    parts = [kernel[1 - py :: 2, 1 - px :: 2] for py in (0, 1) for px in (0, 1)]
+    return np.stack([part.reshape(-1, kernel.shape[3]) for part in parts])
+
+
+def all_taps(kernel: np.ndarray) -> np.ndarray:
+    """(kh, kw, in, out) -> (1, in, kh * kw * out): the products of a pixel with all taps."""
+    return kernel.transpose(2, 0, 1, 3).reshape(1, kernel.shape[2], -1)
+
+
+def reorder_columns(matrix: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(..., columns) -> (..., len(order)): column i is number order[i] of `matrix`, zeros where there is none."""
+    result = np.zeros((*matrix.shape[:-1], len(order)), matrix.dtype)
+    real = order < matrix.shape[-1]
+    result[..., real] = matrix[..., order[real]]
+    return result

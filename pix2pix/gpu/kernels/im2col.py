@@ -1,0 +1,68 @@
+"""CUDA kernels of the readable route: zero insertion for transposed convolutions, and the im2col matrix.
+
+The course's route: a transposed convolution becomes a convolution of a map with zeros inserted; a convolution becomes
+a plain product with the matrix of its patches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, float32
+
+from ..jit import kernel
+from ..ptx.simt import load4, store4
+
+ZERO = float32(0)
+
+
+def make_insert_zeros(threads: int) -> Any:
+    """The map whose 4x4 convolution of stride 1 without padding is a transposed convolution of stride 2."""
+
+    @kernel(threads)
+    def insert_zeros(a, out, images, source):
+        """out (images, 2h+3, 2w+3, words) = a's pixel (y, x) at (2y+2, 2x+2), zeros elsewhere.
+
+        a: maps (images, h, w, words), float32.
+        """
+        h, w, words = source.h, source.w, source.words
+        chunks, out_h, out_w = words // 4, 2 * h + 3, 2 * w + 3
+        for i in range(cuda.grid(1), images * out_h * out_w * chunks, cuda.gridsize(1)):
+            pixel = i // chunks
+            c = (i - pixel * chunks) * 4
+            line = pixel // out_w
+            image = line // out_h
+            y, x = line - image * out_h, pixel - line * out_w
+            v = (ZERO, ZERO, ZERO, ZERO)
+            if y % 2 == 0 and x % 2 == 0 and 2 <= y and y < 2 * h + 2 and 2 <= x and x < 2 * w + 2:
+                v = load4(a, ((image * h + y // 2 - 1) * w + x // 2 - 1) * words + c)
+            store4(out, pixel * words + c, v)
+
+    return insert_zeros
+
+
+def make_im2col(threads: int) -> Any:
+    """Some rows of the im2col matrix."""
+
+    @kernel(threads)
+    def im2col(a, out, first_row, rows, source, window, grid):
+        """out (rows, taps * words): row r holds what the window reads for pixel first_row + r of the grid.
+
+        a: maps (images, h, w, words), float32. The kernel writes zeros for what lies outside.
+        """
+        words, taps = source.words, window.kernel_h * window.kernel_w
+        chunks = words // 4
+        for i in range(cuda.grid(1), rows * taps * chunks, cuda.gridsize(1)):
+            at = i // chunks
+            c = (i - at * chunks) * 4
+            tap, pixel = at % taps, first_row + at // taps
+            line = pixel // grid.w
+            image = line // grid.h
+            y = window.stride_h * (line - image * grid.h) - window.padding + window.dilation * (tap // window.kernel_w)
+            x = window.stride_w * (pixel - line * grid.w) - window.padding + window.dilation * (tap % window.kernel_w)
+            v = (ZERO, ZERO, ZERO, ZERO)
+            if 0 <= y and y < source.h and 0 <= x and x < source.w:
+                v = load4(a, ((image * source.h + y) * source.w + x) * words + c)
+            store4(out, i * 4, v)
+
+    return im2col

@@ -1,0 +1,225 @@
+"""A layer's matrix product on the GPU: its shape, window and tile, and the launch of its kernel.
+
+Which kernel computes it, the plan says: mma_gemm or hopper_gemm on tensor cores, simt_gemm in float32. The readable
+route, im2col, is a chain of kernels around simt_gemm.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..plans.algorithms import Algorithm
+from .device import Device
+from .jit import SIMULATED
+from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
+from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
+from .kernels.im2col import make_im2col, make_insert_zeros
+from .kernels.mma_gemm import MMA_TILES, SIMULATED_MMA_TILE, MmaTile, make_mma_gemm
+from .kernels.parameters import NO_TARGET, BoxGrid, Gemm, Grid, Source, Target, Targets, Window
+from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile, make_simt_gemm
+from .launches import THREADS, launch_over
+from .packing import DeviceWeights, PackedOp
+from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW
+from .tensor_maps import encode, source_map, weight_map
+
+Tile = MmaTile | HopperTile | SimtTile
+ONE_PIXEL = Window(1, 1, 1, 1, 0, 1)
+CONVOLUTION = Window(4, 4, 2, 2, 1, 1)
+OF_PAIRS = Window(4, 2, 2, 1, 0, 1)
+PHASE = Window(2, 2, 1, 1, 0, -1)
+OF_INSERTED = Window(4, 4, 1, 1, 0, 1)  # a transposed convolution's, over a map with zeros inserted
+MATRIX_WORDS = 1 << 13 if SIMULATED else 1 << 26  # of im2col's matrix that are in memory at a time
+
+
+@functools.cache
+def gemm_kernel(tile: Tile, kind: int, epilogue: int) -> Any:
+    """The product's kernel for a tile. Compiled at its first launch."""
+    if isinstance(tile, SimtTile):
+        return make_simt_gemm(tile, epilogue)
+    return (make_hopper_gemm if isinstance(tile, HopperTile) else make_mma_gemm)(tile, kind, epilogue)
+
+
+@functools.cache
+def im2col_kernels() -> tuple[Any, Any]:
+    """insert_zeros and im2col."""
+    return make_insert_zeros(THREADS), make_im2col(THREADS)
+
+
+class Output(NamedTuple):
+    """A map in which a layer's value is written, and where in each of its pixels."""
+
+    array: Any
+    target: Target
+
+    def plain(self) -> Output:
+        """The same place, for the value without activation."""
+        return self._replace(target=self.target._replace(slope=NO_TARGET.slope))
+
+    def from_pixel(self, pixel: int) -> Output:
+        """The same place in the map from a pixel on."""
+        return self._replace(array=self.array[pixel * self.target.stride :])
+
+
+def arrays_and_targets(outputs: list[Output], nothing: Any) -> tuple[Any, Any, Targets]:
+    """out, out2 and targets of kernels; `nothing` is an array for those that are not written."""
+    arrays = (*(output.array for output in outputs), nothing, nothing)
+    targets = (*(output.target for output in outputs), NO_TARGET, NO_TARGET)
+    return arrays[0], arrays[1], Targets(targets[0], targets[1])
+
+
+class Shape(NamedTuple):
+    """A layer's product for one image: rows are the pixels of h x w, for each phase."""
+
+    h: int
+    w: int
+    phases: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the product, for each phase."""
+        return self.h * self.w
+
+
+class Memory(NamedTuple):
+    """What a layer's launches work with: its source in `maps`, and what all layers share."""
+
+    device: Device
+    stream: Any
+    maps: Any
+    tensor_maps: tuple[Any, Any] | None
+    scratch: Any
+    statistics: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A layer's product for n images. Without their maps, it says how much memory it needs."""
+
+    packed: PackedOp
+    kind: int
+    n: int
+    source: Source  # what one image's rows are read from
+    shape: Shape
+    window: Window
+    tile: Tile
+
+    @classmethod
+    def of(cls, weights: DeviceWeights, packed: PackedOp, n: int, source_size: tuple[int, int]) -> Product:
+        """The product of an operation whose sources are maps of `source_size`, (h, w)."""
+        (h, w), op, at = source_size, packed.op, weights.maps[packed.op.name]
+        source = Source(h + 2, w // 2 + 1, 2 * at.words) if at.border else Source(h, w, at.words)
+        if not op.sampling.transposed:
+            shape, window = Shape(h // 2, w // 2, 1), OF_PAIRS if at.border else CONVOLUTION
+        elif packed.algorithm.kind == "im2col":
+            shape, window = Shape(2 * h, 2 * w, 1), OF_INSERTED
+        elif op.makes_image:
+            shape, window = Shape(h, w, 1), ONE_PIXEL
+        else:
+            shape, window = Shape(h, w, 4), PHASE
+        return cls(packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, shape))
+
+    @property
+    def writes_sums(self) -> bool:
+        """Whether it writes partial sums, from which another kernel makes maps or an image."""
+        op, algorithm, is_small = self.packed.op, self.packed.algorithm, self.shape.rows < self.tile.bm
+        by_im2col, has_norm = algorithm.kind == "im2col", op.epilogue.norm is not None
+        return by_im2col or algorithm.splits > 1 or op.makes_image or (has_norm and is_small)
+
+    @property
+    def sums_size(self) -> int:
+        """float32 elements of the partial sums."""
+        return self.packed.algorithm.splits * self.shape.phases * self.n * self.shape.rows * self.packed.columns
+
+    @property
+    def inserted(self) -> Source:
+        """A transposed convolution's source with zeros inserted, for im2col."""
+        return Source(2 * self.source.h + 3, 2 * self.source.w + 3, self.source.words)
+
+    @property
+    def scratch_size(self) -> int:
+        """float32 elements of scratch: the partial sums, and what im2col needs beside them."""
+        if self.packed.algorithm.kind != "im2col":
+            return self.sums_size if self.writes_sums else 0
+        depth = self.window.kernel_h * self.window.kernel_w * self.source.words
+        matrix = min(self.n * self.shape.rows * depth, max(MATRIX_WORDS, depth))
+        return self.sums_size + self._inserted_size + matrix
+
+    @property
+    def _inserted_size(self) -> int:
+        inserted = self.inserted
+        return self.n * inserted.h * inserted.w * inserted.words if self.packed.op.sampling.transposed else 0
+
+    def tensor_maps(self, device: Device, maps: Any) -> tuple[Any, Any] | None:
+        """Tensor maps of the source, which `maps` holds, and of the weights, for hopper_gemm."""
+        if not isinstance(self.tile, HopperTile):
+            return None
+        box = self.tile.box(self.shape.h, self.shape.w)
+        assert box is not None
+        weights, rows = self.packed.weights, self.shape.phases * -(-self.packed.columns // COLUMN_UNIT) * COLUMN_UNIT
+        source = source_map(maps, (self.n, *self.source), self.window.stride_h, box)
+        matrix = weight_map(weights, rows, weights.size // rows, self.tile.bn)
+        return encode(device, source), encode(device, matrix)
+
+    def launch(self, memory: Memory, images: slice, epilogue: int, outputs: list[Output]) -> None:
+        """Compute some images: partial sums into memory.scratch, or maps into `outputs`."""
+        shape, packed, n = self.shape, self.packed, images.stop - images.start
+        if memory.tensor_maps:
+            assert isinstance(self.tile, HopperTile)
+            operands, box = memory.tensor_maps, self.tile.box(shape.h, shape.w)
+            assert box is not None
+            tiles = -(-n // box.images) * (shape.h // box.h) * (shape.w // box.w)
+            log_h, log_w = box.h.bit_length() - 1, box.w.bit_length() - 1
+            grid: Grid | BoxGrid = BoxGrid(shape.h, shape.w, images.start, n, log_h, log_w)
+        else:
+            groups = n if epilogue == STATISTICS else 1  # of rows; tiles do not cross their borders
+            rows = n * shape.rows // groups
+            grid = Grid(shape.h, shape.w, rows, -(-rows // self.tile.bm))
+            tiles = groups * grid.tiles
+            first = images.start * self.source.h * self.source.w * self.source.words
+            operands = memory.maps[first:], packed.weights
+        gemm = Gemm(self.source, self.window, grid, packed.columns, shape.phases, packed.algorithm.splits)
+        self._launch(memory, tiles, epilogue, operands, gemm, outputs)
+
+    def launch_im2col(self, memory: Memory) -> None:
+        """Compute the partial sums of all images from the matrix of patches, some rows of it at a time."""
+        insert_zeros, im2col = im2col_kernels()
+        shape, source, maps = self.shape, self.source, memory.maps
+        scratch = memory.scratch[self.sums_size :]
+        if self.packed.op.sampling.transposed:
+            size, source = self._inserted_size, self.inserted
+            launch_over(insert_zeros, memory.stream, size // CHUNK, maps, scratch, self.n, self.source)
+            maps, scratch = scratch, scratch[size:]
+        depth, all_rows = self.window.kernel_h * self.window.kernel_w * source.words, self.n * shape.rows
+        step = max(1, MATRIX_WORDS // depth)
+        for begin in range(0, all_rows, step):
+            rows = min(step, all_rows - begin)
+            grid = Grid(shape.h, shape.w, rows, -(-rows // self.tile.bm))
+            arguments = maps, scratch, begin, rows, source, self.window, grid
+            launch_over(im2col, memory.stream, rows * depth // CHUNK, *arguments)
+            gemm = Gemm(Source(1, rows, depth), ONE_PIXEL, grid._replace(h=1, w=rows), self.packed.columns, 1, 1)
+            sums = memory._replace(scratch=memory.scratch[begin * self.packed.columns :])
+            self._launch(sums, grid.tiles, PARTIAL_SUMS, (scratch, self.packed.weights), gemm, [])
+
+    def _launch(
+        self, memory: Memory, tiles: int, epilogue: int, operands: tuple[Any, Any], gemm: Gemm, outputs: list[Output]
+    ) -> None:
+        kernel, affine = gemm_kernel(self.tile, self.kind, epilogue), self.packed.affine
+        out, out2, targets = arrays_and_targets(outputs, memory.scratch)
+        arguments = (*operands, affine, out, out2, memory.statistics, gemm, targets)
+        if self.tile.shared:
+            memory.device.allow_shared(kernel, arguments, self.tile.shared)
+        blocks = (tiles, -(-gemm.columns // self.tile.bn), gemm.phases * gemm.splits)
+        kernel[blocks, self.tile.threads, memory.stream, self.tile.shared](*arguments)
+
+
+def _tile(algorithm: Algorithm, source: Source, shape: Shape) -> Tile:
+    """The tile that the layer's plan says; mma_gemm's 128x128 where hopper_gemm cannot do the shape."""
+    if algorithm.kind in ("implicit", "im2col"):
+        return SIMULATED_SIMT_TILE if SIMULATED else SIMT_TILES[algorithm.tile or next(iter(SIMT_TILES))]
+    if algorithm.kind == "hopper" and source.words % SWIZZLE_ROW == 0:
+        tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[algorithm.tile]
+        if tile.box(shape.h, shape.w):
+            return tile
+    return SIMULATED_MMA_TILE if SIMULATED else MMA_TILES.get(algorithm.tile, MMA_TILES[128, 128])
