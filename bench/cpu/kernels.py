@@ -81,8 +81,8 @@ def time_layers(n: int, plan: str | None, arguments: argparse.Namespace) -> Time
     tune = "latency" if n == 1 else "throughput"
     with CpuEngine(*model(), tune=tune, plan=plan, threads=arguments.threads) as engine:
         errors, algorithms = verify(engine, x), {name: str(a) for name, a in engine.plan.layers.items()}
-        layers = {name: Timed(packed) for name, packed in engine._layers.items()}
-        engine._layers.update(layers)
+        layers = {name: Timed(packed) for name, packed in engine.convolutions.items()}
+        engine.convolutions.update(layers)
         common.time_calls(lambda: engine.run(x), 3)  # warm up
         for layer in layers.values():
             layer.seconds.clear()

@@ -64,8 +64,8 @@ def products(layer: Layer, algorithm: str, grid: int) -> tuple[int, int]:
 def start(n: int, precision: str, threads: int) -> tuple[CpuEngine, dict[str, Timed]]:
     """An engine that has run, and its layers."""
     engine = CpuEngine(*model(), tune="latency" if n == 1 else "throughput", precision=precision, threads=threads)
-    layers = {name: Timed(packed) for name, packed in engine._layers.items()}
-    engine._layers.update(layers)
+    layers = {name: Timed(packed) for name, packed in engine.convolutions.items()}
+    engine.convolutions.update(layers)
     common.time_calls(partial(engine.run, inputs(n)), 3)
     return engine, layers
 

@@ -64,7 +64,7 @@ def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
 
     if not np.array_equal(next(iter(engine.stream([pinned]))), engine.translate(b)):
         raise RuntimeError("stream and translate differ: not timed")
-    gpu._do(gpu._in_parts, b.shape[:3], upload)
+    gpu._do(gpu.chunks.run, b.shape[:3], upload, gpu.forget)
     return Contender(
         precision=gpu.precision,
         run=lambda calls: gpu._do(run, calls),

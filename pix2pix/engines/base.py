@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 from ..model.generator import INPUT, Generator, Layer
 from ..model.lowering import lower
 from ..plans.plan import Plan
+from .execution import Chunks, Maps
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Engine(Protocol):
 
 
 class Session:
-    """Several runs over the same pictures, between which the values of some layers stay with the engine.
+    """Several runs over the same images, between which the values of some layers stay with the engine.
 
     This one keeps them as arrays of its own, and other callers may use the engine between two runs; an engine that
     has its own memory overrides :meth:`BaseEngine.session`. Use it as a context manager.
@@ -125,19 +125,16 @@ class Session:
 
 
 class BaseEngine:
-    """Checks, ranks, locking and streaming; subclasses implement ``_run`` and ``_translate``.
+    """Checks, ranks, locking and streaming; subclasses implement ``_compute``.
 
-    ``layers`` names those that this engine has weights for, and runs; by default all. ``pixels_at_once`` is as much of
-    a batch as it does best at once: more costs memory and gains no speed. ``most_images`` it cannot exceed.
+    ``layers`` names those that this engine has weights for, and runs; by default all.
     """
-
-    most_images = sys.maxsize
 
     def __init__(
         self, generator: Generator, layers: Collection[str] | None = None, info: EngineInfo = EngineInfo()
     ) -> None:
         self.generator, self.program, self._info = generator, lower(generator), info
-        self.pixels_at_once = info.pixels_at_once
+        self.chunks = Chunks(info.pixels_at_once)
         self.layers = frozenset(layer.name for layer in generator.layers) if layers is None else frozenset(layers)
         self._lock = threading.Lock()
         self._closed = False
@@ -145,48 +142,37 @@ class BaseEngine:
 
     # -- for subclasses ---------------------------------------------------------------------------------------
 
+    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        """Fill ``results`` from ``given``: NHWC arrays of N >= 1, float32, or uint8 for the input and the output.
+
+        Gives up soon after ``stop`` is set.
+        """
+        raise NotImplementedError
+
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Values of ``outputs`` from the given layers: fresh float32 NHWC arrays."""
-        raise NotImplementedError
+        shapes = self.program.shapes(*self.image_size(given))
+        n = next(iter(given.values())).shape[0]
+        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+        self._compute(given, results, threading.Event())
+        return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         """Fill ``out`` from ``b``: both uint8, NHWC, C-contiguous, N >= 1. Give up soon after ``stop`` is set."""
-        raise NotImplementedError
+        self._compute({INPUT: b}, {self.program.output.name: out}, stop)
 
     def _close(self) -> None:
         """Free what the subclass holds; called once."""
 
-    def _forget(self) -> None:
-        """Free what the subclass keeps for the sizes that it has seen."""
-
-    def _in_parts(self, size: tuple[int, ...], work: Callable[[slice], None]) -> None:
-        """``work`` for all images of (n, h, w), as many at a time as fit; fewer from now on if a GPU's memory ends.
-
-        One image that doesn't fit is tried once more, when all that was kept for other sizes has been let go of.
-        """
-        n, h, w = size
-        first, is_last_try = 0, False
-        while first < n:
-            step = min(n - first, max(1, self.pixels_at_once // (h * w)), self.most_images)
-            try:
-                work(slice(first, first + step))
-            except MemoryError as error:
-                if is_last_try:
-                    raise
-                self._forget()
-                is_last_try = step == 1
-                if step > 1:
-                    self.pixels_at_once = step // 2 * h * w
-                    log.warning("%s: going on with %d images at a time", error, step // 2)
-                continue
-            first, is_last_try = first + step, False
+    def forget(self) -> None:
+        """Free what is kept for the sizes that the engine has seen. The caller has the engine to itself."""
 
     # -- the protocol -----------------------------------------------------------------------------------------
 
     @property
     def info(self) -> EngineInfo:
         """What the engine computes with."""
-        return dataclasses.replace(self._info, pixels_at_once=self.pixels_at_once)
+        return dataclasses.replace(self._info, pixels_at_once=self.chunks.pixels)
 
     def run(
         self,
@@ -195,12 +181,12 @@ class BaseEngine:
         inputs: Mapping[str, np.ndarray] | None = None,
         outputs: Sequence[str] | None = None,
     ) -> Any:
-        """Run the generator on float32 pictures.
+        """Run the generator on float32 images.
 
         ``x`` is (N,H,W,Cin) or (H,W,Cin) in [-1,1]; the result has the same rank, in [-1,1]. With ``outputs``, a
         sequence of layer names, the result is a dict of those layers' values: after the norm, before the activation
         of whoever reads them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
-        left out if nothing needs it any more. No pictures (N = 0) give empty arrays.
+        left out if nothing needs it any more. No images (N = 0) give empty arrays.
 
         Raises TypeError for another dtype than float32 and for ``outputs`` that are one bare name, ValueError for a
         shape that the generator cannot take or a name that it doesn't have, RuntimeError after :meth:`close`.
@@ -210,7 +196,7 @@ class BaseEngine:
             given[INPUT] = x
         single = any(np.ndim(value) == 3 for value in given.values())
         if not given:
-            raise ValueError("got neither a picture nor the value of any layer")
+            raise ValueError("got neither a image nor the value of any layer")
         given = {name: self._checked_map(name, value, single) for name, value in given.items()}
         if isinstance(outputs, str):
             raise TypeError(f"got outputs {outputs!r}, expected a sequence of layer names: [{outputs!r}]")
@@ -226,7 +212,7 @@ class BaseEngine:
         return results if outputs is not None else results[wanted[0]]
 
     def translate(self, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Translate uint8 pictures: (N,H,W,Cin) -> (N,H,W,Cout), or (H,W,Cin) -> (H,W,Cout).
+        """Translate uint8 images: (N,H,W,Cin) -> (N,H,W,Cout), or (H,W,Cin) -> (H,W,Cout).
 
         Fills and returns ``out`` if given: uint8, of the result's shape, C-contiguous, not overlapping ``b``.
         Raises TypeError for another dtype than uint8, ValueError for a shape that the generator cannot take,
@@ -236,12 +222,12 @@ class BaseEngine:
 
     def translate_until(self, stop: threading.Event, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """:meth:`translate`, but given up soon after ``stop`` is set: then nobody knows what ``out`` holds."""
-        pictures, results, out = self._checked_batch(b, out)
-        self.translate_part(stop, pictures, results)
+        images, results, out = self._checked_batch(b, out)
+        self.translate_part(stop, images, results)
         return out
 
     def translate_part(self, stop: threading.Event, b: np.ndarray, out: np.ndarray) -> None:
-        """:meth:`translate_until` of pictures that another engine of this generator and these layers has checked."""
+        """:meth:`translate_until` of images that another engine of this generator and these layers has checked."""
         with self._usable():
             if out.size:
                 self._translate(b, out, stop)
@@ -273,7 +259,7 @@ class BaseEngine:
         return np.empty((n, h, w, self.generator.in_channels), np.uint8)
 
     def session(self) -> Session:
-        """Several runs over the same pictures, between which some values stay with the engine."""
+        """Several runs over the same images, between which some values stay with the engine."""
         return Session(self)
 
     def close(self) -> None:
@@ -306,26 +292,26 @@ class BaseEngine:
                 raise RuntimeError("this engine is closed: load the model again")
             yield
 
-    def _check_picture(self, shape: tuple[int, ...]) -> None:
+    def _check_image(self, shape: tuple[int, ...]) -> None:
         channels = self.generator.in_channels
         if len(shape) not in (3, 4) or shape[-1] != channels:
-            raise ValueError(f"got pictures of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
+            raise ValueError(f"got images of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
         self.generator.check_size(*shape[-3:-1])
 
     def _checked_batch(self, b: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What translate has been given, as (pictures, their results, out): the first two (N,H,W,C), C-contiguous."""
+        """What translate has been given, as (images, their results, out): the first two (N,H,W,C), C-contiguous."""
         b = np.asarray(b)
         if b.dtype != np.uint8:
-            raise TypeError(f"got pictures of {b.dtype}, translate takes uint8 (run takes float32)")
-        self._check_picture(b.shape)
+            raise TypeError(f"got images of {b.dtype}, translate takes uint8 (run takes float32)")
+        self._check_image(b.shape)
         self._check_served(layer.name for layer in self.generator.layers)
         shape = (*b.shape[:-1], self.generator.out_channels)
         if out is None:
             out = np.empty(shape, np.uint8)
         else:
             _check_out(out, shape, b)
-        pictures, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
-        return np.ascontiguousarray(pictures), results, out
+        images, results = (b[None], out[None]) if b.ndim == 3 else (b, out)
+        return np.ascontiguousarray(images), results, out
 
     def _checked_map(self, name: str, value: np.ndarray, single: bool) -> np.ndarray:
         """``value`` as a C-contiguous (N,H,W,C) array."""
@@ -333,7 +319,7 @@ class BaseEngine:
         if value.dtype != np.float32:
             raise TypeError(f"got {name} as {value.dtype}, run takes float32 (translate takes uint8)")
         if name == INPUT:
-            self._check_picture(value.shape)
+            self._check_image(value.shape)
         else:
             filters = self._layer(name).filters
             if value.ndim not in (3, 4) or value.shape[-1] != filters:
@@ -354,21 +340,21 @@ class BaseEngine:
             raise ValueError(error.args[0]) from None
 
     def _check_agreement(self, given: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError unless all given maps belong to pictures of one number and size."""
-        sizes = {name: (v.shape[0], *self.generator.image_size(name, *v.shape[1:3])) for name, v in given.items()}
+        """Raise ValueError unless all given maps belong to images of one number and size."""
+        sizes = {name: (v.shape[0], *self.program.image_size(name, *v.shape[1:3])) for name, v in given.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"the given maps belong to pictures of different (N,H,W): {sizes}")
+            raise ValueError(f"the given maps belong to images of different (N,H,W): {sizes}")
         self.generator.check_size(*next(iter(sizes.values()))[1:])
 
     def _nothing(self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """What the layers ``outputs`` are of no pictures at all."""
+        """What the layers ``outputs`` are of no images at all."""
         shapes = self.generator.shapes(*self.image_size(given))
         return {name: np.empty((0, *shapes[name]), np.float32) for name in outputs}
 
     def image_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
-        """(H, W) in pixels of the pictures that the given maps belong to."""
+        """(H, W) in pixels of the images that the given maps belong to."""
         name, value = next(iter(given.items()))
-        return self.generator.image_size(name, *value.shape[1:3])
+        return self.program.image_size(name, *value.shape[1:3])
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model.generator import INPUT
 from ..model.lowering import Program
 from ..plans.plan import Plan
 from .base import BaseEngine, EngineInfo
+from .execution import Maps
 from .reference import to_float, to_uint8
 
 PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds the memory that crossing values take
@@ -105,41 +105,31 @@ class HybridEngine(BaseEngine):
         description = f"{count} on {gpu.description or gpu.device}, the others on {self.cpu.info.device}"
         return dataclasses.replace(super().info, description=description)
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.image_size(given)
-        n = next(iter(given.values())).shape[0]
-        shapes = self.generator.shapes(h, w)
-        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        scale = self.generator.output_scale
 
-        def run_images(images: slice) -> None:
+        def compute(images: slice) -> None:
             part = {name: value[images] for name, value in given.items()}
-            for name, value in self._walk(part, outputs, threading.Event()).items():
-                results[name][images] = value
+            part = {name: to_float(value) if value.dtype == np.uint8 else value for name, value in part.items()}
+            values = self._run_segments(part, tuple(results), stop)
+            for name, result in results.items() if not stop.is_set() else ():
+                result[images] = to_uint8(values[name], scale) if result.dtype == np.uint8 else values[name]
 
-        self._in_parts((n, h, w), run_images)
-        return results
-
-    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        last = self.generator.layers[-1].name
-
-        def translate_images(images: slice) -> None:
-            values = self._walk({INPUT: to_float(b[images])}, (last,), stop)
-            if not stop.is_set():
-                out[images] = to_uint8(values[last], self.generator.output_scale)
-
-        self._in_parts(b.shape[:3], translate_images)
+        first = next(iter(given.values()))
+        self.chunks.run((first.shape[0], *self.image_size(given)), compute, self.forget)
 
     def _close(self) -> None:
         self.gpu.close()
         self._close_cpu()
 
-    def _forget(self) -> None:
-        self.gpu._forget()
+    def forget(self) -> None:
+        """Free what the GPU's engine keeps for the sizes that it has seen."""
+        self.gpu.forget()
 
-    def _walk(
+    def _run_segments(
         self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...], stop: threading.Event
     ) -> dict[str, np.ndarray]:
-        """Values of ``outputs``, or of fewer layers if ``stop`` is set meanwhile."""
+        """Values of ``outputs``, or of fewer layers if ``stop`` is set in the meantime."""
         values = dict(given)
         with ExitStack() as stack:
             sessions = {True: stack.enter_context(self.gpu.session()), False: stack.enter_context(self.cpu.session())}

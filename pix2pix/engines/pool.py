@@ -83,7 +83,7 @@ class PoolEngine(BaseEngine):
             self._close()
             raise
         self.layers = frozenset.intersection(*(engine.layers for engine in engines))
-        self.pixels_at_once = max(worker.pixels for worker in workers)
+        self.chunks.pixels = max(worker.pixels for worker in workers)
         device = ", ".join(f"{group.name} ({group.workers} worker{'s'[group.workers == 1 :]})" for group in groups)
         self._info = _in_common([engine.info for engine in engines], device)
 

@@ -8,13 +8,16 @@ small outputs of an independent framework, in tests/checkpoints/data.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ..model.generator import INPUT, Generator, Source, Weights
+from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
 from ..model.sampling import Sampling
 from .base import BaseEngine
+from .execution import ForwardPass, Maps
 
 
 def pad(x: np.ndarray, padding: tuple[int, int, int, int], mode: str = "zeros") -> np.ndarray:
@@ -96,56 +99,84 @@ class ReferenceEngine(BaseEngine):
         super().__init__(generator)
         generator.check_weights(weights)
         self.dtype = dtype
-        self._weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
+        self.weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
+        self._forward = ForwardPass(self.program, self.layers, _Backend(self), contexts_kept=0)
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        values = self.values(given, outputs)
-        return {name: values[name].astype(np.float32) for name in outputs}
-
-    def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        last = self.generator.layers[-1].name
-        for image, result in zip(b, out, strict=True):
-            if stop.is_set():
-                return
-            y = self.values({INPUT: to_float(image[None], self.dtype)}, (last,))[last]
-            result[...] = to_uint8(y, self.generator.output_scale)[0]
-
-    def values(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Values (N,H,W,C) of ``outputs``, not yet rounded to float32."""
-        images = []
+    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
         for n in range(next(iter(given.values())).shape[0]):
-            known = {name: value[n].astype(self.dtype) for name, value in given.items()}
-            for op in self.program.needed(outputs, given):
-                known[op.name] = self._compute(op, known)
-            images.append(known)
-        return {name: np.stack([known[name] for known in images]) for name in outputs}
+            one, result = ({name: v[n : n + 1] for name, v in values.items()} for values in (given, results))
+            self._forward.compute(one, result, stop)
 
-    def _compute(self, op: Op, known: dict[str, np.ndarray]) -> np.ndarray:
-        """The value (H,W,C) of one operation."""
-        epilogue, sampling = op.epilogue, op.sampling
+
+class _Backend:
+    """Runs one image at a time, and keeps nothing."""
+
+    most_images = 1
+    has_constants = False
+
+    def __init__(self, engine: ReferenceEngine) -> None:
+        self.engine = engine
+
+    def size(self, n: int, h: int, w: int) -> int:
+        return 0
+
+    def allocate(self, size: int) -> None:
+        pass
+
+    def context(self, n: int, h: int, w: int, memory: None) -> _Context:
+        return _Context(self.engine, h, w)
+
+    def release(self) -> None:
+        pass
+
+
+class _Context:
+    """The values (H,W,C) of one image, in the engine's dtype."""
+
+    n = 1
+
+    def __init__(self, engine: ReferenceEngine, h: int, w: int) -> None:
+        self.h, self.w = h, w
+        self.constants: dict[str, np.ndarray] = {}
+        self._engine, self._values = engine, dict[str, np.ndarray]()
+
+    def set_value(self, name: str, value: np.ndarray) -> None:
+        dtype = self._engine.dtype
+        self._values[name] = to_float(value[0], dtype) if value.dtype == np.uint8 else value[0].astype(dtype)
+
+    def make_constant(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def set_constant(self, name: str) -> None:
+        self.set_value(name, self.constants[name])
+
+    def bind_output(self, out: np.ndarray) -> None:
+        pass
+
+    def replay(self, key: Any, launch: Callable[[], None]) -> None:
+        launch()
+
+    def unbind(self) -> None:
+        self._values.clear()
+
+    def get_value(self, name: str, out: np.ndarray) -> None:
+        value = self._values[name]
+        out[0] = to_uint8(value, self._engine.generator.output_scale) if out.dtype == np.uint8 else value
+
+    def run(self, op: Op, wanted: bool) -> None:
+        epilogue, dtype = op.epilogue, self._engine.dtype
         part = {
-            name.rpartition(".")[2]: array for name, array in self._weights.items() if name.startswith(f"{op.name}.")
+            name.rpartition(".")[2]: array
+            for name, array in self._engine.weights.items()
+            if name.startswith(f"{op.name}.")
         }
-
-        def read(source: Source) -> np.ndarray:
-            x = known[source.layer]
-            return np.where(x > 0, x, x * self.dtype(source.slope))
-
-        inputs = [read(source) for source in op.sources]
-        x = np.concatenate(inputs, axis=2) if op.join == "concat" else np.sum(inputs, axis=0)
-        if sampling.transposed:
-            y = conv2d_transpose(x, part["kernel"], sampling)
-        else:
-            if sampling.upsample > 1:
-                x = upsample(x, sampling.upsample, sampling.upsample_mode)
-            kernel = np.outer(op.depthwise, op.depthwise)[..., None, None] if op.depthwise else part["kernel"]
-            y = conv2d(pad(x, sampling.padding, sampling.padding_mode), kernel.astype(self.dtype), sampling.stride)
+        y = _convolve(op, [self._read(source) for source in op.sources], part.get("kernel"))
         if epilogue.bias:
             y = y + part["bias"]
         if epilogue.norm:
-            if self.program.statistics == "image":
+            if self._engine.program.statistics == "image":
                 exact = y.astype(np.float64)
-                mean, variance = (m.astype(self.dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
+                mean, variance = (m.astype(dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
             else:
                 mean, variance = part["mean"], part["variance"]
             y = normalise(y, mean, variance, epilogue.norm.eps)
@@ -153,4 +184,22 @@ class ReferenceEngine(BaseEngine):
                 y = y * part["gamma"] + part["beta"]
         if epilogue.activation == "tanh":
             y = np.tanh(y)
-        return y + read(epilogue.residual) if epilogue.residual else y
+        self._values[op.name] = y + self._read(epilogue.residual) if epilogue.residual else y
+
+    def _read(self, source: Source) -> np.ndarray:
+        """The value of a source through its leaky ReLU."""
+        x = self._values[source.layer]
+        return np.where(x > 0, x, x * self._engine.dtype(source.slope))
+
+
+def _convolve(op: Op, inputs: list[np.ndarray], kernel: np.ndarray | None) -> np.ndarray:
+    """The inputs (H,W,C), joined, through an operation's convolution."""
+    x = np.concatenate(inputs, axis=2) if op.join == "concat" else np.sum(inputs, axis=0)
+    sampling = op.sampling
+    if sampling.upsample > 1:
+        x = upsample(x, sampling.upsample, sampling.upsample_mode)
+    if kernel is None:
+        kernel = np.outer(op.depthwise, op.depthwise)[..., None, None].astype(x.dtype)
+    if sampling.transposed:
+        return conv2d_transpose(x, kernel, sampling)
+    return conv2d(pad(x, sampling.padding, sampling.padding_mode), kernel, sampling.stride)

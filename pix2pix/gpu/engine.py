@@ -128,7 +128,7 @@ class GpuEngine(BaseEngine):
         self._stream, self._inward, self._outward = (self._device.stream() for _ in range(3))
         self._no_memory = self._memory = self._device.empty(1)
         self._sizes: OrderedDict[tuple[int, int, int], Size] = OrderedDict()
-        self.most_images = MOST_IMAGES
+        self.chunks.most_images = MOST_IMAGES
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class GpuEngine(BaseEngine):
             size = self._size(images.stop - images.start, h, w)
             self._compute(size, part, part, {name: value[images] for name, value in results.items()})
 
-        self._do(self._in_parts, (n, h, w), run_images)
+        self._do(self.chunks.run, (n, h, w), run_images, self.forget)
         return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
@@ -232,7 +232,7 @@ class GpuEngine(BaseEngine):
                     self._fetch(tickets.popleft())
 
         try:
-            self._in_parts(b.shape[:3], begin)
+            self.chunks.run(b.shape[:3], begin, self.forget)
         except BaseException:
             self._finish(tickets)  # the GPU is still writing there
             raise
@@ -316,7 +316,8 @@ class GpuEngine(BaseEngine):
             self._sizes.popitem(last=False)
         return size
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Free what is kept for the sizes that the engine has seen."""
         self._do(self._let_go)
 
     def _let_go(self) -> None:

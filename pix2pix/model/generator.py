@@ -237,13 +237,6 @@ class Generator:
             shapes[layer.name] = (*layer.sampling.output_size(source_h, source_w), layer.filters)
         return shapes
 
-    def image_size(self, name: str, h: int, w: int) -> tuple[int, int]:
-        """Size of the image for which layer ``name`` has an h x w output."""
-        reference_h, _, _ = self.shapes(self.multiple, self.multiple)[name]
-        if self.multiple % reference_h or (h * self.multiple) % reference_h:
-            raise ValueError(f"no image gives {name} a map of {h}x{w}")
-        return h * self.multiple // reference_h, w * self.multiple // reference_h
-
     def macs(self, h: int, w: int) -> dict[str, int]:
         """Multiplications of each layer for one h x w image (transposed ones counted at input resolution)."""
         shapes = self.shapes(h, w)

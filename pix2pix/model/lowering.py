@@ -70,6 +70,7 @@ class Program:
     ops: tuple[Op, ...]
     statistics: Statistics
     in_channels: int
+    multiple: int  # of which heights and widths of images must be multiples
 
     def __getitem__(self, name: str) -> Op:
         return next(op for op in self.ops if op.name == name)
@@ -85,6 +86,14 @@ class Program:
         for op in self.ops:
             shapes[op.name] = (*op.sampling.output_size(*shapes[op.sources[0].layer][:2]), op.filters)
         return shapes
+
+    def image_size(self, name: str, h: int, w: int) -> tuple[int, int]:
+        """Size of the image for which operation ``name`` has an h x w result. Raises ValueError if there is none."""
+        m = self.multiple
+        reference_h, _, _ = self.shapes(m, m)[name]
+        if m % reference_h or (h * m) % reference_h:
+            raise ValueError(f"no image gives {name} a map of {h}x{w}")
+        return h * m // reference_h, w * m // reference_h
 
     def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
         """The operations to run, in order, for ``outputs`` when the values of ``given`` are known.
@@ -139,7 +148,7 @@ def lower(generator: Generator) -> Program:
     """The program of a generator."""
     last = generator.layers[-1]
     ops = tuple(_lower(layer, generator.output_scale if layer is last else None) for layer in generator.layers)
-    return Program(ops, generator.statistics, generator.in_channels)
+    return Program(ops, generator.statistics, generator.in_channels, generator.multiple)
 
 
 def _lower(layer: Layer, output_scale: float | None) -> Op:

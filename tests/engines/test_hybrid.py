@@ -86,7 +86,7 @@ def test_an_engine_has_the_weights_of_its_own_layers_alone():
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     layers, plan = placed("tensorflow", SPLIT)
     with CpuEngine(g, weights, plan=plan) as cpu:
-        assert cpu.layers == {layer.name for layer in g.layers} - set(layers) == set(cpu._layers)
+        assert cpu.layers == {layer.name for layer in g.layers} - set(layers) == set(cpu.convolutions)
         x = to_float(pictures(1, 32, 32))
         cpu.run(x, outputs=["encoder_1"])
         with pytest.raises(ValueError, match="other layers to run: not encoder_2$"):
@@ -147,7 +147,7 @@ def test_a_large_batch_crosses_in_parts():
     with HybridEngine(CpuEngine(g, weights, plan=plan), Watched(g, weights), plan) as engine:
         whole = engine.translate(b)
         assert set(seen) == {5}
-        engine.pixels_at_once = 2 * 32 * 32
+        engine.chunks.pixels = 2 * 32 * 32
         seen.clear()
         np.testing.assert_array_equal(engine.translate(b), whole)
         assert set(seen) == {1, 2}
@@ -172,7 +172,7 @@ def test_a_gpu_without_memory_gets_fewer_images_at_a_time(caplog):
         assert "no memory left: going on with 3 images at a time" in caplog.text
         most = 7
         np.testing.assert_array_equal(engine.translate(b), result)
-        engine.pixels_at_once = 7 * 32 * 32
+        engine.chunks.pixels = 7 * 32 * 32
         np.testing.assert_array_equal(engine.translate(b), result)
         most = 0
         with pytest.raises(MemoryError):
@@ -225,7 +225,7 @@ class FakeGpu(ReferenceEngine):
         return engine
 
     def _weights_as_given(self) -> dict[str, np.ndarray]:
-        return {name: array.astype(np.float32) for name, array in self._weights.items()}
+        return {name: array.astype(np.float32) for name, array in self.weights.items()}
 
 
 @pytest.fixture

@@ -85,11 +85,11 @@ def test_workers_share_what_their_device_does_at_once():
 
         def make(fake: FakeDevice = fake) -> FakeEngine:
             engine = FakeEngine(fake)
-            engine.pixels_at_once = 64 * 256 * 256
+            engine.chunks.pixels = 64 * 256 * 256
             return engine
 
         with PoolEngine(SMALL, [WorkerGroup("fake", make, workers)]) as pool:
-            sizes[workers] = pool.pixels_at_once / (256 * 256)
+            sizes[workers] = pool.chunks.pixels / (256 * 256)
     assert sizes == {1: 64, 4: 16, 16: 8}
 
 

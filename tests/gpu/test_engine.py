@@ -93,7 +93,7 @@ def test_a_batch_is_halved_until_it_fits_and_goes_on(engine, monkeypatch, caplog
     b = pictures(5, 32, 32)
     expected = engine.translate(b)
     limit = gpu.TensorForward.floats(engine._weights, 2, 32, 32)
-    engine._do(engine._forget)
+    engine._do(engine.forget)
     allocate = engine._device.empty
 
     def empty(size, dtype=np.float32):

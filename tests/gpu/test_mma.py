@@ -253,11 +253,11 @@ def test_values_of_other_sizes_make_room(monkeypatch):
         monkeypatch.setattr(engine._device, "empty", empty)
         expected, needs = [], []
         for x in xs:
-            engine._forget()
+            engine.forget()
             most = held
             expected.append(engine.run(x, outputs=names))
             needs.append(most)
-        engine._forget()
+        engine.forget()
         limit = max(needs)
         for _ in range(2):
             for x, values in zip(xs, expected, strict=True):

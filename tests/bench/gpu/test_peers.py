@@ -97,7 +97,7 @@ def test_the_gpu_engine_takes_part_in_as_many_parts_as_it_makes(case, results, m
 
     b, oracle, _ = case
     with GpuEngine(TINY, WEIGHTS) as engine:
-        engine.pixels_at_once = 2 * 16 * 16
+        engine.chunks.pixels = 2 * 16 * 16
         comparison = peers.Comparison(b, {"pix2pix-float32": partial(contenders.resident, engine, b)}, oracle)
         expected = engine.translate(b)
         parts: list[int] = []

@@ -1,0 +1,122 @@
+"""Memory of the CPU engine: the feature maps and the scratch of n images of one size, and the constants of that size."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..model.generator import INPUT
+from ..model.lowering import Op, Program
+
+Shape = tuple[int, int, int, int]
+
+
+class CpuBackend:
+    """Packed convolutions by the name of their operation, run with a number of OpenMP threads."""
+
+    most_images = sys.maxsize
+    has_constants = True
+
+    def __init__(self, program: Program, kernels: ModuleType, convolutions: Mapping[str, Any], threads: int) -> None:
+        self.program, self.kernels, self.convolutions, self.threads = program, kernels, convolutions, threads
+
+    def shapes(self, n: int, h: int, w: int) -> dict[str, Shape]:
+        """(N,H,W,C) of the maps in memory, channels padded to whole vectors. The output is written where it is asked for."""
+        shapes = self.program.shapes(h, w)
+        inner = (op.name for op in self.program.ops if op.name in self.convolutions and not op.makes_image)
+        return {name: (n, *shapes[name][:2], self.kernels.padded(shapes[name][2])) for name in inner}
+
+    def size(self, n: int, h: int, w: int) -> int:
+        """Floats of all maps, and of the largest scratch."""
+        shapes = self.program.shapes(h, w)
+        maps = sum(math.prod(shape) for shape in self.shapes(n, h, w).values())
+        return maps + max(
+            self.convolutions[op.name].scratch(n, *shapes[op.sources[0].layer][:2], self.threads)
+            for op in self.program.ops
+            if op.name in self.convolutions
+        )
+
+    def allocate(self, size: int) -> np.ndarray:
+        """Floats, aligned to 64 bytes."""
+        return self.kernels.aligned(size)
+
+    def context(self, n: int, h: int, w: int, memory: np.ndarray) -> Workspace:
+        """See :class:`pix2pix.engines.execution.Backend`."""
+        return Workspace(self, n, h, w, memory)
+
+    def release(self) -> None:
+        """Nothing to do: arrays are freed with their last reference."""
+
+
+class Workspace:
+    """A context on the CPU; see :class:`pix2pix.engines.execution.Context`."""
+
+    def __init__(self, backend: CpuBackend, n: int, h: int, w: int, memory: np.ndarray) -> None:
+        self.n, self.h, self.w = n, h, w
+        self.constants: dict[str, Any] = {}
+        self._backend = backend
+        self._maps: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}  # what operations read now: maps, and the image as an array
+        self._out: np.ndarray | None = None
+        at = 0
+        for name, shape in backend.shapes(n, h, w).items():
+            size = math.prod(shape)
+            mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
+            raw = memory[at : at + size].reshape(shape)
+            self._maps[name] = backend.kernels.Map(raw, mean, scale, backend.convolutions[name].shift)
+            at += size
+        self._scratch = memory[at:]
+
+    def set_value(self, name: str, value: np.ndarray) -> None:
+        """Read an image where it is; copy any other value to a map of its own."""
+        self._values[name] = value if name == INPUT else self.make_constant(value)
+
+    def make_constant(self, value: np.ndarray) -> Any:
+        """A map of the value (N,H,W,C), float32, to be read as it is."""
+        kernels, (n, h, w, channels) = self._backend.kernels, value.shape
+        stride = kernels.padded(channels)
+        raw = kernels.aligned(n * h * w * stride).reshape(n, h, w, stride)
+        zeros, ones = np.zeros((n, stride), np.float32), np.ones((n, stride), np.float32)
+        result = kernels.Map(raw, zeros, ones, zeros[0])
+        result.set_raw(value, self._backend.threads)
+        return result
+
+    def set_constant(self, name: str) -> None:
+        """Read the constant's map, whose one image stands for all."""
+        self._values[name] = self.constants[name]
+
+    def bind_output(self, out: np.ndarray) -> None:
+        """Have the output written to ``out``."""
+        self._out = out
+
+    def replay(self, key: Any, launch: Callable[[], None]) -> None:
+        """Run the operations: there is nothing to record."""
+        launch()
+
+    def unbind(self) -> None:
+        """Let go of the arrays that callers gave."""
+        self._values.clear()
+        self._out = None
+
+    def run(self, op: Op, wanted: bool) -> None:
+        """Run one convolution, with all that is fused into it."""
+        convolution, threads = self._backend.convolutions[op.name], self._backend.threads
+        if op.reads_image:
+            sources: Any = self._values[INPUT]
+        else:
+            sources = [(self._values[source.layer], source.slope) for source in op.sources]
+        if op.makes_image:
+            convolution.run(sources, self._out, op.epilogue.output_scale, self._scratch, threads)
+        else:
+            self._values[op.name] = self._maps[op.name]
+            convolution.run(sources, self._maps[op.name], self._scratch, threads)
+
+    def get_value(self, name: str, out: np.ndarray) -> None:
+        """Write the value of a map; the output is in its place already."""
+        if out is not self._out:
+            self._values[name].write_value(out, self._backend.threads)

@@ -1,0 +1,232 @@
+"""The forward pass, written once for every engine: what to compute, in which order, on how many images at a time.
+
+A backend supplies memory and arithmetic: a :class:`Context` holds the values of n images of one size and runs one
+operation at a time. This module decides which operations are needed for what was asked for, which of them are constants
+of a size and computed once, how a batch is cut into chunks, and what is let go of when memory ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..model.lowering import Op, Program
+
+Maps = Mapping[str, np.ndarray]  # values by the name of their operation, (N,H,W,C)
+NEVER = threading.Event()  # of work that nobody stops
+
+log = logging.getLogger(__name__)
+
+
+class Context(Protocol):
+    """Buffers of a backend for ``n`` images of ``h`` x ``w``, with a value for each operation and for the input.
+
+    ``constants`` are results that are the same for all images of the size, in the backend's own form.
+    """
+
+    n: int
+    h: int
+    w: int
+    constants: dict[str, Any]
+
+    def set_value(self, name: str, value: np.ndarray) -> None:
+        """Make ``value`` (N,H,W,C), float32, the result of an operation, or the input, which may be uint8."""
+
+    def make_constant(self, value: np.ndarray) -> Any:
+        """One image's ``value`` (1,H,W,C), float32, in the form of ``constants``."""
+
+    def set_constant(self, name: str) -> None:
+        """Make the constant of that name the result of its operation for all images."""
+
+    def bind_output(self, out: np.ndarray) -> None:
+        """Have the network's output written to ``out`` (N,H,W,C), float32 or uint8."""
+
+    def run(self, op: Op, wanted: bool) -> None:
+        """Run one operation, whose operands are there. Its value will be asked for only if ``wanted``."""
+
+    def replay(self, key: Any, launch: Callable[[], None]) -> None:
+        """Do ``launch``, which runs the same operations whenever it comes with the same key."""
+
+    def get_value(self, name: str, out: np.ndarray) -> None:
+        """Copy the result of an operation to ``out`` (N,H,W,C), float32; the network's output where it was bound."""
+
+    def unbind(self) -> None:
+        """Let go of the arrays that callers gave. Values are undefined from then on."""
+
+
+class Backend(Protocol):
+    """Memory and arithmetic of one device. Memory is one piece that the contexts of all sizes share."""
+
+    most_images: int  # of a context
+    has_constants: bool  # whether constants of a size are computed once
+
+    def size(self, n: int, h: int, w: int) -> int:
+        """Elements of memory that a context for n images of h x w needs."""
+
+    def allocate(self, size: int) -> Any:
+        """That many elements. Raises MemoryError."""
+
+    def context(self, n: int, h: int, w: int, memory: Any) -> Context:
+        """A context without constants, in ``memory``."""
+
+    def release(self) -> None:
+        """Wait until nothing uses the memory any more, and give back what has been let go of."""
+
+
+class ForwardPass:
+    """Runs a program on a backend that has the weights of ``layers``. For one thread at a time."""
+
+    def __init__(self, program: Program, layers: Collection[str], backend: Backend, contexts_kept: int) -> None:
+        self.program, self._layers, self._backend, self._kept = program, layers, backend, contexts_kept
+        self._contexts: OrderedDict[tuple[int, int, int], Context] = OrderedDict()
+        self._memory: Any = None
+        self._size = 0
+
+    def compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        """Fill ``results`` from ``given``, float32, or uint8 for the input and the output; all of one number of images.
+
+        Gives up before an operation when ``stop`` is set.
+        """
+        n = next(iter(given.values())).shape[0]
+        h, w = self._image_size(given)
+        context = self.context(n, h, w)
+        self.compute_in(context, given, results, stop)
+        context.unbind()
+
+    def compute_in(
+        self,
+        context: Context,
+        given: Maps,
+        results: Maps,
+        stop: threading.Event = NEVER,
+        *,
+        kept: Collection[str] = (),
+        keep: Collection[str] = (),
+    ) -> None:
+        """Fill ``results``, and the values ``keep`` of the context, from ``given`` and the values that it has ``kept``."""
+        output = self.program.output.name
+        known, asked = frozenset((*given, *kept)), dict.fromkeys((*results, *keep))
+        wanted = frozenset(name for name in asked if name not in known)
+        reads = {name for op in self.program.needed(tuple(wanted), known) for name in op.reads}
+        for name, value in given.items():
+            if name in reads or name in keep:
+                context.set_value(name, value)
+        if output in results and output in wanted:
+            context.bind_output(results[output])
+        context.replay((known, wanted), lambda: self.launch(context, known, wanted, stop))
+        if stop.is_set():
+            return
+        for name in sorted(results, key=lambda name: name != output):  # the output first: it may lie where others go
+            if name in given:
+                results[name][...] = given[name]
+            else:
+                context.get_value(name, results[name])
+
+    def launch(
+        self, context: Context, known: Collection[str], wanted: Collection[str], stop: threading.Event = NEVER
+    ) -> None:
+        """Run the operations that compute ``wanted`` from the values ``known``, which the context has."""
+        constants = self.program.unaffected(context.constants, known)
+        ops = self.program.needed(tuple(wanted), constants.union(known))
+        used = {name for op in ops for name in op.reads}.union(wanted)
+        for name in context.constants:
+            if name in constants and name in used:
+                context.set_constant(name)
+        for op in ops:
+            if stop.is_set():
+                return
+            context.run(op, op.name in wanted)
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def context(self, n: int, h: int, w: int) -> Context:
+        """The context for n images of h x w. Raises MemoryError."""
+        key = (n, h, w)
+        if key in self._contexts:
+            self._contexts.move_to_end(key)
+            return self._contexts[key]
+        if n > self._backend.most_images:
+            raise MemoryError(f"got {n} images to hold at once, this engine takes {self._backend.most_images}")
+        needed = self._backend.size(n, h, w)
+        if self._memory is None or needed > self._size:
+            self.forget()
+            self._memory, self._size = self._backend.allocate(needed), needed
+        context = self._backend.context(n, h, w, self._memory)
+        if self._backend.has_constants:
+            context.constants.update(self._constants(h, w))
+        self._contexts[key] = context
+        while len(self._contexts) > self._kept:
+            self._contexts.popitem(last=False)
+        return context
+
+    def forget(self) -> None:
+        """Let go of all contexts and their memory."""
+        self._contexts.clear()
+        self._memory, self._size = None, 0
+        self._backend.release()
+
+    def _constants(self, h: int, w: int) -> dict[str, Any]:
+        """The results of those operations of this engine that are the same for every h x w image.
+
+        They may read values that are not constant but cannot affect them: zeros are fed in their place.
+        """
+        shapes, names = self.program.shapes(h, w), self.program.constants(h, w)
+        reads = {name: self.program[name].reads for name in names}
+        zeros = {read for name in names for read in reads[name]}.difference(names)
+        known = set(zeros)
+        found = []
+        for name in names:
+            if name in self._layers and known.issuperset(reads[name]):
+                known.add(name)
+                found.append(name)
+        if not found:
+            return {}
+        context = self._backend.context(1, h, w, self._memory)
+        for name in zeros:
+            context.set_value(name, np.zeros((1, *shapes[name]), np.float32))
+        self.launch(context, zeros, found)
+        values = {name: np.empty((1, *shapes[name]), np.float32) for name in found}
+        for name, value in values.items():
+            context.get_value(name, value)
+        return {name: context.make_constant(value) for name, value in values.items()}
+
+    def _image_size(self, given: Maps) -> tuple[int, int]:
+        """(H, W) of the images that the given values belong to."""
+        name, value = next(iter(given.items()))
+        return self.program.image_size(name, *value.shape[1:3])
+
+
+class Chunks:
+    """How much of a batch is computed at once: ``pixels`` of input, and at most ``most_images``.
+
+    When memory ends, what was kept for other sizes is let go of and half as many images are tried from then on, down to
+    one, which is tried once more.
+    """
+
+    def __init__(self, pixels: int, most_images: int = sys.maxsize) -> None:
+        self.pixels, self.most_images = pixels, most_images
+
+    def run(self, shape: tuple[int, ...], work: Callable[[slice], None], forget: Callable[[], None]) -> None:
+        """``work`` for all images of (n, h, w), some at a time. Raises MemoryError if one image doesn't fit."""
+        n, h, w = shape
+        first, is_last_try = 0, False
+        while first < n:
+            step = min(n - first, max(1, self.pixels // (h * w)), self.most_images)
+            try:
+                work(slice(first, first + step))
+            except MemoryError as error:
+                if is_last_try:
+                    raise
+                forget()
+                is_last_try = step == 1
+                if step > 1:
+                    self.pixels = step // 2 * h * w
+                    log.warning("%s: going on with %d images at a time", error, step // 2)
+                continue
+            first, is_last_try = first + step, False
