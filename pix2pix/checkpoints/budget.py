@@ -13,22 +13,25 @@ from ..errors import CheckpointError
 
 _FREE_STEPS = 20_000  # for files of any size
 _MAX_STEPS = 250_000  # some 0.5 s of Python; a whole training checkpoint of a U-Net takes 15,000, a SavedModel 20,000
-_FREE_BYTES = 16 << 20  # tensors may share this many bytes of the file
-_TEXT_PER_STEP = 1024  # bytes
+_FREE_TEXT = 4 << 20  # bytes
+_TEXT_PER_BYTE = 8  # HDF5 files are read up to twice, because every path begins at the root
+_MAX_TEXT = 32 << 20  # bytes, which can be four times as many in memory
+_FREE_TENSORS = 16 << 20  # bytes that tensors may share
 
 
 class Budget:
-    """What is left of the steps and of the bytes of tensors that the files of one model allow.
+    """What the files of one model allow, and what has been spent of it.
 
-    A step is one item: an instruction of a pickle, a record, a field, a name. Each byte of the files is worth a step,
-    up to a maximum. Tensors may have as many bytes as the files.
+    Steps are items: instructions of a pickle, records, fields, names. Each byte of the files allows one, up to a
+    maximum. Text is bytes of names, descriptions and all other structure. Tensors may have as many bytes as the files.
     """
 
     def __init__(self) -> None:
         self._files: set[tuple[int, int]] = set()
         self._size = 0  # of the files, in bytes
         self._steps = 0
-        self._tensor_bytes = 0
+        self._text = 0
+        self._tensors = 0
 
     def add_file(self, status: os.stat_result) -> None:
         """Allow the work on one more file; a file counts once, whatever its names."""
@@ -38,22 +41,29 @@ class Budget:
             self._size += status.st_size
 
     def spend(self, steps: int = 1) -> None:
-        """Pay for some steps. Raises CheckpointError when none are left."""
+        """Pay for some steps. All methods raise CheckpointError when nothing is left."""
         self._steps += steps
         if self._steps > min(_MAX_STEPS, _FREE_STEPS + self._size):
-            raise CheckpointError(
-                "reading the file takes more steps than any model of its size needs: it is damaged or was tampered with"
-            )
+            raise _too_much("steps")
 
     def spend_text(self, size: int) -> None:
-        """Pay for ``size`` bytes of names, descriptions and other structure."""
-        self.spend(1 + size // _TEXT_PER_STEP)
+        """Pay for one step that reads or makes ``size`` bytes of text, before they are allocated."""
+        self.spend()
+        self._text += size
+        if self._text > min(_MAX_TEXT, _FREE_TEXT + _TEXT_PER_BYTE * self._size):
+            raise _too_much("memory")
 
     def spend_tensor(self, size: int) -> None:
-        """Pay for ``size`` bytes of a tensor, before they are allocated. Raises CheckpointError if that is too much."""
-        self._tensor_bytes += size
-        if self._tensor_bytes > self._size + _FREE_BYTES:
+        """Pay for ``size`` bytes of a tensor, before they are allocated."""
+        self._tensors += size
+        if self._tensors > self._size + _FREE_TENSORS:
             raise CheckpointError(
-                f"the tensors take {self._tensor_bytes} bytes or more, the file has only {self._size}: they share "
-                f"their numbers"
+                f"the tensors take {self._tensors} bytes or more, the file has only {self._size}: they share their "
+                f"numbers"
             )
+
+
+def _too_much(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"reading the file takes more {what} than any model of its size needs: it is damaged or was tampered with"
+    )

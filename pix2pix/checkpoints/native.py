@@ -34,6 +34,7 @@ _METADATA = "__metadata__"
 _MAX_SIZE = 1 << 16  # pixels
 _MAX_HEADER = 2 << 20  # bytes; a U-Net of 8 levels takes some 15,000
 _MAX_RANK = 8
+_MAX_REASON = 500
 # Number types in the file -> (name here, bytes). Types that are not in the table keep their name and cannot be read.
 _DTYPES = {
     "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": ("I64", 8),
@@ -125,7 +126,8 @@ def _read_own(found: Stored, text: Any) -> Unread:
         generator = Generator.from_dict(description.get("generator"))
         _check_runnable(generator)
     except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"the generator's description makes no sense ({error}): the file is damaged") from None
+        reason = str(error)[:_MAX_REASON]
+        raise CheckpointError(f"the generator's description makes no sense ({reason}): the file is damaged") from None
     needed = generator.tensors()
     allowed = {name: shape for layer in generator.layers for name, shape in layer.tensors("running").items()}
     problems = [f"missing {name} {shape}" for name, shape in needed.items() if name not in found]

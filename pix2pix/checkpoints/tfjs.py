@@ -27,6 +27,7 @@ from .tensors import StoredTensor, Unread, matched
 from .text import entry, one_generator, read_json, shown
 
 _MODEL = "model.json"
+_STEPS_OF_A_SHARD = 10
 _START = re.compile(rb'\s*\{\s*"(?:format|modelTopology|weightsManifest|generatedBy|convertedBy|trainingConfig)"')
 _STORED = {"float32": "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}
 
@@ -43,8 +44,9 @@ def locate(path: Path) -> Path | None:
 
 def files(path: Path) -> list[Path]:
     """The description and all shards of the model whose ``model.json`` is the file ``path``."""
-    content = read_json(read_beside(path, Budget()), path.name)
-    return [path, *(shard for group in _manifest(content, path) for shard in _shards(group, path.parent))]
+    budget = Budget()
+    manifest = _manifest(read_json(read_beside(path, budget), path.name), path)
+    return [path, *(shard for group in manifest for shard in _shards(group, path.parent, budget))]
 
 
 def read(file: ModelFile, key: str | None) -> Unread:
@@ -123,9 +125,8 @@ def _weights(manifest: list[Any], file: ModelFile) -> dict[str, StoredTensor]:
     seen: set[Path] = set()
     for described in manifest:
         entries = [_weight(each) for each in entry(described, "weights", list, "the manifest")]
-        shards = _shards(described, file.path.parent)
-        file.budget.spend(len(entries) + len(shards))
-        if len({*seen, *shards}) < len(seen) + len(shards):
+        shards = _shards(described, file.path.parent, file.budget)
+        if len(set(shards)) < len(shards) or not seen.isdisjoint(shards):
             raise CheckpointError("the manifest names a shard twice: damaged file")
         seen.update(shards)
         group = _Group(shards, list(accumulate(shard.stat().st_size for shard in shards)), file.budget)
@@ -171,8 +172,10 @@ def _weight(described: Any) -> _Weight:
     return _Weight("/".join(name.split("/")[-2:]), tuple(shape), np.dtype(_STORED[dtype]), scale, minimum)
 
 
-def _shards(group: Any, folder: Path) -> list[Path]:
-    return [_shard(name, folder) for name in entry(group, "paths", list, "the manifest")]
+def _shards(group: Any, folder: Path, budget: Budget) -> list[Path]:
+    names = entry(group, "paths", list, "the manifest")
+    budget.spend(_STEPS_OF_A_SHARD * len(names))
+    return [_shard(name, folder) for name in names]
 
 
 def _shard(name: Any, folder: Path) -> Path:

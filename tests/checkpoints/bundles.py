@@ -49,8 +49,10 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def table_of(entries: list[tuple[bytes, bytes]], rng: random.Random | None = None) -> bytes:
-    """A sorted table of one block of these entries; with ``rng``, of several and with a lie now and then."""
+def table_of(
+    entries: list[tuple[bytes, bytes]], rng: random.Random | None = None, per_block: int | None = None
+) -> bytes:
+    """A sorted table of these entries, in one block; with ``rng``, in several and with a lie now and then."""
 
     def number(honest: int) -> bytes:
         return varint(rng.choice(NUMBERS) if rng and rng.random() < 0.0005 else honest)
@@ -60,7 +62,7 @@ def table_of(entries: list[tuple[bytes, bytes]], rng: random.Random | None = Non
         content += struct.pack("<II", 0, rng.choice(NUMBERS) & 0xFFFFFFFF if rng and rng.random() < 0.02 else 1) + b"\0"
         return content + masked(content)
 
-    per_block = rng.choice((1, 3, 1000)) if rng else len(entries)
+    per_block = per_block or (rng.choice((1, 3, 1000)) if rng else len(entries))
     out, handles = b"", []
     for start in range(0, len(entries), per_block):
         data = block(entries[start : start + per_block])

@@ -26,6 +26,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np  # noqa: E402 - threads would count as memory
 
 from pix2pix import checkpoints  # noqa: E402
+from tests.checkpoints.fuzz_amplified import amplified_cases  # noqa: E402
 from tests.checkpoints.fuzz_cases import DATA, FORMATS, Case  # noqa: E402
 from tests.checkpoints.fuzz_tensorflow_cases import TENSORFLOW  # noqa: E402
 
@@ -94,7 +95,7 @@ def limit_memory() -> None:
 
 def main(kind: str, cases: int, seed: int, folder: Path) -> None:
     """Run the cases; print a summary, or raise at the first that goes wrong."""
-    make = (FORMATS | TENSORFLOW)[kind](folder)
+    make = (FORMATS | TENSORFLOW | {"amplified": amplified_cases})[kind](folder)
     watch = Watch(folder / "case")
     for path in DATA.iterdir():  # so that every module is loaded before anything is measured
         try:

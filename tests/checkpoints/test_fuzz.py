@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 FORMATS = ("pytorch", "keras", "tfjs", "safetensors", "course", "bundle", "objects", "saved_model", "pict")
 
 MANY = 20_000
-FEWER = {"objects": 8_000, "saved_model": 6_000}  # which take long to make and to read
+FEWER = {"objects": 8_000, "saved_model": 6_000, "amplified": 1_000}  # which take long to make and to read
 
 
 def fuzz(kind: str, cases: int, seed: int, folder: Path) -> str:
@@ -31,7 +31,11 @@ def test_some_hostile_files(kind: str, tmp_path: Path) -> None:
     assert " 0 models" not in summary and " 0 errors" not in summary
 
 
+def test_some_files_that_ask_for_more_than_their_size(tmp_path: Path) -> None:
+    fuzz("amplified", 60, 0, tmp_path)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [*FORMATS, "amplified"])
 def test_many_hostile_files(kind: str, tmp_path: Path) -> None:
     print(fuzz(kind, FEWER.get(kind, MANY), 1_000_000, tmp_path))
