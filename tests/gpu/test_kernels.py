@@ -29,7 +29,7 @@ from pix2pix.gpu.kernels.parameters import (
     Targets,
     Values,
 )
-from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
+from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile
 from pix2pix.gpu.launches import THREADS
 from pix2pix.gpu.products import CONVOLUTION, OF_INSERTED, ONE_PIXEL, PHASE, gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
@@ -38,7 +38,8 @@ from pix2pix.gpu.ptx.packed_words import FLOAT32
 pytestmark = pytest.mark.gpu
 ONE, QUARTER, ZERO = np.float32(1), np.float32(0.25), np.float32(0)
 NO_TARGETS = Targets(NO_TARGET, NO_TARGET)
-TILES = [(128, 64)] if SIMULATED else list(SIMT_TILES)
+# In the simulator also one that a block shares as on a GPU: warps of 4 x 8 threads, 2 x 2 of them.
+TILES = [SIMULATED_SIMT_TILE, SimtTile(64, 128, 1)] if SIMULATED else list(SIMT_TILES.values())
 
 
 def launch(kernel, grid, threads, *arguments):
@@ -71,15 +72,13 @@ def transposed_convolution(a, kernel):
 
 def multiply(tile, epilogue, a, matrix, affine, gemm, groups=1, outputs=None, targets=NO_TARGETS):
     """Run simt_gemm; ``outputs`` are out, out2 and statistics."""
-    size = SIMULATED_SIMT_TILE if SIMULATED else SIMT_TILES[tile]
-    gemm = gemm._replace(grid=gemm.grid._replace(tiles=-(-gemm.grid.rows // size.bm)))
-    w = reorder_columns(matrix, column_order(gemm.columns, size.lx, 4))
-    blocks = (groups * gemm.grid.tiles, -(-gemm.columns // size.bn), gemm.phases * gemm.splits)
+    gemm = gemm._replace(grid=gemm.grid._replace(tiles=-(-gemm.grid.rows // tile.bm)))
+    w = reorder_columns(matrix, column_order(gemm.columns, tile.lx, 4))
+    blocks = (groups * gemm.grid.tiles, -(-gemm.columns // tile.bn), gemm.phases * gemm.splits)
     nothing = np.zeros(1, np.float32)
     out, out2, statistics = (nothing if array is None else array for array in outputs)
-    kernel = gemm_kernel(size, FLOAT32, epilogue)
-    launch(kernel, blocks, size.threads, a, w, affine, out, out2, statistics, gemm, targets)
-    return size.bm
+    kernel = gemm_kernel(tile, FLOAT32, epilogue)
+    launch(kernel, blocks, tile.threads, a, w, affine, out, out2, statistics, gemm, targets)
 
 
 def affine_of(columns, seed=0):
@@ -94,7 +93,7 @@ SHAPES = [(4, 6, 16, 16, 1), (2, 2, 16, 8, 1), (6, 4, 24, 24, 2), (8, 8, 8, 40, 
 
 
 @pytest.mark.parametrize("h, w, channels, filters, splits", SHAPES)
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.bm}x{tile.bn}")
 @pytest.mark.parametrize("kind", ["conv", "transposed"])
 def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits):
     """Written for two readers, each with a slope of its own, between channels of others that stay as they are."""
@@ -161,7 +160,7 @@ def far_from_zero(n, pixels, channels, offset):
     return a
 
 
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.bm}x{tile.bn}")
 @pytest.mark.parametrize("pixels, channels, offset", [(6, 16, 3), (40, 24, 1000), (1030, 8, -100)])
 def test_norms_by_statistics_of_tiles_are_exact_even_far_from_zero(pixels, channels, offset, tile):
     """The product copies a map (W is the identity) and writes its tiles' statistics; then the map is normalised."""
@@ -174,11 +173,11 @@ def test_norms_by_statistics_of_tiles_are_exact_even_far_from_zero(pixels, chann
     gemm = Gemm(Source(1, pixels, channels), ONE_PIXEL, Grid(1, pixels, pixels, 0), channels, 1, 1)
     statistics = np.full((n, 64, 2, channels), np.nan, np.float32)
     identity, targets = np.eye(channels, dtype=np.float32)[None], Targets(first, NO_TARGET)
-    bm = multiply(tile, STATISTICS, a, identity, affine, gemm, n, (out, None, statistics), targets)
+    multiply(tile, STATISTICS, a, identity, affine, gemm, n, (out, None, statistics), targets)
     np.testing.assert_array_equal(out[..., 8:], a)
-    statistics = statistics.reshape(n * 64, 2, channels)[: n * -(-pixels // bm)].reshape(n, -1, 2, channels)
-    np.testing.assert_allclose(statistics[:, 0, 0], a[:, :bm].astype(float).mean(1), rtol=1e-6, atol=2e-6)
-    tiling = Norm(pixels, 1, statistics.shape[1], bm, channels, np.float32(1e-5))
+    statistics = statistics.reshape(n * 64, 2, channels)[: n * -(-pixels // tile.bm)].reshape(n, -1, 2, channels)
+    np.testing.assert_allclose(statistics[:, 0, 0], a[:, : tile.bm].astype(float).mean(1), rtol=1e-6, atol=2e-6)
+    tiling = Norm(pixels, 1, statistics.shape[1], tile.bm, channels, np.float32(1e-5))
     blocks = (-(-channels // (8 * LANES)), 2, n)
     arguments = statistics, affine, out, out2, tiling, Targets(first, second)
     launch(kernels(FLOAT32).normalise_map, blocks, LANES * ROWS, *arguments)
