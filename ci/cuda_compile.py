@@ -1,12 +1,11 @@
-"""Compile every CUDA kernel as the engine would, but with no GPU, and check what came out.
+"""Compile every CUDA kernel as the engine would, but without a GPU, and check its machine code.
 
     python ci/cuda_compile.py [--all]
 
-Prints registers, stack, shared memory and telling instructions of each kernel, and ends with status 1 if one of them
-keeps values in memory that belong in registers (stack, spills), computes in float64, leaves room for fewer blocks than
-it was written for, or lacks an instruction. By default one specialisation of each for sm_90a; with --all every one, for
-every architecture.
-Needs numba-cuda and what disassembles: ci/requirements/cuda.txt.
+Prints each kernel's registers, stack, shared memory, resident blocks and number of some instructions. The exit status
+is 1 if a kernel uses the stack or spills registers, computes in float64, lets fewer blocks reside on a multiprocessor
+than it was written for, or lacks an instruction. By default one specialisation of each kernel for sm_90a; with --all
+every one, for every architecture. Needs numba-cuda and a disassembler: ci/requirements/cuda.txt.
 """
 
 from __future__ import annotations
@@ -67,14 +66,14 @@ NORM, SUMS = typeof(Norm(1, 1, 1, 1, 1, EPS)), typeof(Sums(1, 1, 1, 1, 1, 1, EPS
 
 
 class Kernel(NamedTuple):
-    """A specialisation, the types it is launched with, and the least number of some instructions."""
+    """A specialisation, the types of its arguments, and the least number of some instructions."""
 
     kernel: Any
     signature: tuple[Any, ...]
     opcodes: Mapping[str, int]
-    usual: bool = True  # one of those that `make test` compiles
+    usual: bool = True  # whether `make test` compiles it
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    most: Mapping[str, int] = MappingProxyType({})  # the greatest number of others, with operands
+    most: Mapping[str, int] = MappingProxyType({})  # the greatest number of others, given with operands
 
 
 @functools.cache

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Usage: ci/gpu.sh build|test|bench [NAME...]|tune [--hopper]   On a machine with an NVIDIA GPU, with the Python that is there
-# ($PYTHON, or python3) and what it has installed; nothing is downloaded. Each stage is meant to take less than 8 minutes;
-# of bench, each benchmark is: name them one by one where time is short.
+# Usage: ci/gpu.sh build|test|bench [NAME...]|tune [--hopper]
+# Runs on a machine with an NVIDIA GPU, with its Python ($PYTHON, or python3) and the packages it has; downloads nothing.
+# Each stage takes less than 8 minutes, and so does each benchmark: name them one by one where time is short.
 #
-#   build   builds in place, and says what it found
-#   test    the tests of all engines and of the GPU's kernels, on the GPU; compute-sanitizer, where that is
+#   build   deletes cached kernels, builds in place, and prints versions and GPUs
+#   test    runs the tests of all engines and of the kernels on the GPU, and compute-sanitizer if it is installed
 #   bench   the benchmarks, or those that are named; results go to bench/results
 #               gpu-64, gpu-1   beside PyTorch, compiled too, in all precisions: batches of 64, and one picture
 #               gpu-batches     the same for batches of 8, 32, 128 and 256, without compiling
@@ -20,7 +20,7 @@ python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
 
 build() {
-    find pix2pix tests -name "*.nb[ic]" -delete # numba doesn't notice all changes of what kernels are made of
+    find pix2pix tests -name "*.nb[ic]" -delete # Numba does not notice changes of intrinsics
     "$python" setup.py build_ext --inplace >build-gpu.log 2>&1 || { cat build-gpu.log; exit 1; }
     rm build-gpu.log
     "$python" - <<'CODE'
@@ -51,14 +51,14 @@ test() {
         echo "on a GPU, only tests of several GPUs, and of GPUs of another kind, may be skipped" >&2
         exit 1
     fi
-    "$python" ci/gpu_tiny.py # all kernels are compiled then, which takes long under compute-sanitizer
+    "$python" ci/gpu_tiny.py # compiles all kernels, which is slow under compute-sanitizer
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck; do
             echo "== compute-sanitizer $tool"
             timeout 150 compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" ci/gpu_tiny.py
         done
     else
-        echo "== compute-sanitizer: SKIPPED, it is not here"
+        echo "== compute-sanitizer: SKIPPED, it is not installed"
     fi
 }
 

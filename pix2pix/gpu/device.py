@@ -1,7 +1,7 @@
-"""One GPU as the engine needs it: what is missing, memory, streams, graphs; and the same in numba's simulator.
+"""One GPU as the engine needs it: memory, streams, CUDA graphs; and the same in Numba's simulator.
 
-A :class:`Device` belongs to the thread that makes it: CUDA contexts are per thread. In the simulator there is nothing
-to overlap, so that arrays are ordinary ones, and graphs are plain calls.
+A :class:`Device` belongs to the thread that makes it, as CUDA contexts are per thread. The simulator overlaps nothing:
+arrays are ordinary ones, and graphs are plain calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .jit import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)
-SIMULATOR = threading.Lock()  # numba simulates one kernel at a time, in the whole process
+SIMULATOR = threading.Lock()  # Numba simulates one kernel at a time in the whole process
 
 try:
     from cuda.core import Stream as CoreStream
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 
 def capability_of(index: int) -> tuple[int, int]:
-    """The compute capability of the GPU of that index; the simulator can do what all GPUs together can."""
+    """The compute capability of the GPU of that index; the simulator has every kernel's."""
     return HOPPER if SIMULATED else tuple(cuda.gpus[index].compute_capability)
 
 
 class Device:
-    """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none of that index."""
+    """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none, or it is too old."""
 
     def __init__(self, index: int) -> None:
         self.index, self.name = index, gpu_name(index)
@@ -47,7 +47,7 @@ class Device:
             needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, self.capability))
             raise RuntimeError(f"device cuda:{index}: {self.name} has compute capability {there}, {needed} is needed")
         self._allowed: set[tuple[Any, tuple[Any, ...]]] = set()
-        # Not the default queue: it waits for all others, and so may not be used while one of them is recorded.
+        # The default stream waits for all others, so it may not be used while one of them is captured.
         self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
 
@@ -64,7 +64,7 @@ class Device:
         return result
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Uninitialised host memory that the GPU copies from and to by itself. Raises MemoryError."""
+        """Uninitialised page-locked host memory, which the GPU copies asynchronously. Raises MemoryError."""
         with self._memory_errors(math.prod(shape) * np.dtype(dtype).itemsize, "the host"):
             return cuda.pinned_array(shape, dtype)
 
@@ -78,9 +78,10 @@ class Device:
             raise MemoryError(f"{whose} has no {size:,} bytes of memory left") from None
 
     def allow_shared(self, kernel: Any, arguments: tuple[Any, ...], size: int) -> None:
-        """Let a kernel have `size` bytes of shared memory, of which it may take 48 KB unasked.
+        """Let a kernel have `size` bytes of dynamic shared memory, where more than 48 KB must be asked for.
 
-        numba has no way to ask (https://github.com/NVIDIA/numba-cuda/issues/94), and so is asked for what it compiles.
+        Numba has no call for it (https://github.com/NVIDIA/numba-cuda/issues/94), so the driver is asked, for the
+        function that Numba has compiled for these arguments.
         """
         if SIMULATED:
             return
@@ -96,51 +97,50 @@ class Device:
         self._allowed.add((kernel, signature))
 
     def stream(self) -> Any:
-        """A queue of work."""
+        """A new stream."""
         return cuda.stream()
 
     def event(self) -> Any:
-        """A mark in a queue, for which other queues and the host can wait."""
+        """A new event, without a time."""
         return cuda.event() if SIMULATED else cuda.event(timing=False)
 
     def graph(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:
-        """``work``, which launches kernels on ``stream``, in a form that is quick to repeat.
+        """``work``, which launches kernels on ``stream``, as a CUDA graph if there are any.
 
-        Where graphs can be had, it is done once here, so that all it needs is compiled and loaded before it is
-        recorded.
+        It is then run once before it is captured, so that its kernels are compiled and loaded.
         """
         if not self.has_graphs:
             return work
         work()
         try:
-            return self._record(work, stream)
+            return self._capture(work, stream)
         except Exception as error:
             self.has_graphs = False
             log.warning("kernels are launched one by one: no CUDA graph (%s)", one_line(error))
             return work
 
-    def _record(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:
+    def _capture(self, work: Callable[[], None], stream: Any) -> Callable[[], None]:
         stream.synchronize()
-        queue = CoreStream.from_handle(int(stream.handle))
-        builder = queue.create_graph_builder()
-        with cuda.defer_cleanup():  # memory that is freed while a queue is recorded would end the recording
+        captured = CoreStream.from_handle(int(stream.handle))
+        builder = captured.create_graph_builder()
+        with cuda.defer_cleanup():  # freeing memory would end the capture
             builder.begin_building("thread_local")
             try:
                 work()
             finally:
                 builder.end_building()
         graph = builder.complete()
-        return lambda: graph.launch(queue)
+        return lambda: graph.launch(captured)
 
     def release(self) -> None:
-        """Free what has been let go of, now."""
+        """Free memory whose arrays are gone, now."""
         if not SIMULATED:
             cuda.current_context().deallocations.clear()
 
 
 @contextmanager
 def simulator() -> Iterator[None]:
-    """Around launches of kernels: has the simulator to itself, where there is one."""
+    """Around launches of kernels: exclusive use of the simulator, where there is one."""
     if SIMULATED:
         with SIMULATOR:
             yield

@@ -24,7 +24,7 @@ def missing() -> str:
 
 
 MISSING = missing()
-EDGE, NUMBER = (32, 3) if SIMULATED else (64, 11)  # of pictures, where tests may choose: the simulator is slow
+EDGE, NUMBER = (32, 3) if SIMULATED else (64, 11)  # of images, where tests may choose: the simulator is slow
 
 
 def needs_gpu(test: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Layers on tensor cores, one at a time: a network whose numbers a precision has exactly, and the comparison."""
+"""Layers on tensor cores, one at a time: a network whose kernels a precision represents exactly, and its check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}  # of roundin
 
 
 def rounded(x: np.ndarray, precision: str) -> np.ndarray:
-    """x as words of the precision have it, float64. The last axis may be odd."""
+    """x rounded to packed words of the precision, as float64. The last axis may be odd."""
     flat = np.zeros(-(-x.size // 2) * 2, np.float32)
     flat[: x.size] = x.ravel()
     return floats_of(words_of(flat, KINDS[precision]), KINDS[precision])[: x.size].reshape(x.shape).astype(np.float64)
@@ -26,7 +26,7 @@ def rounded(x: np.ndarray, precision: str) -> np.ndarray:
 
 @functools.cache
 def network(precision: str, norm: bool, ngf: int, depth: int) -> tuple[Generator, dict[str, np.ndarray]]:
-    """A generator whose slopes and kernels the precision has exactly."""
+    """A generator whose slopes and kernels the precision represents exactly."""
     g = unet(
         ngf=ngf, depth=depth, slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None
     )
@@ -37,10 +37,10 @@ def network(precision: str, norm: bool, ngf: int, depth: int) -> tuple[Generator
 def check_layers(
     precision: str, algorithm: str, n: int, h: int, w: int, norm: bool, ngf: int = 4, depth: int = 5
 ) -> None:
-    """Compare every layer that the engine computes, from what the oracle gives it, with the oracle's.
+    """Compare each layer with the oracle's, computed from the oracle's values of its inputs.
 
-    Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding of
-    the result (of a map before its norm, one more), and none of the picture.
+    Maps and kernels are exact in the precision, and sums are float32. What is left is one rounding of the result, one
+    more of a map before its norm, and none of the image.
     """
     from pix2pix.gpu.engine import GpuEngine
 

@@ -1,8 +1,8 @@
-"""numba's simulator of CUDA, made quick enough for whole networks.
+"""Numba's simulator of CUDA, made quick enough for whole networks.
 
-As it comes, it polls the threads of a block while they run; here, one runs at a time, up to the next barrier. Their
-order changes at every barrier, so that what one thread reads before another has written it, for want of a barrier, is
-seen to be wrong. Blocks come in an order of chance too.
+Numba polls the threads of a block while they run. Here one thread runs at a time, up to the next barrier. The order
+of threads changes at every barrier, so a kernel that lacks one reads what was not written yet, and its test fails. The
+order of blocks is random too.
 """
 
 from __future__ import annotations

@@ -110,8 +110,6 @@ CASES = [
 @pytest.mark.parametrize("algorithm, n, h, w, norm", CASES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_layer_is_the_convolution_of_rounded_numbers(precision, algorithm, n, h, w, norm):
-    """Given maps and kernels that are exact in the precision, sums are those of float32: what is left is one rounding
-    of the result (of a map before its norm, one more), and none of the picture."""
     check_layers(precision, algorithm, n, h, w, norm)
 
 
@@ -122,7 +120,7 @@ if SIMULATED and not MISSING:
     @needs_gpu
     @pytest.mark.parametrize("waits_for", [None, 1, 0])
     def test_copies_arrive_when_they_are_waited_for(waits_for):
-        """Two groups of copies: what has not been waited for is not there, so that a kernel that forgets is wrong."""
+        """Two groups of copies: what has not been waited for is not there, so forgetting to wait is noticed."""
 
         @kernel(1)
         def copy(x, out):
@@ -165,7 +163,7 @@ if SIMULATED and not MISSING:
     @pytest.mark.parametrize("early", [True, False])
     @pytest.mark.parametrize("tile", TILES)
     def test_warps_share_a_tile(tile, early, monkeypatch):
-        """Whether copies come when they are begun, or not before they are waited for."""
+        """Whether copies land when they are begun, or not before they are waited for."""
         from pix2pix.gpu.simulator import threads
 
         monkeypatch.setattr(threads, "COPIES_ARE_EARLY", early)
@@ -178,7 +176,7 @@ if SIMULATED and not MISSING:
 
 @needs_gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_pictures_do_not_depend_on_their_batch(precision):
+def test_images_do_not_depend_on_their_batch(precision):
     b = pictures(3, EDGE, EDGE)
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     with GpuEngine(g, weights, precision=precision) as engine:
