@@ -16,7 +16,7 @@ from .model.generator import Generator, Weights
 from .plans.algorithms import ALGORITHMS
 from .plans.placements import decide
 from .plans.plan import Plan
-from .plans.precisions import PRECISIONS, check_precision
+from .plans.precisions import check_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,6 @@ class EngineOptions:
 
     def check(self) -> None:
         """Raise ValueError or RuntimeError, before a model is read, for hardware that these options cannot have."""
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"got precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         shares = self.shares()
         for device in shares:
             check_precision(self.precision, device.kind)

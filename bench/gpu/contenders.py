@@ -47,15 +47,15 @@ def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
 
     def upload(images: slice) -> None:
         part = np.ascontiguousarray(b[images])
-        slots.append(gpu._slot(gpu._size(*part.shape[:3])))
-        slots[-1].b.copy_to_device(part.reshape(-1), stream=gpu._stream)
-        gpu._stream.synchronize()
+        slots.append(gpu.pipeline.buffer(gpu.forward_pass.context(*part.shape[:3])))
+        slots[-1].b.copy_to_device(part.reshape(-1), stream=gpu.compute_stream)
+        gpu.compute_stream.synchronize()
 
     def run(calls: int) -> None:
         for _ in range(calls):
             for slot in slots:
                 slot.translate()
-        gpu._stream.synchronize()
+        gpu.compute_stream.synchronize()
 
     def stream(calls: int) -> None:
         for result in engine.stream(itertools.repeat(pinned, calls)):
@@ -64,10 +64,10 @@ def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
 
     if not np.array_equal(next(iter(engine.stream([pinned]))), engine.translate(b)):
         raise RuntimeError("stream and translate differ: not timed")
-    gpu._do(gpu.chunks.run, b.shape[:3], upload, gpu.forget)
+    gpu.do(gpu.chunks.run, b.shape[:3], upload, gpu.forget)
     return Contender(
-        precision=gpu.precision,
-        run=lambda calls: gpu._do(run, calls),
+        precision=gpu.info.precision,
+        run=lambda calls: gpu.do(run, calls),
         output=lambda: engine.run(to_float(b)),
         stream=stream,
         translate=lambda: engine.translate(pinned, out),

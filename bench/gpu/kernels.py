@@ -17,6 +17,7 @@ import numpy as np
 
 from pix2pix.engines.base import BaseEngine
 from pix2pix.model.generator import INPUT
+from pix2pix.model.lowering import Op
 
 BLOCKS = 5  # times that each graph is timed
 GRAPH_SECONDS = 0.01  # about how long a graph takes
@@ -57,32 +58,33 @@ def launches(engine: BaseEngine, b: np.ndarray) -> list[Launch]:
     found: list[Launch] = []
 
     def record() -> None:
-        size = gpu._size(*b.shape[:3])
-        slot, forward = gpu._slot(size), size.forward
-        compute, set_map, layer = forward._compute, forward.set_map, INPUT
+        context = gpu.forward_pass.context(*b.shape[:3])
+        buffer = gpu.pipeline.buffer(context)
+        run, set_constant, layer = context.run, context.set_constant, INPUT
 
-        def compute_layer(packed: Any, *others: Any) -> None:
+        def run_noticed(op: Op, wanted: bool) -> None:
             nonlocal layer
-            layer = packed.op.name
-            compute(packed, *others)
+            layer = op.name
+            run(op, wanted)
 
-        def set_constant(name: str, *others: Any) -> None:
+        def set_noticed(name: str) -> None:
             nonlocal layer
             layer = name
-            set_map(name, *others)
+            set_constant(name)
 
         def notice(kernel: str, work: Callable[[], None]) -> None:
             found.append(Launch(layer, kernel, work))
 
-        forward._compute, forward.set_map = compute_layer, set_constant
+        context.run, context.set_constant = run_noticed, set_noticed
         try:
             with noticed(notice):
-                forward.set_pictures(slot.b)
-                forward.compute({INPUT}, (gpu.generator.layers[-1].name,), slot.out)
+                context.set_images(buffer.b)
+                context.image = buffer.out
+                gpu.forward_pass.launch(context, {INPUT}, {gpu.program.output.name})
         finally:
-            del forward._compute, forward.set_map
+            del context.run, context.set_constant
 
-    gpu._do(record)
+    gpu.do(record)
     return found
 
 
@@ -93,21 +95,21 @@ def seconds_of(engine: BaseEngine, work: Callable[[], None]) -> float:
     def once(graph: Callable[[], None]) -> float:
         start = time.perf_counter()
         graph()
-        gpu._stream.synchronize()
+        gpu.compute_stream.synchronize()
         return time.perf_counter() - start
 
     def measure() -> float:
-        single = once(gpu._device.graph(work, gpu._stream))
+        single = once(gpu.device.graph(work, gpu.compute_stream))
         repeats = min(MOST_REPEATS, max(1, round(GRAPH_SECONDS / single)))
 
         def repeated() -> None:
             for _ in range(repeats):
                 work()
 
-        graph = gpu._device.graph(repeated, gpu._stream)
+        graph = gpu.device.graph(repeated, gpu.compute_stream)
         return float(np.median([once(graph) for _ in range(BLOCKS)])) / repeats
 
-    return gpu._do(measure)
+    return gpu.do(measure)
 
 
 def layer_seconds(engine: BaseEngine, b: np.ndarray) -> dict[str, float]:

@@ -46,8 +46,8 @@ def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list
     """Time and rates of every layer, and the time of what is done to the pictures before the first."""
     gpu: Any = engine
     n, h, w, _ = b.shape
-    macs, needed = engine.generator.macs(h, w), traffic(engine.generator, n, h, w, gpu.precision)
-    most = peak["cublas_gflops"][gpu.precision]
+    macs, needed = engine.generator.macs(h, w), traffic(engine.generator, n, h, w, gpu.info.precision)
+    most = peak["cublas_gflops"][gpu.info.precision]
     rows = []
     for layer, seconds in kernels.layer_seconds(engine, b).items():
         row: dict[str, Any] = {"layer": layer, "us": round(1e6 * seconds, 2), "gflops": None}

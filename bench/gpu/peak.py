@@ -32,12 +32,12 @@ def measure(engine: BaseEngine) -> dict[str, float]:
     gpu: Any = engine
 
     def arrays() -> tuple[Any, Any, Any]:
-        return tuple(gpu._device.empty(size) for size in (BLOCKS * THREADS, FLOATS, FLOATS))
+        return tuple(gpu.device.empty(size) for size in (BLOCKS * THREADS, FLOATS, FLOATS))
 
-    out, source, target = gpu._do(arrays)
-    launch = multiply_add[BLOCKS, THREADS, gpu._stream]
+    out, source, target = gpu.do(arrays)
+    launch = multiply_add[BLOCKS, THREADS, gpu.compute_stream]
     multiply = seconds_of(engine, lambda: launch(out, ROUNDS, np.float32(0.5)))
-    copy = seconds_of(engine, lambda: target.copy_to_device(source, stream=gpu._stream))
+    copy = seconds_of(engine, lambda: target.copy_to_device(source, stream=gpu.compute_stream))
     return {
         "fma_gflops": round(2 * CHAINS * ROUNDS * BLOCKS * THREADS / multiply / 1e9, 6),
         "bandwidth_gbs": round(2 * 4 * FLOATS / copy / 1e9, 6),
@@ -49,4 +49,4 @@ def all_of(engine: BaseEngine, precisions: Iterable[str]) -> dict[str, Any]:
     from .pytorch import product_gflops
 
     gpu: Any = engine
-    return {**measure(engine), "cublas_gflops": {p: product_gflops(gpu.device, p) for p in precisions}}
+    return {**measure(engine), "cublas_gflops": {p: product_gflops(gpu.info.device, p) for p in precisions}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -48,6 +49,9 @@ class CpuBackend:
     def context(self, n: int, h: int, w: int, memory: np.ndarray) -> Workspace:
         """See :class:`pix2pix.engines.execution.Backend`."""
         return Workspace(self, n, h, w, memory)
+
+    def synchronize(self) -> None:
+        """Nothing to do: all work is done when a call returns."""
 
     def release(self) -> None:
         """Nothing to do: arrays are freed with their last reference."""
@@ -94,9 +98,9 @@ class Workspace:
         """Have the output written to ``out``."""
         self._out = out
 
-    def replay(self, key: Any, launch: Callable[[], None]) -> None:
+    def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
         """Run the operations: there is nothing to record."""
-        launch()
+        launch(stop)
 
     def unbind(self) -> None:
         """Let go of the arrays that callers gave."""

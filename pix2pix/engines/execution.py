@@ -50,8 +50,8 @@ class Context(Protocol):
     def run(self, op: Op, wanted: bool) -> None:
         """Run one operation, whose operands are there. Its value will be asked for only if ``wanted``."""
 
-    def replay(self, key: Any, launch: Callable[[], None]) -> None:
-        """Do ``launch``, which runs the same operations whenever it comes with the same key."""
+    def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        """Do ``launch(stop)``, which runs the same operations whenever it comes with the same key."""
 
     def get_value(self, name: str, out: np.ndarray) -> None:
         """Copy the result of an operation to ``out`` (N,H,W,C), float32; the network's output where it was bound."""
@@ -75,8 +75,11 @@ class Backend(Protocol):
     def context(self, n: int, h: int, w: int, memory: Any) -> Context:
         """A context without constants, in ``memory``."""
 
+    def synchronize(self) -> None:
+        """Wait until nothing uses the memory any more."""
+
     def release(self) -> None:
-        """Wait until nothing uses the memory any more, and give back what has been let go of."""
+        """Give back memory that has been let go of."""
 
 
 class ForwardPass:
@@ -84,8 +87,8 @@ class ForwardPass:
 
     def __init__(self, program: Program, layers: Collection[str], backend: Backend, contexts_kept: int) -> None:
         self.program, self._layers, self._backend, self._kept = program, layers, backend, contexts_kept
-        self._contexts: OrderedDict[tuple[int, int, int], Context] = OrderedDict()
-        self._memory: Any = None
+        self.contexts: OrderedDict[tuple[int, int, int], Context] = OrderedDict()
+        self.memory: Any = None
         self._size = 0
 
     def compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
@@ -119,7 +122,7 @@ class ForwardPass:
                 context.set_value(name, value)
         if output in results and output in wanted:
             context.bind_output(results[output])
-        context.replay((known, wanted), lambda: self.launch(context, known, wanted, stop))
+        context.replay((known, wanted), lambda stop: self.launch(context, known, wanted, stop), stop)
         if stop.is_set():
             return
         for name in sorted(results, key=lambda name: name != output):  # the output first: it may lie where others go
@@ -148,27 +151,28 @@ class ForwardPass:
     def context(self, n: int, h: int, w: int) -> Context:
         """The context for n images of h x w. Raises MemoryError."""
         key = (n, h, w)
-        if key in self._contexts:
-            self._contexts.move_to_end(key)
-            return self._contexts[key]
+        if key in self.contexts:
+            self.contexts.move_to_end(key)
+            return self.contexts[key]
         if n > self._backend.most_images:
             raise MemoryError(f"got {n} images to hold at once, this engine takes {self._backend.most_images}")
         needed = self._backend.size(n, h, w)
-        if self._memory is None or needed > self._size:
+        if self.memory is None or needed > self._size:
             self.forget()
-            self._memory, self._size = self._backend.allocate(needed), needed
-        context = self._backend.context(n, h, w, self._memory)
+            self.memory, self._size = self._backend.allocate(needed), needed
+        context = self._backend.context(n, h, w, self.memory)
         if self._backend.has_constants:
             context.constants.update(self._constants(h, w))
-        self._contexts[key] = context
-        while len(self._contexts) > self._kept:
-            self._contexts.popitem(last=False)
+        self.contexts[key] = context
+        while len(self.contexts) > self._kept:
+            self.contexts.popitem(last=False)
         return context
 
     def forget(self) -> None:
         """Let go of all contexts and their memory."""
-        self._contexts.clear()
-        self._memory, self._size = None, 0
+        self._backend.synchronize()
+        self.contexts.clear()
+        self.memory, self._size = None, 0
         self._backend.release()
 
     def _constants(self, h: int, w: int) -> dict[str, Any]:
@@ -187,7 +191,7 @@ class ForwardPass:
                 found.append(name)
         if not found:
             return {}
-        context = self._backend.context(1, h, w, self._memory)
+        context = self._backend.context(1, h, w, self.memory)
         for name in zeros:
             context.set_value(name, np.zeros((1, *shapes[name]), np.float32))
         self.launch(context, zeros, found)

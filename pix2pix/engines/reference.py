@@ -126,6 +126,9 @@ class _Backend:
     def context(self, n: int, h: int, w: int, memory: None) -> _Context:
         return _Context(self.engine, h, w)
 
+    def synchronize(self) -> None:
+        pass
+
     def release(self) -> None:
         pass
 
@@ -153,8 +156,8 @@ class _Context:
     def bind_output(self, out: np.ndarray) -> None:
         pass
 
-    def replay(self, key: Any, launch: Callable[[], None]) -> None:
-        launch()
+    def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        launch(stop)
 
     def unbind(self) -> None:
         self._values.clear()

@@ -1,4 +1,4 @@
-"""The forward pass of one GPU, for a number of images of one size: memory and launches.
+"""Operations on one GPU, for a number of images of one size: memory and launches.
 
 A layer's value is written, activated, into the map of each layer that reads it, in packed words of the precision
 (:mod:`pix2pix.gpu.ptx.packed_words`). The value itself is kept in float32 only where it is asked for, or was given.
@@ -12,25 +12,30 @@ block that sees it whole, a larger one in parts that write statistics too.
 from __future__ import annotations
 
 import functools
+import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from ..engines.execution import NEVER
 from ..model.generator import INPUT
+from ..model.lowering import Op
+from .device import Device
 from .jit import SIMULATED
 from .kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
 from .kernels.normalise import make_finish_map, make_normalise_map
 from .kernels.parameters import Images, Norm, Sums, Target, Values
-from .launches import THREADS, Walk, cut, launch_over, rounded
+from .launches import THREADS, cut, launch_over, rounded
 from .packing import DeviceWeights, PackedOp, Use
 from .products import Memory, Output, Product, arrays_and_targets
 from .ptx.fragments import VECTOR
 
 LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
 WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
-MOST_PARTS = 65535  # of a grid
+MOST_IMAGES = MOST_PARTS = 65535  # of a grid
 PART = 32 if SIMULATED else 256  # pixels of larger ones that a block finishes
 CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 
@@ -57,11 +62,51 @@ def kernels(kind: int) -> SimpleNamespace:
     )
 
 
-class TensorForward(Walk):
-    """The maps of n images of h x w, and the launches that fill them."""
+class GpuBackend:
+    """Packed weights on one GPU; see :class:`pix2pix.engines.execution.Backend`."""
 
-    def __init__(self, weights: DeviceWeights, n: int, h: int, w: int, memory: Any, stream: Any) -> None:
-        super().__init__(weights, n, h, w, stream)
+    most_images = MOST_IMAGES
+    has_constants = True
+
+    def __init__(self, weights: DeviceWeights, device: Device, stream: Any, outward: Any) -> None:
+        self.weights, self.device, self.stream, self._outward = weights, device, stream, outward
+
+    def size(self, n: int, h: int, w: int) -> int:
+        """Words of memory that a context needs."""
+        return sum(_sizes(self.weights, n, h, w).values())
+
+    def allocate(self, size: int) -> Any:
+        """Words of the GPU's memory. Raises MemoryError."""
+        return self.device.empty(size)
+
+    def context(self, n: int, h: int, w: int, memory: Any) -> GpuContext:
+        """See :class:`pix2pix.engines.execution.Backend`."""
+        return GpuContext(self, n, h, w, memory)
+
+    def synchronize(self) -> None:
+        """Wait for all kernels and copies."""
+        self.stream.synchronize()
+        self._outward.synchronize()
+
+    def release(self) -> None:
+        """Free what has been let go of, now."""
+        self.device.release()
+
+
+class GpuContext:
+    """The maps of n images of h x w, and the launches that fill them; see :class:`pix2pix.engines.execution.Context`.
+
+    Every launch goes to one stream, in the order of the operations, so that any of them can be recorded as a graph.
+    """
+
+    def __init__(self, backend: GpuBackend, n: int, h: int, w: int, memory: Any) -> None:
+        weights = backend.weights
+        self.n, self.h, self.w, self.weights = n, h, w, weights
+        self.device, self.stream, self.generator = backend.device, backend.stream, weights.generator
+        self.constants: dict[str, Any] = {}  # by name: (h * w * channels) in the GPU's memory
+        self.buffers: list[Any] = []  # staging buffers that are not in use
+        self.image: Any = None  # where the output goes: (n * h * w * channels), uint8 or float32
+        self._graphs: dict[Any, Callable[[], None]] = {}
         self.kind, self.shapes = weights.kind, self.generator.shapes(h, w)
         self.maps = cut(memory, _sizes(weights, n, h, w))
         self.transfer, self.scratch, self.statistics = (self.maps.pop(name) for name in _SHARED)
@@ -71,29 +116,59 @@ class TensorForward(Walk):
         }
         self.values: dict[str, Any] = {}  # of layers that were given or asked for, float32 (n, h, w, channels)
 
-    @staticmethod
-    def floats(weights: DeviceWeights, n: int, h: int, w: int) -> int:
-        """Memory that is needed for n images of h x w, in words."""
-        return sum(_sizes(weights, n, h, w).values())
+    # -- what the forward pass asks for -----------------------------------------------------------------------
 
-    # -- what the engine asks for -----------------------------------------------------------------------------
+    def set_value(self, name: str, value: np.ndarray) -> None:
+        """Copy a value to the GPU, and to the maps of its readers."""
+        part = self.transfer[: value.size]
+        part.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
+        self._set(name, part, self.n)
 
-    def set_pictures(self, b: Any) -> None:
+    def make_constant(self, value: np.ndarray) -> Any:
+        """One image's value in the GPU's memory."""
+        return self.device.upload(value)
+
+    def set_constant(self, name: str) -> None:
+        """Copy a constant to the maps of its readers, for every image."""
+        self._set(name, self.constants[name], 1)
+
+    def bind_output(self, out: np.ndarray) -> None:
+        """Have the output computed, in float32, where it is copied from."""
+        self.image = self.transfer[: out.size]
+
+    def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        """Launch kernels, from a graph where graphs can be had: what is recorded is never stopped midway."""
+        if not self.device.has_graphs:
+            launch(NEVER)
+            return
+        if key not in self._graphs:
+            self._graphs[key] = self.device.graph(lambda: launch(NEVER), self.stream)
+        self._graphs[key]()
+
+    def get_value(self, name: str, out: np.ndarray) -> None:
+        """Copy a value to the host. The output lies where other values go: it must be the first."""
+        part = self.transfer[: out.size]
+        if not (name in self.weights.ops and self.weights.ops[name].op.makes_image):
+            launch_over(
+                kernels(self.kind).copy_values, self.stream, out.size, self.values[name], part, out.size, out.size
+            )
+        part.copy_to_host(out.reshape(-1), stream=self.stream)
+        self.stream.synchronize()
+
+    def unbind(self) -> None:
+        """Nothing to do: arrays that callers gave are not kept."""
+
+    def set_images(self, b: Any) -> None:
         """The input from 8-bit images (n * h * w * channels) in the GPU's memory."""
         for use in self.weights.uses[INPUT]:
             self._write(INPUT, use, b, self.n)
 
-    def set_map(self, name: str, value: Any, images: int) -> None:
-        """See :meth:`Walk.set_map`."""
+    def _set(self, name: str, value: Any, images: int) -> None:
+        """A value (images * h * w * channels) in the GPU's memory, to all places that it is read from."""
         size = value.size * self.n // images
         launch_over(kernels(self.kind).copy_values, self.stream, size, value, self._value(name), size, value.size)
         for use in self.weights.uses.get(name, ()):
             self._write(name, use, value, images)
-
-    def get_map(self, name: str, out: Any, images: int) -> None:
-        """A layer's value for the first images, to an array (images * h * w * channels) in the GPU's memory."""
-        size = images * int(np.prod(self.shapes[name]))
-        launch_over(kernels(self.kind).copy_values, self.stream, size, self.values[name], out, size, size)
 
     def _value(self, name: str) -> Any:
         """Memory for a layer's value, which stays. Raises MemoryError."""
@@ -111,14 +186,15 @@ class TensorForward(Walk):
 
     # -- one layer --------------------------------------------------------------------------------------------
 
-    def _compute(self, packed: PackedOp, picture: Any, is_wanted: bool) -> None:
-        name = packed.op.name
-        if packed.op.makes_image:
-            self._last(packed, picture)
+    def run(self, op: Op, wanted: bool) -> None:
+        """Launch one operation; its value is kept in float32 if it is wanted."""
+        packed, name = self.weights.ops[op.name], op.name
+        if op.makes_image:
+            self._make_image(packed)
             return
         uses = self.weights.uses[name]
         outputs = [self._output(use) for use in uses]
-        if not is_wanted:
+        if not wanted:
             self._fill(packed, outputs)
             return
         self._fill(packed, [outputs[0].plain()])  # the value without activation, then all readers' maps from it
@@ -132,13 +208,13 @@ class TensorForward(Walk):
     def _output(self, use: Use) -> Output:
         return Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope))
 
-    def _last(self, packed: PackedOp, picture: Any) -> None:
-        """The last layer: partial sums, then the image."""
+    def _make_image(self, packed: PackedOp) -> None:
+        """The output: partial sums, then the image."""
         product, pixels = self.products[packed.op.name], self.n * self.h * self.w
         self._multiply(packed, slice(0, self.n), PARTIAL_SUMS, [])
-        has_taps, as_bytes = product.shape.rows < self.h * self.w, picture.dtype == np.uint8
+        has_taps, as_bytes = product.shape.rows < self.h * self.w, self.image.dtype == np.uint8
         shape, scale = Images(self.n, self.h, self.w, packed.op.filters), np.float32(packed.op.epilogue.output_scale)
-        arguments = self.scratch, packed.affine, picture, shape, packed.columns, packed.algorithm.splits, scale
+        arguments = self.scratch, packed.affine, self.image, shape, packed.columns, packed.algorithm.splits, scale
         launch_over(kernels(self.kind).to_image[has_taps, as_bytes], self.stream, pixels, *arguments)
 
     def _fill(self, packed: PackedOp, outputs: list[Output]) -> None:

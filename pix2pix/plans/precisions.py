@@ -34,7 +34,9 @@ PRECISIONS = {
 
 
 def check_precision(precision: str, hardware: str) -> None:
-    """Raise RuntimeError unless the engine of a kind of hardware computes in that precision."""
+    """Raise ValueError for an unknown precision, RuntimeError for one that the hardware's engine doesn't compute in."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"got precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if hardware not in PRECISIONS[precision].hardware:
         takes = " or ".join(name for name, entry in PRECISIONS.items() if hardware in entry.hardware)
         engine = {"cpu": "CPU", "cuda": "GPU"}[hardware]

@@ -353,12 +353,12 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
 
 @needs_gpu
 def test_a_gpu_is_given_only_what_crosses(monkeypatch):
-    from pix2pix.gpu.forward import TensorForward as Forward
+    from pix2pix.gpu.forward import GpuContext
 
     given, taken = [], []
-    set_map, get_map = Forward.set_map, Forward.get_map
-    monkeypatch.setattr(Forward, "set_map", lambda self, name, *a: given.append(name) or set_map(self, name, *a))
-    monkeypatch.setattr(Forward, "get_map", lambda self, name, *a: taken.append(name) or get_map(self, name, *a))
+    set_value, get_value = GpuContext.set_value, GpuContext.get_value
+    monkeypatch.setattr(GpuContext, "set_value", lambda self, name, *a: given.append(name) or set_value(self, name, *a))
+    monkeypatch.setattr(GpuContext, "get_value", lambda self, name, *a: taken.append(name) or get_value(self, name, *a))
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     plan = decide(g, SPLIT, None, "float32", "throughput")
     with EngineFactory(g, weights, plan, threads=1).make(0) as engine:

@@ -28,6 +28,7 @@ from numba import cuda
 
 from pix2pix.gpu import engine as gpu
 from pix2pix.gpu.engine import GpuEngine
+from pix2pix.gpu.forward import GpuBackend
 
 pytestmark = pytest.mark.gpu
 
@@ -73,7 +74,7 @@ def test_engines_share_weights_and_outlive_each_other():
     first = GpuEngine(g, weights)
     expected = first.translate(b)
     with first.share() as second:
-        assert second._weights is first._weights
+        assert second.weights is first.weights
         results = []
         threads = [threading.Thread(target=lambda e=e: results.append(e.translate(b))) for e in (first, second)]
         for thread in threads:
@@ -92,16 +93,16 @@ def test_engines_share_weights_and_outlive_each_other():
 def test_a_batch_is_halved_until_it_fits_and_goes_on(engine, monkeypatch, caplog):
     b = pictures(5, 32, 32)
     expected = engine.translate(b)
-    limit = gpu.TensorForward.floats(engine._weights, 2, 32, 32)
-    engine._do(engine.forget)
-    allocate = engine._device.empty
+    limit = GpuBackend(engine.weights, engine.device, None, None).size(2, 32, 32)
+    engine.do(engine.forget)
+    allocate = engine.device.empty
 
     def empty(size, dtype=np.float32):
         if size > limit:
             raise MemoryError(f"cuda:0 has no {size} bytes of memory left")
         return allocate(size, dtype)
 
-    monkeypatch.setattr(engine._device, "empty", empty)
+    monkeypatch.setattr(engine.device, "empty", empty)
     np.testing.assert_array_equal(engine.translate(b), expected)
     assert "memory left: going on with 2 images at a time" in caplog.text
     np.testing.assert_array_equal(next(engine.stream([b])), expected)
@@ -138,7 +139,7 @@ def test_constant_layers_are_there_whatever_the_memory_held(engine):
     assert names == ("encoder_5", "decoder_5")
     expected = ReferenceEngine(VARIANTS["tensorflow"], weights_of("tensorflow")).run(x, outputs=names)
     for inputs in ({"input": x}, engine.run(x, outputs=["encoder_4"])):
-        engine._do(engine._memory.copy_to_device, np.full(engine._memory.size, 7, np.float32))
+        engine.do(engine.forward_pass.memory.copy_to_device, np.full(engine.forward_pass.memory.size, 7, np.float32))
         values = engine.run(inputs=inputs, outputs=names)
         for name in names:
             check_layer(values[name], expected[name], "float32", name)
@@ -156,12 +157,12 @@ def test_a_stream_may_be_left_and_other_calls_come_between(engine):
 
 
 def test_sizes_are_forgotten_when_they_are_many(engine):
-    for h in range(32 * (gpu.SIZES_KEPT + 3), 0, -32):
-        engine._do(engine._size, 1, h, 32)
-    assert len(engine._sizes) == gpu.SIZES_KEPT
-    held = engine._memory.size
+    for h in range(32 * (gpu.CONTEXTS_KEPT + 3), 0, -32):
+        engine.do(engine.forward_pass.context, 1, h, 32)
+    assert len(engine.forward_pass.contexts) == gpu.CONTEXTS_KEPT
+    held = engine.forward_pass.memory.size
     engine.translate(pictures(1, 32, 32))
-    assert engine._memory.size == held
+    assert engine.forward_pass.memory.size == held
 
 
 def test_load_takes_a_gpu_and_auto_finds_it(tmp_path):
@@ -189,7 +190,7 @@ if not SIMULATED:
 
     def test_launches_are_recorded_as_graphs(engine):
         engine.translate(pictures(1, EDGE, EDGE))
-        assert engine._device.has_graphs and "CUDA graphs" in engine.info.description
+        assert engine.device.has_graphs and "CUDA graphs" in engine.info.description
 
     def test_memory_is_freed():
         g = unet(ngf=64, depth=8)
@@ -198,7 +199,7 @@ if not SIMULATED:
         for _ in range(3):
             with GpuEngine(g, weights) as engine:
                 engine.translate(pictures(8, 256, 256))
-                free.append(engine._do(free_memory))
+                free.append(engine.do(free_memory))
         assert free[2] >= free[0] - (1 << 26)
 
     def test_the_demo_model_agrees_with_the_oracle():

@@ -81,7 +81,7 @@ def test_which_layers_hopper_gemm_computes():
     with GpuEngine(g, weights, precision="float16", plan="hopper-128x128") as engine:
 
         def by_hopper_gemm(h, w):
-            maps = engine._do(engine._size, 1, h, w).forward.tensor_maps
+            maps = engine.do(engine.forward_pass.context, 1, h, w).tensor_maps
             return sorted(name for name, found in maps.items() if found)
 
         decoders = ["decoder_1", "decoder_2"]

@@ -195,13 +195,13 @@ def test_maps_are_normalised_some_images_at_a_time(monkeypatch):
     with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
         expected = engine.translate(b)
     launches = []
-    multiply = forward.TensorForward._multiply
+    multiply = forward.GpuContext._multiply
 
     def counted(self, packed, images, epilogue, outputs):
         launches.append((packed.op.name, images.start))
         multiply(self, packed, images, epilogue, outputs)
 
-    monkeypatch.setattr(forward.TensorForward, "_multiply", counted)
+    monkeypatch.setattr(forward.GpuContext, "_multiply", counted)
     monkeypatch.setattr(forward, "CACHED", 1)
     with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
         np.testing.assert_array_equal(engine.translate(b), expected)
@@ -233,7 +233,7 @@ def test_values_of_other_sizes_make_room(monkeypatch):
     with GpuEngine(g, weights, precision="float16") as engine:
         held = most = 0
         limit = None
-        allocate = engine._device.empty
+        allocate = engine.device.empty
 
         def empty(size, dtype=np.float32):
             nonlocal held, most
@@ -248,7 +248,7 @@ def test_values_of_other_sizes_make_room(monkeypatch):
             nonlocal held
             held -= size
 
-        monkeypatch.setattr(engine._device, "empty", empty)
+        monkeypatch.setattr(engine.device, "empty", empty)
         expected, needs = [], []
         for x in xs:
             engine.forget()

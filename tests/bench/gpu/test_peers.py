@@ -101,9 +101,9 @@ def test_the_gpu_engine_takes_part_in_as_many_parts_as_it_makes(case, results, m
         comparison = peers.Comparison(b, {"pix2pix-float32": partial(contenders.resident, engine, b)}, oracle)
         expected = engine.translate(b)
         parts: list[int] = []
-        walk = type(engine._sizes[2, 16, 16].forward)
-        compute = walk.compute
-        monkeypatch.setattr(walk, "compute", lambda self, *rest: parts.append(self.n) or compute(self, *rest))
+        kind = type(engine.forward_pass.contexts[2, 16, 16])
+        set_images = kind.set_images
+        monkeypatch.setattr(kind, "set_images", lambda self, b: parts.append(self.n) or set_images(self, b))
         comparison.contenders["pix2pix-float32"].run(1)
         assert parts == [2, 1]
         run = comparison.time(1, TINY.flops(), PEAKS)
