@@ -28,7 +28,7 @@ def test_every_launch_is_timed(results):
     assert constant and [row["layer"] for row in rows if row["gflops"]] == [
         layer.name for layer in TINY.layers if layer.name not in constant
     ]
-    assert [row["kernel"] for row in launched].count("gemm") == len(TINY.layers) - len(constant)
+    assert [row["kernel"] for row in launched].count("simt_gemm") == len(TINY.layers) - len(constant)
     assert all(row["us"] > 0 for row in rows) and all(0 < row["of_roof"] for row in rows if row["gflops"])
     assert tables.layer_table(rows).count("\n") == len(rows) + 2
     assert tables.kernel_table(launched).count("\n") == len(launched) + 1
