@@ -59,6 +59,7 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         batch_size=args.batch_size,
         io=args.io,
         overwrite=args.overwrite,
+        verify=args.verify,
         gallery=args.gallery,
     )
 
@@ -99,6 +100,7 @@ def _add_translate(commands: Commands) -> None:
         help="under mpiexec: each rank reads and writes files [ranks], or rank 0 alone, where they share no folder",
     )
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
+    run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
     run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
     run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")

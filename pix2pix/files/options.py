@@ -24,7 +24,8 @@ class TranslateOptions:
     input; ``to_folder`` makes it a folder whatever its name is. ``size`` is (H, W) in pixels; ``fit``, ``pair`` and
     ``format`` are explained by :class:`.fitting.Fitting` and :func:`.jobs.output_name`. ``batch_size`` never changes a
     pixel. ``io`` says which ranks of an MPI job read and write files. ``overwrite`` makes again what is there;
-    ``gallery`` adds an HTML page to the output folder.
+    ``verify`` compares the content of files, and not only sizes and times, before it keeps what is there; ``gallery``
+    adds an HTML page to the output folder.
     """
 
     inputs: tuple[Path, ...]
@@ -42,4 +43,5 @@ class TranslateOptions:
     batch_size: int | None = None
     io: FileAccess = "ranks"
     overwrite: bool = False
+    verify: bool = False
     gallery: bool = False

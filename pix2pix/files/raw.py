@@ -11,6 +11,7 @@ import numpy as np
 
 from ..atomic import open_atomically
 from ..engines.base import Engine
+from .provenance import Made, Source, absolute
 from .stream import BATCH_SIZE
 
 RAW = ".rgb"  # the suffix of such files
@@ -29,12 +30,13 @@ def raw_frames(source: Path, height: int, width: int, channels: int) -> int:
 
 def translate_raw(
     engine: Engine, source: Path, output: Path, size: tuple[int, int] | None = None, batch_size: int = BATCH_SIZE
-) -> Generator[int, None, None]:
+) -> Generator[int, None, Made]:
     """Translate a file of raw frames N x H x W x Cin bytes into one of N x H x W x Cout bytes.
 
-    Yields the number of frames of each batch that was written. ``size`` is (H, W), by default the size that the model
-    was trained at. The output appears when it is whole. Raises ValueError for a file that is not whole frames or a
-    size that the generator cannot take, OSError if a file cannot be read or written.
+    Yields the number of frames of each batch that was written, and returns what was made, without digests. ``size`` is
+    (H, W), by default the size that the model was trained at. The output appears when it is whole and on the disk.
+    Raises ValueError for a file that is not whole frames or a size that the generator cannot take, OSError if a file
+    cannot be read or written.
     """
     generator = engine.generator
     height, width = size or (generator.size, generator.size)
@@ -48,8 +50,11 @@ def translate_raw(
                 raise ValueError(f"{str(source)!r} became shorter while it was read")
             yield batch
 
+    before = source.stat()
     with open(source, "rb") as reader, open_atomically(output) as writer:
         with closing(engine.stream(batches(reader))) as results:
             for result in results:
                 writer.write(result.data.cast("B"))
                 yield len(result)
+        size_made = writer.tell()
+    return Made(Source(absolute(source), before.st_size, before.st_mtime_ns, None), size_made, None)

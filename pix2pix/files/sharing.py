@@ -33,13 +33,13 @@ class Ranks(Protocol):
         engine: Engine,
         jobs: Sequence[Job],
         fitting: Fitting,
-        record: Path,
+        lock: Path,
         *,
         finished: Collection[Path] = (),
         batch_size: int,
         thumbnail_edge: int | None = None,
     ) -> Generator[Outcome, None, None]:
-        """:func:`.stream.translate_files` by all ranks, which must all see the file ``record``."""
+        """:func:`.stream.translate_files` by all ranks, which must all see the file ``lock``."""
 
     def described(self) -> list[str]:
         """What all ranks compute with, in lines."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from . import codecs, metrics
 from .fitting import FittedImage, Fitting
 from .gallery import Thumbnails
 from .jobs import Job
+from .provenance import Made, Source
 
 BATCH_SIZE = 8
 
@@ -35,7 +36,8 @@ class Outcome:
     """What became of one job.
 
     ``reason`` is why it failed. ``metrics`` compare the output with the target, if there is one. ``thumbnails`` are
-    for a gallery, if one was asked for.
+    for a gallery, if one was asked for. ``made`` is for the run record; ``is_synced`` says that the output is on the
+    disk.
     """
 
     job: Job
@@ -43,6 +45,16 @@ class Outcome:
     reason: str = ""
     metrics: Mapping[str, float] | None = None
     thumbnails: Thumbnails | None = None
+    made: Made | None = None
+    is_synced: bool = False
+
+
+Put = Callable[[Job, bytes, Made], None]  # writes the output of a job: its content, and what that was made from
+
+
+def put_file(job: Job, content: bytes, _made: Made) -> None:
+    """Write an output."""
+    write_atomically(job.output, content, sync=False)
 
 
 def translate_files(
@@ -53,11 +65,14 @@ def translate_files(
     finished: Collection[Path] = (),
     batch_size: int = BATCH_SIZE,
     thumbnail_edge: int | None = None,
+    put: Put = put_file,
 ) -> Generator[Outcome, None, None]:
     """Translate image files; yields an outcome for each job as it comes, not always in order.
 
     ``finished`` are outputs that are kept as they are. ``thumbnail_edge`` asks for thumbnails of that many pixels.
     Batches hold up to ``batch_size`` images of one size, fewer of images larger than the model's own size.
+
+    ``put`` writes the outputs, on several threads. An OSError of it is an image's failure unless the disk is full.
 
     Raises ValueError before anything is read if an output's file format cannot hold what the generator makes, OSError
     if no further output can be written (disk full), and what the engine raises.
@@ -67,9 +82,8 @@ def translate_files(
     for job in jobs:
         codecs.check_writable(job.output, fitting.out_channels)
     todo, skipped = split(jobs, finished)
-    return translate_stream(
-        engine, iter(todo), fitting, skipped=skipped, batch_size=batch_size, thumbnail_edge=thumbnail_edge
-    )
+    pipeline = _Pipeline(engine, fitting, batch_size, thumbnail_edge, put)
+    return pipeline.outcomes(iter(todo), skipped)
 
 
 def translate_stream(
@@ -109,7 +123,13 @@ def is_fatal(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-Batch = list[tuple[Job, FittedImage]]
+class _Item(NamedTuple):
+    job: Job
+    image: FittedImage
+    source: Source
+
+
+Batch = list[_Item]
 
 
 @dataclass
@@ -118,11 +138,12 @@ class _Pipeline:
     fitting: Fitting
     batch_size: int
     thumbnail_edge: int | None
+    put: Put = put_file
     threads: int = field(default_factory=io_threads)
 
     def __post_init__(self) -> None:
         self.todo: Iterator[Job] = iter(())
-        self.decoding: deque[tuple[Job, Future[FittedImage]]] = deque()
+        self.decoding: deque[tuple[Job, Future[_Item]]] = deque()
         self.groups: dict[tuple[int, ...], Batch] = {}  # decoded images, by shape
         self.again: deque[Batch] = deque()  # batches that a failed stream did not reach
         self.running: deque[Batch] = deque()  # batches given to the engine
@@ -154,17 +175,17 @@ class _Pipeline:
             try:
                 with closing(self.engine.stream(self._batches(pool))) as results:
                     for result in results:
-                        for (job, image), pixels in zip(self.running.popleft(), result, strict=True):
-                            output = pixels[: image.height, : image.width]
-                            self.writing.append(pool.submit(self._finish, job, image, output))
+                        for item, pixels in zip(self.running.popleft(), result, strict=True):
+                            output = pixels[: item.image.height, : item.image.width]
+                            self.writing.append(pool.submit(self._finish, item, output))
                         yield from self._written(limit=2 * self.batch_size)
                 yield from self._written(limit=0)
                 return
             except MemoryError:  # the oldest batch was too large; the following ones go to a new stream
-                for job, image in self.running.popleft():
-                    height, width = image.pixels.shape[:2]
+                for item in self.running.popleft():
+                    height, width = item.image.pixels.shape[:2]
                     reason = f"not enough memory to translate {width}x{height} pixels: use --fit resize"
-                    self.ready.append(Outcome(job, "failed", reason))
+                    self.ready.append(Outcome(item.job, "failed", reason))
                 self.again.extend(self.running)
                 self.running.clear()
 
@@ -173,10 +194,10 @@ class _Pipeline:
     def _batches(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
         while batch := self._next_batch(pool):
             self.running.append(batch)
-            height, width = batch[0][1].pixels.shape[:2]
+            height, width = batch[0].image.pixels.shape[:2]
             array = self.engine.empty(len(batch), height, width)
-            for row, (_, image) in zip(array, batch, strict=True):
-                row[...] = image.pixels
+            for row, item in zip(array, batch, strict=True):
+                row[...] = item.image.pixels
             yield array
 
     def _next_batch(self, pool: ThreadPoolExecutor) -> Batch:
@@ -185,21 +206,32 @@ class _Pipeline:
             return self.again.popleft()
         while sum(map(len, self.groups.values())) < 4 * self.batch_size:
             while len(self.decoding) < self.batch_size + self.threads and (job := next(self.todo, None)):
-                self.decoding.append((job, pool.submit(self.fitting.read, job.source)))
+                self.decoding.append((job, pool.submit(self._decode, job)))
             if not self.decoding:
                 break
             job, future = self.decoding.popleft()
             try:
-                image = future.result()
+                item = future.result()
             except ImageError as error:
                 self.ready.append(Outcome(job, "failed", str(error)))
                 continue
-            shape = image.pixels.shape
+            shape = item.image.pixels.shape
             group = self.groups.setdefault(shape, [])
-            group.append((job, image))
+            group.append(item)
             if len(group) >= self._capacity(*shape):
                 return self.groups.pop(shape)
         return self.groups.pop(max(self.groups, key=lambda shape: len(self.groups[shape]))) if self.groups else []
+
+    def _decode(self, job: Job) -> _Item:
+        try:
+            before = job.source.stat()
+            image = self.fitting.read(job.source)
+            source = Source.of(job.source)
+        except OSError as error:
+            raise ImageError(error.strerror or str(error)) from None
+        if (source.size, source.changed_ns) != (before.st_size, before.st_mtime_ns):
+            raise ImageError("the file changed while it was read")
+        return _Item(job, image, source)
 
     def _capacity(self, height: int, width: int, _channels: int) -> int:
         """How many images of this size make a batch: no more pixels than ``batch_size`` of the model's own size."""
@@ -208,14 +240,17 @@ class _Pipeline:
 
     # -- behind the engine ------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, image: FittedImage, output: np.ndarray) -> Outcome:
+    def _finish(self, item: _Item, output: np.ndarray) -> Outcome:
+        job = item.job
+        content = codecs.encode(output, job.output.suffix)
+        made = Made.of(item.source, content)
         try:
-            write_atomically(job.output, codecs.encode(output, job.output.suffix))
+            self.put(job, content, made)
         except OSError as error:
             if is_fatal(error):
                 raise
             return Outcome(job, "failed", f"cannot write {str(job.output)!r}: {error.strerror or error}")
-        return self._outcome(job, "done", image, output)
+        return replace(self._outcome(job, "done", item.image, output), made=made)
 
     def _review(self, job: Job) -> Outcome:
         """The outcome of a job that an earlier run did."""

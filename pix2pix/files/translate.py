@@ -8,28 +8,31 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..atomic import hidden_beside, remove_abandoned, write_atomically
 from ..engines.base import Engine
-from ..errors import InputError
+from ..errors import InputError, RecordError
 from ..factory import make_engine
 from ..loading import read_model
 from .codecs import READABLE, WRITABLE, check_writable
 from .fitting import Fitting
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
-from .jobs import find_jobs, single_job
+from .jobs import Job, find_jobs, single_job
 from .options import TranslateOptions
+from .provenance import Made, model_identity
 from .raw import RAW, raw_frames, translate_raw
-from .record import RECORD_NAME, begin, check_free, model_identity
+from .record import RECORD_NAME, RunRecord
 from .report import Report
 from .sharing import Ranks
 from .stream import Outcome, best_batch_size, translate_files
 
+STOPS = (KeyboardInterrupt, OSError, RuntimeError, MemoryError, ValueError)  # end a run midway
 PLAN_NAME = "pix2pix-plan.json"  # of a plan that was measured, beside the results
 
 
@@ -100,9 +103,9 @@ class _Run:
     def _load(self) -> Engine:
         """The engine. The model's identity is computed meanwhile."""
         options = self.options
-        with ThreadPoolExecutor(1) as executor:
+        model = read_model(options.model, options.statistics, options.key, options.overrides)
+        with ThreadPoolExecutor(1) as executor:  # after reading: what is no model is refused at once
             identity = executor.submit(model_identity, options.model)
-            model = read_model(options.model, options.statistics, options.key, options.overrides)
             make = self.ranks.make_engine if self.ranks else make_engine
             engine = make(*model, options.engine, release=True)
             if self.ranks and self.by_root:
@@ -124,14 +127,23 @@ class _Run:
             "size": size and f"{size[1]}x{size[0]}",
         }
 
-    def consume(self, items: Iterator[Any], take: Callable[[Any], None]) -> None:
-        """Take all items. What stops the run midway is reported, not raised."""
+    def consume(self, items: Generator[Any, None, None], take: Callable[[Any], None], record: RunRecord | None) -> None:
+        """Take all items, and finish the record. What stops the run midway is reported, not raised."""
+        stopped: BaseException | None = None
         try:
-            for item in items:
-                take(item)
-            self.report.stop()
-        except (KeyboardInterrupt, OSError, RuntimeError, MemoryError, ValueError) as error:
-            self.report.stop(error)
+            with closing(items):
+                for item in items:
+                    take(item)
+        except RecordError:
+            raise
+        except STOPS as error:
+            stopped = error
+        try:
+            if record is not None:
+                record.finish(is_complete=stopped is None)
+        except STOPS as error:
+            stopped = stopped or error
+        self.report.stop(stopped)
 
 
 class _ImageRun(_Run):
@@ -164,42 +176,56 @@ class _ImageRun(_Run):
         fitting = Fitting.of(engine.generator, options.fit or "resize", options.size, options.pair)
         for job in self.jobs:
             check_writable(job.output, fitting.out_channels)
-        finished = self._begin(engine, fitting)
+        if self.to_file:
+            remove_abandoned([options.output])
+            self._stream(engine, fitting, None, set())
+            return
+        how = {"fit": fitting.fit, "pair": options.pair, "format": options.format or "png"}
+        made_by = self.made_by(engine, fitting.size) | how
+        with RunRecord(options.output / RECORD_NAME) as record:
+            finished = record.begin(made_by, self.jobs, overwrite=options.overwrite, verify=options.verify)
+            remove_abandoned([options.output / GALLERY_NAME])
+            self._stream(engine, fitting, record, finished)
+
+    def _stream(self, engine: Engine, fitting: Fitting, record: RunRecord | None, finished: set[Path]) -> None:
+        options = self.options
         edge = thumbnail_edge(len(self.jobs)) if options.gallery else None
         how: dict[str, Any] = {"finished": finished, "batch_size": self.batch_size, "thumbnail_edge": edge}
-        if self.ranks and not self.by_root:
-            outcomes = self.ranks.translate_files(engine, self.jobs, fitting, options.output / RECORD_NAME, **how)
+        if record is None:
+            outcomes = translate_files(engine, self.jobs, fitting, put=self._put_single, **how)
+        elif self.ranks and not self.by_root:
+            outcomes = self.ranks.translate_files(engine, self.jobs, fitting, record.lock.path, **how)
         else:
-            outcomes = translate_files(engine, self.jobs, fitting, **how)
+            outcomes = translate_files(engine, self.jobs, fitting, put=record.put, **how)
         self.listener.started(len(self.jobs) - len(finished))
         with Gallery(options.output / GALLERY_NAME) as gallery:
 
             def take(outcome: Outcome) -> None:
                 self.report.add(outcome)
                 self.listener.outcome(outcome)
+                if record is not None and outcome.made is not None:  # made by another rank, or put here
+                    record.add(outcome.job.name, outcome.made, is_synced=outcome.is_synced)
                 if outcome.thumbnails:
                     gallery.add(outcome.job.name, outcome.thumbnails, outcome.metrics)
                 if outcome.job.output not in finished:
                     self.listener.progressed(1)
 
-            def everything() -> Iterator[Outcome]:
-                with closing(outcomes):
-                    yield from outcomes
+            def everything() -> Generator[Outcome, None, None]:
+                yield from outcomes
                 if options.gallery:
                     gallery.write(options.output.resolve().name, self._gallery_facts(fitting))
 
-            self.consume(everything(), take)
+            self.consume(everything(), take, record)
 
-    def _begin(self, engine: Engine, fitting: Fitting) -> set[Path]:
-        """The outputs that an earlier run made already."""
-        options, outputs = self.options, [job.output for job in self.jobs]
-        if self.to_file:
-            if not options.overwrite:
-                check_free(outputs)
-            return set()
-        how = {"fit": fitting.fit, "pair": options.pair, "format": options.format or "png"}
-        made_by = self.made_by(engine, fitting.size) | how
-        return begin(options.output / RECORD_NAME, made_by, outputs, options.overwrite)
+    def _put_single(self, job: Job, content: bytes, _made: Made) -> None:
+        """Write the only output, which has no record: another file of its name is not replaced without overwrite."""
+        output = job.output
+        if not self.options.overwrite and output.exists() and output.read_bytes() != content:
+            raise RecordError(
+                f"{str(output)!r} exists already, and this model with these options makes another image: give another "
+                f"output, or --overwrite to replace it"
+            )
+        write_atomically(output, content)
 
     def _gallery_facts(self, fitting: Fitting) -> dict[str, str]:
         facts = {"Model": self.options.model.name, "Fit": fitting.fit}
@@ -221,29 +247,32 @@ class _RawRun(_Run):
             raise InputError(f"a raw {RAW} file is translated alone, into an --output that is a {RAW} file")
         if options.fit or options.pair or options.gallery or options.format:
             raise InputError(f"a raw {RAW} file takes --size alone: not --fit, --pair, --format or --gallery")
-        self.source = single_job(options.inputs[0], options.output).source
+        self.job = single_job(options.inputs[0], options.output)
         self.folder = options.output.parent
 
     def translate(self, engine: Engine) -> None:
-        options, source = self.options, self.source
+        options, job = self.options, self.job
         height, width = size = options.size or (engine.generator.size, engine.generator.size)
         engine.generator.check_size(height, width)
-        total = raw_frames(source, height, width, engine.generator.in_channels)
-        record = options.output.with_name(f".{options.output.name}{RECORD_NAME}")
-        made_by = self.made_by(engine, size) | {"input": f"{source.name}, {source.stat().st_size} bytes"}
-        is_finished = bool(begin(record, made_by, [options.output], options.overwrite))
-        self.listener.started(total)
+        total = raw_frames(job.source, height, width, engine.generator.in_channels)
+        made_by = self.made_by(engine, size) | {"input": f"{job.source.name}, {job.source.stat().st_size} bytes"}
+        with RunRecord(hidden_beside(job.output, RECORD_NAME)) as record:
+            is_finished = record.begin(made_by, [job], overwrite=options.overwrite, verify=options.verify)
+            self.listener.started(total)
 
-        def take(count: int) -> None:
-            self.report.counts["done"] += count
-            self.listener.progressed(count)
+            def take(count: int) -> None:
+                self.report.counts["done"] += count
+                self.listener.progressed(count)
 
-        if is_finished:
-            self.report.counts["skipped"] += total
-            self.consume(iter(()), take)
-        else:
-            with closing(translate_raw(engine, source, options.output, size, self.batch_size)) as frames:
-                self.consume(frames, take)
+            def frames() -> Generator[int, None, None]:
+                if is_finished:
+                    return
+                made = yield from translate_raw(engine, job.source, job.output, size, self.batch_size)
+                record.add(job.name, made, is_synced=True)
+
+            if is_finished:
+                self.report.counts["skipped"] += total
+            self.consume(frames(), take, record)
 
 
 def _plan_identity(engine: Engine) -> str | None:

@@ -49,13 +49,13 @@ class MakeEngine:
 class TranslateFiles:
     """Command: request jobs and do them, until the response is None.
 
-    ``record`` is a file (path, content) that rank 0 has written, ``source`` an input: each rank must see them.
+    ``lock`` is a file (path, content) that rank 0 has written, ``source`` an input: each rank must see them.
     """
 
     fitting: Fitting
     batch_size: int
     thumbnail_edge: int | None
-    record: tuple[Path, bytes]
+    lock: tuple[Path, bytes]
     source: Path
 
     def outcomes(
@@ -150,8 +150,8 @@ def unpacked_job(packed: PackedJob) -> Job:
 
 
 def packed_outcome(outcome: Outcome) -> tuple[Any, ...]:
-    """An outcome with the job's name in place of the job."""
-    return outcome.job.name, outcome.status, outcome.reason, outcome.metrics, outcome.thumbnails
+    """An outcome with the job's name in place of the job. Its output is on the disk when it is sent."""
+    return outcome.job.name, outcome.status, outcome.reason, outcome.metrics, outcome.thumbnails, outcome.made, True
 
 
 def message_of(error: Exception) -> str:

@@ -91,7 +91,7 @@ class Ranks:
         engine: Engine,
         jobs: Sequence[Job],
         fitting: Fitting,
-        record: Path,
+        lock: Path,
         *,
         finished: Collection[Path] = (),
         batch_size: int = BATCH_SIZE,
@@ -99,13 +99,13 @@ class Ranks:
     ) -> Generator[Outcome, None, None]:
         """:func:`pix2pix.files.stream.translate_files` by all ranks: each reads and writes the files of its own jobs.
 
-        ``record`` is a file that this rank has written where the outputs go. Raises errors of a rank that other ranks
+        ``lock`` is a file that this rank has written where the outputs go. Raises errors of a rank that other ranks
         cannot make up for, e.g. RuntimeError if a rank doesn't see that file.
         """
         todo, skipped = split(jobs, finished)
         if not todo:
             return translate_files(engine, jobs, fitting, finished=finished, thumbnail_edge=thumbnail_edge)
-        seen = record, record.read_bytes()
+        seen = lock, lock.read_bytes()
         command = TranslateFiles(fitting, batch_size, thumbnail_edge, seen, todo[0].source)
         return FileLeader(self, command, todo).outcomes(engine, skipped)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..engines.base import Engine
 from ..engines.pool import REQUEST_ERRORS
 from ..errors import RanksLostError, RootLostError
 from ..factory import make_engine
+from ..files.durable import sync
 from ..files.jobs import Job
 from ..model.generator import Generator, Weights
 from .messages import (
@@ -64,6 +66,7 @@ class Worker:
         self._model: tuple[Generator, Weights]
         self._share: NodeShare
         self._outcomes: list[tuple[Any, ...]] = []  # packed; not reported yet
+        self._not_synced: list[Path] = []  # outputs of these that may not be on the disk yet
         self._held: set[str] = set()  # names of this rank's jobs without an outcome
 
     def serve(self) -> None:
@@ -120,13 +123,14 @@ class Worker:
 
     def _translate_files(self, command: TranslateFiles) -> None:
         """Request jobs and do them, until all are done: jobs of lost ranks may be handed out late."""
-        self._outcomes, self._held = [], set()
+        self._outcomes, self._not_synced, self._held = [], [], set()
         try:
             _wait_for_files(command)
             while first := self._request_jobs(idle=True):
                 with closing(command.outcomes(self.engine, chain(first, self._later_jobs()))) as outcomes:
                     for outcome in outcomes:
                         self._outcomes.append(packed_outcome(outcome))
+                        self._not_synced.append(outcome.job.output)
                         self._held.discard(outcome.job.name)
         except RootLostError:
             raise
@@ -139,6 +143,8 @@ class Worker:
 
     def _request_jobs(self, idle: bool = False, failure: str = "", fatal: bool = False) -> list[Job] | None:
         """Report outcomes and request jobs, see :class:`JobRequest`. None at the end, if idle or failed."""
+        not_synced, self._not_synced = self._not_synced, []
+        sync(not_synced)
         while True:
             request = JobRequest(self._outcomes, frozenset(self._held), idle, failure, fatal)
             with self._survive():  # the loss of a rank loses messages of all: then the request is sent again
@@ -216,7 +222,7 @@ class Worker:
 
 def _wait_for_files(command: TranslateFiles) -> None:
     """Raise OSError unless this rank sees rank 0's files; on a network's file system they may appear late."""
-    path, content = command.record
+    path, content = command.lock
     deadline = time.monotonic() + SECONDS_TO_APPEAR
     while not (path.exists() and path.read_bytes() == content and command.source.exists()):
         if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ import pytest
 
 import pix2pix
 from pix2pix.cli import main
-from pix2pix.files import stream
+from pix2pix.files import record
 from pix2pix.files.record import RECORD_NAME
 from tests.cli.commands import names, pixels_of, save, translate
 
@@ -72,14 +72,14 @@ def test_a_run_that_was_stopped_goes_on(how):
 
 
 def test_a_full_disk_stops_the_run_with_a_message(monkeypatch, capsys):
-    write = stream.write_atomically
+    write = record.write_atomically
 
-    def fail(path, data):
+    def fail(path, data, **options):
         if path.name == "x3.png":
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
-    monkeypatch.setattr(stream, "write_atomically", fail)
+    monkeypatch.setattr(record, "write_atomically", fail)
     assert translate("in", "-o", "out", "--gallery", "--json", "j.json") == 1
     assert "stopped: [Errno 28] No space left on device" in capsys.readouterr().err
     assert "No space left" in json.loads(Path("j.json").read_text())["stopped"]

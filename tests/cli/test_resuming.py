@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from pix2pix import checkpoints
 from pix2pix.cli import main
+from pix2pix.files.record import RECORD_NAME, RunRecord
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
-from tests.cli.commands import GENERATOR, names, noise, pixels_of, save, translate
+from tests.cli.commands import GENERATOR, expected, names, noise, pixels_of, save, translate
 
 
 def test_what_is_made_is_kept():
@@ -145,3 +147,43 @@ def test_channels_that_files_cannot_hold(capsys):
     printed = capsys.readouterr().err
     assert "makes images of 2 channels" in printed and "no alpha" in printed
     assert not Path("out").exists()
+
+
+def test_other_images_under_the_same_names_are_made_again(capsys):
+    assert translate("in", "-o", "out") == 0
+    for i in range(5):
+        save(f"in2/x{i}.png", 32, 32, i + 10)
+    save("in/x4.png", 32, 32, 44)
+    assert translate("in", "-o", "out") == 0
+    assert "1 done, 4 skipped" in capsys.readouterr().out
+    np.testing.assert_array_equal(pixels_of("out/x4.png"), expected(32, 32, 44))
+    assert translate("in2", "-o", "out") == 0
+    assert "5 done, 0 skipped" in capsys.readouterr().out
+    np.testing.assert_array_equal(pixels_of("out/x4.png"), expected(32, 32, 14))
+
+
+def test_damaged_outputs_are_made_again(capsys):
+    assert translate("in", "-o", "out") == 0
+    content = Path("out/x1.png").read_bytes()
+    Path("out/x1.png").write_bytes(b"")
+    Path("out/x2.png").write_bytes(bytes(Path("out/x2.png").stat().st_size))
+    assert translate("in", "-o", "out") == 0
+    assert "1 done, 4 skipped" in capsys.readouterr().out and Path("out/x1.png").read_bytes() == content
+    assert translate("in", "-o", "out", "--verify") == 0
+    assert "1 done, 4 skipped" in capsys.readouterr().out
+
+
+def test_another_raw_file_of_the_same_size_is_translated(capsys):
+    for seed in (1, 2):
+        frames = np.stack([noise(32, 32, seed)] * 2)
+        Path("in.rgb").write_bytes(frames.tobytes())
+        assert translate("in.rgb", "-o", "out.rgb") == 0
+        assert "2 done, 0 skipped" in capsys.readouterr().out
+        assert Path("out.rgb").read_bytes()[: 32 * 32 * 3] == expected(32, 32, seed).tobytes()
+
+
+def test_two_runs_into_one_folder_do_not_mix(capsys):
+    with RunRecord(Path("out") / RECORD_NAME):
+        assert translate("in", "-o", "out") == 2
+    assert f"another run writes into 'out': process {os.getpid()} on " in capsys.readouterr().err
+    assert translate("in", "-o", "out") == 0

@@ -36,13 +36,17 @@ def test_a_size_of_its_own():
 
 
 @pytest.mark.parametrize("output", ["y.png", "deep/y.jpg"])
-def test_one_image_to_a_file(output):
+def test_one_image_to_a_file(capsys, output):
     assert translate("in/x1.png", "-o", output) == 0
     result = pixels_of(output).astype(int)
     assert abs(result - expected(32, 32, 1)).max() <= (0 if output.endswith("png") else 60)
     assert not list(Path().rglob(RECORD_NAME))
-    assert translate("in/x1.png", "-o", output) == 2
-    assert translate("in/x1.png", "-o", output, "--overwrite") == 0
+    assert translate("in/x1.png", "-o", output) == 0  # the same is made again
+    before = Path(output).read_bytes()
+    assert translate("in/x2.png", "-o", output) == 2
+    assert Path(output).read_bytes() == before and "exists already" in capsys.readouterr().err
+    assert translate("in/x2.png", "-o", output, "--overwrite") == 0
+    assert Path(output).read_bytes() != before
 
 
 def test_formats():

@@ -103,10 +103,10 @@ def test_a_full_disk_stops_the_run(tmp_path, engine, monkeypatch):
         save(tmp_path, f"in/x{i}.png")
     write, count = stream.write_atomically, itertools.count()
 
-    def fail_later(path, data):
+    def fail_later(path, data, **options):
         if next(count) >= 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(stream, "write_atomically", fail_later)
     with pytest.raises(OSError, match="No space left"):
