@@ -17,6 +17,8 @@ from numba import int32 as numba_int32
 SIMULATED = bool(config.ENABLE_CUDASIM)
 int32: Any = int if SIMULATED else numba_int32  # Python integers do not overflow, and Numba's conversion is slow there
 ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator has no such argument
+Array = Any  # of a kernel: one-dimensional and contiguous, in global, shared or local memory
+Vector = Any  # 8 float32 in registers
 
 if SIMULATED:
 

@@ -38,7 +38,9 @@ def gemm_kernel(tile: Tile, kind: int, epilogue: int) -> Any:
     """The product's kernel for a tile. Compiled at its first launch."""
     if isinstance(tile, SimtTile):
         return make_simt_gemm(tile, epilogue)
-    return (make_hopper_gemm if isinstance(tile, HopperTile) else make_mma_gemm)(tile, kind, epilogue)
+    if isinstance(tile, HopperTile):
+        return make_hopper_gemm(tile, kind, epilogue)
+    return make_mma_gemm(tile, kind, epilogue)
 
 
 @functools.cache
@@ -216,10 +218,11 @@ class Product:
 
 def _tile(algorithm: Algorithm, source: Source, shape: Shape) -> Tile:
     """The tile that the layer's plan says; mma_gemm's 128x128 where hopper_gemm cannot do the shape."""
+    size = algorithm.tile or (128, 128)
     if algorithm.kind in ("implicit", "im2col"):
-        return SIMULATED_SIMT_TILE if SIMULATED else SIMT_TILES[algorithm.tile or next(iter(SIMT_TILES))]
+        return SIMULATED_SIMT_TILE if SIMULATED else SIMT_TILES[size]
     if algorithm.kind == "hopper" and source.words % SWIZZLE_ROW == 0:
-        tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[algorithm.tile]
+        tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[size]
         if tile.box(shape.h, shape.w):
             return tile
-    return SIMULATED_MMA_TILE if SIMULATED else MMA_TILES.get(algorithm.tile, MMA_TILES[128, 128])
+    return SIMULATED_MMA_TILE if SIMULATED else MMA_TILES.get(size, MMA_TILES[128, 128])

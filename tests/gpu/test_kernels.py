@@ -70,8 +70,9 @@ def transposed_convolution(a, kernel):
     return np.stack([conv2d_transpose(image, adjoint, TRANSPOSED) for image in a.astype(float)])
 
 
-def multiply(tile, epilogue, a, matrix, affine, gemm, groups=1, outputs=None, targets=NO_TARGETS):
-    """Run simt_gemm; ``outputs`` are out, out2 and statistics."""
+def multiply(tile, epilogue, operands, gemm, outputs, groups=1, targets=NO_TARGETS):
+    """Run simt_gemm; operands are a, W and bias (affine), outputs are out, out2 and statistics."""
+    a, matrix, affine = operands
     gemm = gemm._replace(grid=gemm.grid._replace(tiles=-(-gemm.grid.rows // tile.bm)))
     w = reorder_columns(matrix, column_order(gemm.columns, tile.lx, 4))
     blocks = (groups * gemm.grid.tiles, -(-gemm.columns // tile.bn), gemm.phases * gemm.splits)
@@ -110,10 +111,10 @@ def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits)
     out2 = np.full((*expected.shape[:3], filters), 7, np.float32)
     targets = Targets(Target(filters + 8, 4, QUARTER), Target(filters, 0, ZERO))
     if splits == 1:
-        multiply(tile, MAPS, a, matrix, affine, gemm, outputs=(out, out2, None), targets=targets)
+        multiply(tile, MAPS, (a, matrix, affine), gemm, (out, out2, None), targets=targets)
     else:
         partial = np.full((splits, phases, grid.rows, filters), np.nan, np.float32)
-        multiply(tile, PARTIAL_SUMS, a, matrix, affine, gemm, outputs=(partial, None, None))
+        multiply(tile, PARTIAL_SUMS, (a, matrix, affine), gemm, (partial, None, None))
         sums = Sums(grid.h, grid.w, phases, splits, filters, 5, ZERO)
         blocks = (-(-filters // (8 * FEW_LANES)), -(-phases * grid.h * grid.w // 5), n)
         arguments = partial, affine, out, out2, np.zeros(1, np.float32), sums, targets
@@ -173,7 +174,7 @@ def test_norms_by_statistics_of_tiles_are_exact_even_far_from_zero(pixels, chann
     gemm = Gemm(Source(1, pixels, channels), ONE_PIXEL, Grid(1, pixels, pixels, 0), channels, 1, 1)
     statistics = np.full((n, 64, 2, channels), np.nan, np.float32)
     identity, targets = np.eye(channels, dtype=np.float32)[None], Targets(first, NO_TARGET)
-    multiply(tile, STATISTICS, a, identity, affine, gemm, n, (out, None, statistics), targets)
+    multiply(tile, STATISTICS, (a, identity, affine), gemm, (out, None, statistics), n, targets)
     np.testing.assert_array_equal(out[..., 8:], a)
     statistics = statistics.reshape(n * 64, 2, channels)[: n * -(-pixels // tile.bm)].reshape(n, -1, 2, channels)
     np.testing.assert_allclose(statistics[:, 0, 0], a[:, : tile.bm].astype(float).mean(1), rtol=1e-6, atol=2e-6)

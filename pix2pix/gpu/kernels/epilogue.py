@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import float32
 
-from ..jit import inlined, int32, synchronise
+from ..jit import Array, Vector, inlined, int32, synchronise
 from ..ptx.fragments import VECTOR
 from ..ptx.mma import select8
 from ..ptx.simt import quotient
 from ..ptx.vectors import add8, fill8, leaky_relu8, multiply8, pack8, round8, store8, subtract8
+from .parameters import Targets
 
 # A kernel's results: partial sums without bias; a map for each reader; the map before its norm, and its statistics;
 # the normalised map for each reader.
@@ -40,14 +41,14 @@ class Layout(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Which `count` rows of part `part`, and columns from `left` on, a thread has in tile number `tile` of all.
+    """A thread has `rows_of_thread` rows of part `part`, and columns from `left` on, in tile number `tile` of all.
 
     The tile has `rows` rows, of the product's columns from `first_column` on.
     """
 
     thread: int
     part: int
-    count: int
+    rows_of_thread: int
     left: int
     tile: int
     rows: int
@@ -55,7 +56,7 @@ class Place(NamedTuple):
 
 
 @inlined
-def write_vector(values, pixel, word, out, out2, targets, kind):
+def write_vector(values: Vector, pixel: int, word: int, out: Array, out2: Array, targets: Targets, kind: int) -> None:
     """Write 8 channels of a pixel, rounded, into the maps of their readers, each through its leaky ReLU."""
     values = round8(values, kind)
     pack8(out, pixel * targets.out.stride + targets.out.first + word, leaky_relu8(values, targets.out.slope), kind)
@@ -65,7 +66,16 @@ def write_vector(values, pixel, word, out, out2, targets, kind):
 
 
 @inlined
-def write_statistics(acc, vectors, shared, layout, place, bias, columns, statistics):
+def write_statistics(
+    acc: Array,
+    vectors: int,
+    shared: Array,
+    layout: Layout,
+    place: Place,
+    bias: Array,
+    columns: int,
+    statistics: Array,
+) -> None:
     """statistics (tiles, 2, columns) of a tile: the mean with bias, and the sum of squared deviations from it.
 
     Each part sums up its rows, and the squares of their distances from its own mean; these are combined in the order
@@ -74,15 +84,15 @@ def write_statistics(acc, vectors, shared, layout, place, bias, columns, statist
     """
     squares = layout.parts * layout.width  # where they begin in shared memory, behind the sums
     synchronise()  # nobody reads the tiles of operands any more
-    if place.part < layout.parts and place.count > 0:
+    if place.part < layout.parts and place.rows_of_thread > 0:
         for group in range(layout.groups):
             total, square = fill8(float32(0)), fill8(float32(0))
             for row in range(layout.rows):
-                if row < place.count:
+                if row < place.rows_of_thread:
                     total = add8(total, select8(acc, row * layout.groups + group, vectors))
-            mean = multiply8(total, fill8(float32(1) / float32(place.count)))
+            mean = multiply8(total, fill8(float32(1) / float32(place.rows_of_thread)))
             for row in range(layout.rows):
-                if row < place.count:
+                if row < place.rows_of_thread:
                     values = subtract8(select8(acc, row * layout.groups + group, vectors), mean)
                     square = add8(square, multiply8(values, values))
             at = int32(place.part * layout.width + place.left + int32(group) * 4 * VECTOR)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from ..jit import inlined, int32
 from ..ptx.simt import quotient
+from .parameters import Grid, Source, Window
 
 COLUMN_BITS = 16  # of a mask of taps: a bit for each row of taps below, for each column of taps from this bit on
 
 
 @inlined
-def taps_of(pixel, exists, py, px, source, window, grid):
+def taps_of(pixel: int, exists: bool, py: int, px: int, source: Source, window: Window, grid: Grid) -> tuple[int, int]:
     """What the grid's pixel number `pixel` reads in phase (py, px): (pixel of the first tap, mask of taps inside).
 
     The first tap may lie outside the source. The mask has the rows and columns of taps that lie inside; it is 0 unless

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, int32, kernel
+from ..jit import ALIGNMENT, Array, int32, kernel
 from ..ptx.fragments import LANES, SWIZZLE_ATOM, SWIZZLE_ROW, VECTOR, WARPGROUP, WARPGROUP_ROWS
 from ..ptx.hopper import (
     atom_offset,
@@ -38,6 +38,7 @@ from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
 from ..ptx.vectors import add8, load8, store8
 from .epilogue import PARTIAL_SUMS, STATISTICS, Layout, Place, write_statistics, write_vector
+from .parameters import Gemm, Targets
 
 
 class Box(NamedTuple):
@@ -103,7 +104,9 @@ def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:
     IS_SUMS, HAS_STATISTICS = epilogue == PARTIAL_SUMS, epilogue == STATISTICS
 
     @kernel(tile.threads, tile.blocks)
-    def hopper_gemm(a, w, bias, out, out2, statistics, gemm, targets):
+    def hopper_gemm(
+        a: Array, w: Array, bias: Array, out: Array, out2: Array, statistics: Array, gemm: Gemm, targets: Targets
+    ) -> None:
         """out = A @ w + bias. All but the operands is as in :func:`pix2pix.gpu.kernels.mma_gemm.make_mma_gemm`.
 
         a: a tensor map of the source, (images, rows of pairs, 2, pairs, 2 * words) where the stride is 2, else

@@ -10,8 +10,9 @@ from typing import Any
 
 from numba import cuda, float32
 
-from ..jit import kernel
+from ..jit import Array, kernel
 from ..ptx.simt import load4, store4
+from .parameters import Grid, Source, Window
 
 ZERO = float32(0)
 
@@ -20,7 +21,7 @@ def make_insert_zeros(threads: int) -> Any:
     """The map whose 4x4 convolution of stride 1 without padding is a transposed convolution of stride 2."""
 
     @kernel(threads)
-    def insert_zeros(a, out, images, source):
+    def insert_zeros(a: Array, out: Array, images: int, source: Source) -> None:
         """out (images, 2h+3, 2w+3, words) = a's pixel (y, x) at (2y+2, 2x+2), zeros elsewhere.
 
         a: maps (images, h, w, words), float32.
@@ -45,7 +46,7 @@ def make_im2col(threads: int) -> Any:
     """Some rows of the im2col matrix."""
 
     @kernel(threads)
-    def im2col(a, out, first_row, rows, source, window, grid):
+    def im2col(a: Array, out: Array, first_row: int, rows: int, source: Source, window: Window, grid: Grid) -> None:
         """out (rows, taps * words): row r holds what the window reads for pixel first_row + r of the grid.
 
         a: maps (images, h, w, words), float32. The kernel writes zeros for what lies outside.

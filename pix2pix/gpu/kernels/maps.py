@@ -12,9 +12,10 @@ from typing import Any
 
 from numba import cuda, float32, uint8
 
-from ..jit import kernel
+from ..jit import Array, kernel
 from ..ptx.packed_words import ELEMENTS
 from ..ptx.vectors import load_word, pack, store_word, unpack
+from .parameters import Images, Target, Values
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -24,7 +25,7 @@ def make_write_map(threads: int, kind: int, as_bytes: bool) -> Any:
     PER_WORD = ELEMENTS[kind]
 
     @kernel(threads)
-    def write_map(value, out, shape, border, width, target):
+    def write_map(value: Array, out: Array, shape: Values, border: int, width: int, target: Target) -> None:
         """out's words [first, first + width) of every pixel = leaky_relu(value); zeros in padding.
 
         value (period, h, w, channels): float32, or uint8 x as x / 255 * 2 - 1. Image i is value[i % period]. out:
@@ -61,7 +62,7 @@ def make_read_map(threads: int, kind: int) -> Any:
     PER_WORD = ELEMENTS[kind]
 
     @kernel(threads)
-    def read_map(a, out, pixels, channels, stride, first):
+    def read_map(a: Array, out: Array, pixels: int, channels: int, stride: int, first: int) -> None:
         """out (pixels, channels), float32 = the elements of packed words a (pixels, stride), from word `first` on."""
         width = (channels + PER_WORD - 1) // PER_WORD
         for i in range(cuda.grid(1), pixels * width, cuda.gridsize(1)):
@@ -80,7 +81,7 @@ def make_copy_values(threads: int) -> Any:
     """A value to another array: given and asked-for layers, constants."""
 
     @kernel(threads)
-    def copy_values(value, out, size, period):
+    def copy_values(value: Array, out: Array, size: int, period: int) -> None:
         """out[i] = value[i % period] for i < size, float32."""
         for i in range(cuda.grid(1), size, cuda.gridsize(1)):
             out[i] = value[i % period]
@@ -96,7 +97,9 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
     """
 
     @kernel(threads)
-    def to_image(partial, bias, out, shape, columns, splits, scale):
+    def to_image(
+        partial: Array, bias: Array, out: Array, shape: Images, columns: int, splits: int, scale: float
+    ) -> None:
         """out (images, h, w, channels) = y = tanh(bias + sums), or uint8 trunc(clip((y + 1) / 2 * scale, 0, 255)).
 
         partial (splits, images, h, w, columns), float32; with taps (splits, images, h / 2, w / 2, columns), the columns

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, int32, kernel
+from ..jit import ALIGNMENT, Array, int32, kernel
 from ..ptx.fragments import CHUNK, COLUMN_UNIT, VECTOR
 from ..ptx.mma import cp_async, cp_async_commit_group, cp_async_wait_group, ldmatrix, mma_sync, select8
 from ..ptx.packed_words import VECTOR_WORDS
@@ -27,6 +27,7 @@ from ..ptx.simt import quotient
 from ..ptx.vectors import add8, load8, store8
 from .epilogue import PARTIAL_SUMS, STATISTICS, Layout, Place, write_statistics, write_vector
 from .gather import COLUMN_BITS, taps_of
+from .parameters import Gemm, Targets
 
 CHUNKS = 4  # of a row of either operand in a stage
 ROW, HALF = 16, 8  # words of that row, of which mma.sync takes half
@@ -87,7 +88,9 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
     PARTS, PART_ROWS = WARPS_M * 8, 2 * MF  # lanes that share a column, and the rows of each
 
     @kernel(tile.threads, tile.blocks)
-    def mma_gemm(a, w, bias, out, out2, statistics, gemm, targets):
+    def mma_gemm(
+        a: Array, w: Array, bias: Array, out: Array, out2: Array, statistics: Array, gemm: Gemm, targets: Targets
+    ) -> None:
         """out = A @ w + bias.
 
         a: packed words of maps (N, source.h, source.w, source.words), words a multiple of CHUNK. w: packed words

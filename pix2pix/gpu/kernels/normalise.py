@@ -13,12 +13,13 @@ from typing import Any
 
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, int32, kernel
+from ..jit import ALIGNMENT, Array, int32, kernel
 from ..ptx.fragments import VECTOR
 from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
 from ..ptx.vectors import add8, fill8, load8, multiply8, store8, subtract8, unpack8
 from .epilogue import MAPS, NORMALISED, STATISTICS, write_vector
+from .parameters import Norm, Sums, Targets
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -33,7 +34,7 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
     SCALE, SHIFT, SHARED = THREADS * VECTOR, THREADS * VECTOR + COLUMNS, THREADS * VECTOR + 2 * COLUMNS
 
     @kernel(lanes * rows)
-    def normalise_map(statistics, affine, out, out2, shape, targets):
+    def normalise_map(statistics: Array, affine: Array, out: Array, out2: Array, shape: Norm, targets: Targets) -> None:
         """out = out2 = (out - mean) / sqrt(variance + eps) * gamma + beta, each through its leaky ReLU.
 
         out, out2: packed words (images, pixels, stride); out comes without activation. statistics (images, phases *
@@ -101,7 +102,9 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
     MOMENTS = 0 if epilogue == MAPS else 2
 
     @kernel(lanes * rows, 3)
-    def finish_map(partial, affine, out, out2, statistics, sums, targets):
+    def finish_map(
+        partial: Array, affine: Array, out: Array, out2: Array, statistics: Array, sums: Sums, targets: Targets
+    ) -> None:
         """out = out2 = norm(bias + sum over s of partial[s]), each through its leaky ReLU.
 
         partial (splits, phases, images * h * w, columns), float32; its first split is overwritten. Parts are of

@@ -6,7 +6,7 @@ strides and offsets count words; columns count elements.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Gemm(NamedTuple):
 
     source: Source
     window: Window
-    grid: Grid | BoxGrid
+    grid: Any  # a Grid, or of hopper_gemm a BoxGrid
     columns: int
     phases: int
     splits: int

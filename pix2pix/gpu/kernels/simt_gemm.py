@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, int32, kernel
+from ..jit import ALIGNMENT, Array, int32, kernel
 from ..ptx.fragments import CHUNK, VECTOR
 from ..ptx.mma import select8
 from ..ptx.packed_words import FLOAT32
@@ -24,6 +24,7 @@ from ..ptx.simt import fma_tile, load4, quotient, store4
 from ..ptx.vectors import add8, load8, store8
 from .epilogue import PARTIAL_SUMS, STATISTICS, Layout, Place, write_statistics, write_vector
 from .gather import COLUMN_BITS, taps_of
+from .parameters import Gemm, Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,9 @@ def make_simt_gemm(tile: SimtTile, epilogue: int) -> Any:
     IS_SUMS, HAS_STATISTICS = epilogue == PARTIAL_SUMS, epilogue == STATISTICS
 
     @kernel(tile.threads, tile.blocks)
-    def simt_gemm(a, w, bias, out, out2, statistics, gemm, targets):
+    def simt_gemm(
+        a: Array, w: Array, bias: Array, out: Array, out2: Array, statistics: Array, gemm: Gemm, targets: Targets
+    ) -> None:
         """out = A @ w + bias. All but w is as in :func:`pix2pix.gpu.kernels.mma_gemm.make_mma_gemm`, in float32.
 
         source.words is a multiple of BK. w: (phases, taps * source.words, columns), columns padded to a multiple of

@@ -52,6 +52,6 @@ def column_order(columns: int, lanes: int = 4, consecutive: int = 2) -> np.ndarr
     return (np.arange(-(-columns // order.size))[:, None] * order.size + order).ravel()
 
 
-def swizzle(row: int, chunk: int) -> int:
-    """The chunk of a swizzled row at which its chunk number `chunk` lies. Takes arrays too."""
+def swizzle(row: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    """The chunk of a swizzled row at which its chunk number `chunk` lies."""
     return chunk ^ row % SWIZZLE_CHUNKS

@@ -23,7 +23,8 @@ else:
         """Four float32 from array[index], at a multiple of 16 bytes: one 128-bit load."""
 
         def generate(context, builder, signature, arguments):
-            found = load_vectors(context, builder, signature.args[0], *arguments, FLOAT, 4)
+            array, index = arguments
+            found = load_vectors(context, builder, signature.args[0], array, index, FLOAT, 4)
             return context.make_tuple(builder, FLOAT4, found)
 
         return FLOAT4(array, types.int64), generate

@@ -86,7 +86,8 @@ else:
         """The vector of float32 array[at : at + 8]."""
 
         def generate(context, builder, signature, arguments):
-            found = load_vectors(context, builder, signature.args[0], *arguments, FLOAT, VECTOR)
+            array, at = arguments
+            found = load_vectors(context, builder, signature.args[0], array, at, FLOAT, VECTOR)
             return context.make_tuple(builder, VECTOR_TYPE, found)
 
         return VECTOR_TYPE(array, types.int64), generate
@@ -202,7 +203,8 @@ else:
         """The word array[at], as uint32."""
 
         def generate(context, builder, signature, arguments):
-            return builder.load(pointer(context, builder, signature.args[0], *arguments, I32))
+            array, at = arguments
+            return builder.load(pointer(context, builder, signature.args[0], array, at, I32))
 
         return types.uint32(array, types.int64), generate
 

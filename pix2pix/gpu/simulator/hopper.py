@@ -24,7 +24,7 @@ from ..ptx.fragments import (
 from ..ptx.packed_words import floats_of
 from . import threads
 from .mma import accumulate
-from .threads import block, collective, plain
+from .threads import block, collective, plain, this_thread
 
 OFFSET = 96  # of the first atom: not 0, so that no kernel relies on shared memory that begins at an atom
 
@@ -148,7 +148,7 @@ def tma_load(shared, to, barriers, at, tensor_map, x0, x1, x2, x3, x4):
 def _pending():
     """The products of this thread's warpgroup that have not been waited for."""
     groups = block().setdefault("products", {})
-    return groups.setdefault(threading.current_thread().thread_id // WARPGROUP, [])
+    return groups.setdefault(this_thread().thread_id // WARPGROUP, [])
 
 
 def wgmma(acc, shared, a, b, columns, kind):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 
 import numpy as np
 
@@ -22,14 +21,14 @@ from ..ptx.fragments import (
 )
 from ..ptx.packed_words import floats_of
 from . import threads
-from .threads import collective, plain
+from .threads import collective, plain, this_thread
 
 # -- copies -----------------------------------------------------------------------------------------------------------
 
 
 def _groups():
     """This thread's groups of copies, of which the last is not committed yet."""
-    return threading.current_thread().__dict__.setdefault("copies", [[]])
+    return this_thread().__dict__.setdefault("copies", [[]])
 
 
 def cp_async(shared, to, array, at, is_there):
@@ -67,7 +66,7 @@ def ldmatrix(shared, at, fragments, to):
     """See pix2pix.gpu.ptx.mma. Lanes don't wait: words are there at the warp's mma_sync, which loads them first."""
     if at % CHUNK:
         raise ValueError(f"a row of a matrix at {at}, expected a multiple of {CHUNK}")
-    threading.current_thread().__dict__.setdefault("loads", []).append((shared, at, fragments, to))
+    this_thread().__dict__.setdefault("loads", []).append((shared, at, fragments, to))
 
 
 def _load(loads):
@@ -110,7 +109,7 @@ def mma_sync(acc, a, b, mf, nf, kind):
         product = floats_of(left, kind).reshape(16 * mf, -1) @ floats_of(right, kind).reshape(8 * nf, -1).T
         accumulate([sums for _, sums, _, _ in brought], product, mf, nf)
 
-    loads = threading.current_thread().__dict__.pop("loads", [])
+    loads = this_thread().__dict__.pop("loads", [])
     collective((loads, acc, a, b), work)
 
 

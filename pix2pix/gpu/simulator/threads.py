@@ -7,6 +7,7 @@ its lanes to arrive, from what all lanes bring.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from numba.cuda.simulator.cudadrv.devicearray import FakeWithinKernelCUDAArray
 
@@ -24,9 +25,14 @@ def plain(array):
     return array._item._ary if isinstance(array, FakeWithinKernelCUDAArray) else array
 
 
-def block():
-    """A dictionary for the state of the current thread's block."""
-    return threading.current_thread()._manager.__dict__
+def this_thread() -> Any:
+    """The current thread, which has a `thread_id` within its block."""
+    return threading.current_thread()
+
+
+def block() -> dict[str, Any]:
+    """The state of the current thread's block."""
+    return this_thread()._manager.__dict__
 
 
 class WaitQueue:
@@ -71,7 +77,7 @@ class Collective:
 
 def collective(value, work, count=LANES):
     """``work`` on the values that all threads of this thread's warp, or other group of `count` threads, bring."""
-    group, lane = divmod(threading.current_thread().thread_id, count)
+    group, lane = divmod(this_thread().thread_id, count)
     with _collectives:
         groups = block().setdefault("groups", {})
         if (count, group) not in groups:

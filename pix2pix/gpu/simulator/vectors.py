@@ -63,7 +63,7 @@ def leaky_relu8(vector, slope):
 
 def pack(low, high, kind):
     """See pix2pix.gpu.ptx.vectors."""
-    return words_of([low, high][: ELEMENTS[kind]], kind)[0]
+    return words_of(np.array([low, high][: ELEMENTS[kind]], np.float32), kind)[0]
 
 
 def unpack(word, kind):
