@@ -2,6 +2,7 @@
 
 Pix2PixError
 |-- CheckpointError   (ValueError)    a model file that cannot be read
+|   `-- NoGeneratorError              it holds another part of a training, such as a discriminator
 |-- ImageError        (ValueError)    an image file that cannot be used
 |-- InputError        (ValueError)    inputs and an output that no run can be made of
 |-- RecordError       (ValueError)    an output folder with something that a run must not replace
@@ -23,6 +24,10 @@ class Pix2PixError(Exception):
 
 class CheckpointError(Pix2PixError, ValueError):
     """A file that is not a readable model, or is damaged. The message says what to do."""
+
+
+class NoGeneratorError(CheckpointError):
+    """A file with something that is no generator: a discriminator, an optimizer, other weights."""
 
 
 class ImageError(Pix2PixError, ValueError):

@@ -25,7 +25,7 @@ from ..model.generator import Generator
 from .model_file import ModelFile
 from .pytorch import from_tensors
 from .sample import Sample
-from .tensors import Stored, StoredTensor, Unread
+from .tensors import FLOAT_TYPES, Stored, StoredTensor, Unread, check_precision
 from .text import entry, listing, one_generator, read_json, shown
 
 FORMAT_VERSION = 1
@@ -39,6 +39,7 @@ _MAX_REASON = 500
 _DTYPES = {
     "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": ("I64", 8),
     "I32": ("I32", 4), "I16": ("I16", 2), "I8": ("I8", 1), "U8": ("U8", 1), "BOOL": ("BOOL", 1),
+    "F8_E4M3": ("float8_e4m3", 1), "F8_E5M2": ("float8_e5m2", 1),
 }  # fmt: skip
 
 
@@ -65,9 +66,10 @@ def read(file: ModelFile, key: str | None) -> Unread:
 def _described(file: ModelFile) -> tuple[Mapping[str, Any], dict[str, StoredTensor]]:
     """The metadata of the file and its tensors, by their names in alphabetical order."""
     (length,) = struct.unpack("<Q", file.read(0, 8))
-    if length > _MAX_HEADER:
+    if _MAX_HEADER < length <= file.size:
         raise CheckpointError(
-            f"the safetensors header claims {length} bytes, more than the {_MAX_HEADER} allowed: damaged file"
+            f"the safetensors header has {length} bytes, more than the {_MAX_HEADER} allowed: it has long metadata; "
+            f"save the tensors once more without it"
         )
     header = read_json(file.read(8, length), "the safetensors header")
     metadata = header.pop(_METADATA, {}) if isinstance(header, dict) else None
@@ -128,6 +130,7 @@ def _read_own(found: Stored, text: Any) -> Unread:
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error)[:_MAX_REASON]
         raise CheckpointError(f"the generator's description makes no sense ({reason}): the file is damaged") from None
+    check_precision(found.values())
     needed = generator.tensors()
     allowed = {name: shape for layer in generator.layers for name, shape in layer.tensors("running").items()}
     problems = [f"missing {name} {shape}" for name, shape in needed.items() if name not in found]
@@ -136,7 +139,7 @@ def _read_own(found: Stored, text: Any) -> Unread:
             problems.append(f"surplus {shown(name)} {shown(tensor.shape)}")
         elif tensor.shape != allowed[name]:
             problems.append(f"{name} has shape {shown(tensor.shape)}, expected {allowed[name]}")
-        elif tensor.dtype not in ("float32", "float16"):
+        elif tensor.dtype not in FLOAT_TYPES:
             problems.append(f"{name} has dtype {tensor.dtype}, expected float32 or float16")
     if problems:
         raise CheckpointError(f"the tensors don't fit the generator ({len(problems)} problems):{listing(problems)}")

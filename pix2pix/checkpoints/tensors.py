@@ -65,6 +65,7 @@ def matched(
     lists all that are missing, misshapen, surplus or not floating point. It calls the network ``network`` and prints
     names of the file with ``label``.
     """
+    check_precision(found[stored] for stored in wanted if stored in found)
     problems = []
     for stored, (_, shape) in wanted.items():
         if stored not in found:
@@ -80,6 +81,16 @@ def matched(
             f"was changed):{listing(problems)}"
         )
     return {canonical: found[stored] for stored, (canonical, _) in wanted.items()}
+
+
+def check_precision(tensors: Iterable[StoredTensor]) -> None:
+    """Raise CheckpointError that says so if some tensors are 8-bit floating point."""
+    for tensor in tensors:
+        if tensor.dtype.startswith("float8"):
+            raise CheckpointError(
+                f"the weights are 8-bit floating point ({tensor.dtype}), whose scales are not in the file: save them "
+                f"in float16, bfloat16 or float32"
+            )
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:

@@ -133,6 +133,14 @@ def test_what_is_no_generator_is_explained(tmp_path: Path) -> None:
         read(archive(tmp_path / "x", residual))
 
 
+def test_models_of_a_class_of_their_own_are_called_so(tmp_path: Path) -> None:
+    def wrapped(config: dict) -> None:
+        config |= {"class_name": "Wrapped", "config": {}, "registered_name": "mine>Wrapped"}
+
+    with pytest.raises(CheckpointError, match="a class of its own, 'Wrapped' .a subclassed Keras model.*functional"):
+        read(archive(tmp_path / "x", wrapped))
+
+
 def test_an_instance_norm_without_its_epsilon_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(DATA / "keras_3_cyclegan.keras") as source, zipfile.ZipFile(tmp_path / "x", "w") as target:
         for name in source.namelist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,53 @@ def test_a_key_where_there_is_one_generator(model, name: str) -> None:
     path = model[0] if name == "model" else DATA / name
     with pytest.raises(CheckpointError, match="leave the key out"):
         read(path, key="netG")
+
+
+# -- files of other programs ----------------------------------------------------------------------------------
+
+
+def converted(path: Path, dtype: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """The converted PyTorch state dict with all float32 tensors in another number type of the same name."""
+    data = (DATA / "converted.safetensors").read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header, numbers = json.loads(data[8 : 8 + length]), b""
+    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        content = data[8 + length + begin : 8 + length + end]
+        if entry["dtype"] == "F32":
+            entry["dtype"], content = dtype, change(np.frombuffer(content, "<u4")).tobytes()
+        entry["data_offsets"] = [len(numbers), len(numbers) + len(content)]
+        numbers += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + numbers)
+    return path
+
+
+def test_bfloat16_is_read(tmp_path: Path) -> None:
+    path = converted(tmp_path / "x", "BF16", lambda bits: (bits >> 16).astype("<u2"))
+    weights, expected = read(path)[1], read(DATA / "converted.safetensors")[1]
+    for name, array in weights.items():
+        assert np.array_equal(array.view(np.uint32), expected[name].view(np.uint32) & 0xFFFF0000)
+
+
+def test_8_bit_floating_point_is_called_so(tmp_path: Path) -> None:
+    path = converted(tmp_path / "x", "F8_E4M3", lambda bits: (bits >> 24).astype("u1"))
+    with pytest.raises(CheckpointError, match="8-bit floating point .float8_e4m3.*float16, bfloat16 or float32"):
+        read(path)
+
+
+def test_long_metadata_are_called_so(model) -> None:
+    def change(header: dict) -> None:
+        header["__metadata__"]["log"] = "x" * (3 << 20)
+
+    with pytest.raises(CheckpointError, match="long metadata.*without it"):
+        read(with_header(model[0], change))
+
+
+def test_tensors_must_cover_the_file(model) -> None:
+    def moved(header: dict) -> None:
+        entry = header["encoder_1.kernel"]
+        entry["data_offsets"] = [number + 4 for number in entry["data_offsets"]]
+
+    with pytest.raises(CheckpointError, match="overlap or leave gaps"):
+        read(with_header(model[0], moved))

@@ -170,6 +170,38 @@ def test_whole_module_of_an_old_pytorch_is_explained(tmp_path: Path) -> None:
         read(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize(
+    ("members", "method"),
+    [
+        (["net/data.pkl", "net/code/__torch__/net.py", "net/constants.pkl"], zipfile.ZIP_STORED),
+        (["net/code/__torch__/net.py", "net/data.pkl"], zipfile.ZIP_DEFLATED),
+        (["net/models/model.json", "net/archive_format"], zipfile.ZIP_STORED),
+    ],
+)
+def test_compiled_programs_are_called_so(tmp_path: Path, members: list[str], method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w", method) as archive:
+        for name in members:
+            archive.writestr(name, b"\x80\x02}.")
+    with pytest.raises(CheckpointError, match=r"a program .*TorchScript.*never executed.*state_dict"):
+        read(tmp_path / "net.pt")
+
+
+def test_types_without_storages_of_their_own(tmp_path: Path) -> None:
+    def text(value: bytes) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value
+
+    def pickled(dtype: bytes) -> bytes:
+        storage = b"(" + text(b"storage") + b"ctorch.storage\nUntypedStorage\n" + text(b"0") + b"NK\x01tQ"
+        tensor = b"ctorch._utils\n_rebuild_tensor_v3\n(" + storage + b"K\x00))\x89}" + dtype + b"}tR"
+        return b"\x80\x02}" + text(b"model.model.1.model.1.weight") + tensor + b"s."
+
+    for dtype, message in ((b"float8_e4m3fn", "8-bit floating point"), (b"uint16", "missing 0.weight")):
+        with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+            archive.writestr("a/data.pkl", pickled(b"ctorch\n" + dtype + b"\n"))
+        with pytest.raises(CheckpointError, match=message):
+            read(tmp_path / "x")
+
+
 def test_all_problems_are_listed_at_once() -> None:
     budget = Budget()
     with opened(model_file("batch"), budget) as file:

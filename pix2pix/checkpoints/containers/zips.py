@@ -27,10 +27,22 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _LARGE = 0xFFFFFFFF  # the real number is in the zip64 field
 
 
+class PackedError(CheckpointError):
+    """A member is compressed or encrypted; ``member`` is its name."""
+
+    def __init__(self, member: str) -> None:
+        self.member = member
+        super().__init__(
+            f"member {shown(member)} of the zip archive is compressed or encrypted, and PyTorch and Keras store "
+            f"members as they are: unpack what somebody packed again, or save the model once more"
+        )
+
+
 def members(file: ModelFile) -> dict[str, ModelFile]:
     """The members of an archive by name.
 
-    Raises CheckpointError for damage, compressed or encrypted members, a name that occurs twice, and too many members.
+    Raises PackedError for compressed or encrypted members, CheckpointError for damage, a name that occurs twice, and
+    too many members.
     """
     count, start, size = _directory(file)
     if count * _ENTRY.size > size:
@@ -98,10 +110,7 @@ def _entry(file: ModelFile, directory: bytes, position: int) -> tuple[str, Model
         large.pop(0) if number == _LARGE and large else number for number in (length, packed, local)
     )
     if method != 0 or flags & 1:
-        raise CheckpointError(
-            f"member {shown(name)} of the zip archive is compressed or encrypted, and PyTorch and Keras store members "
-            f"as they are: unpack what somebody packed again, or save the model once more"
-        )
+        raise PackedError(name)
     local_fields = _record(file, _LOCAL, local, START)
     start = local + _LOCAL.size + local_fields[9] + local_fields[10]
     if length != packed or start + length > file.size:

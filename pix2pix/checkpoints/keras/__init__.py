@@ -10,9 +10,9 @@ Source: keras/src/saving/saving_lib.py and keras/src/legacy/saving/legacy_h5_for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, NoGeneratorError
 from ..containers import hdf5, zips
 from ..model_file import ModelFile
 from ..sample import Sample
@@ -42,17 +42,20 @@ def read(file: ModelFile, key: str | None) -> Unread:
     root = hdf5.open_root(file)
     config = root.text("model_config")
     if config is not None:
-        arrays = _listed(root.group("model_weights"))
-        graph = read_json(config.encode(), "model_config")
-        return _read_graph(graph, arrays, lambda each: f"{each.node.weights}/{each.part}", "Keras, .h5")
+        generator, wanted = read_graph(read_json(config.encode(), "model_config"), "Keras, .h5")
+        names = {f"{each.node.weights}/{each.part}": each for each in wanted}
+        return generator, _matched(names, _listed(root.group("model_weights")))
     if root.texts("layer_names") is not None:
         arrays = _listed(root)
         return weights.read(weights.from_list(arrays), arrays, "Keras weights, .h5")
     if _LAYERS in root or _LAYERS_2_13 in root:
         arrays = _grouped(root)
         return weights.read(weights.from_groups(arrays), arrays, "Keras weights, .weights.h5")
-    names = ", ".join(shown(name) for name in root.names()[:5])
-    raise CheckpointError(f"the HDF5 file holds {names or 'nothing'}, and no Keras model or weights")
+    found = ", ".join(shown(name) for name in root.names()[:5])
+    raise NoGeneratorError(
+        f"the HDF5 file holds {found or 'nothing'}, and no Keras model or weights; if they are the weights of a class "
+        f"of its own, save the functional model in it instead"
+    )
 
 
 def _read_archive(file: ModelFile) -> Unread:
@@ -61,18 +64,17 @@ def _read_archive(file: ModelFile) -> Unread:
     for name in (_CONFIG, _WEIGHTS):
         if name not in members:
             raise CheckpointError(f"the archive has no {name}: expected a file that model.save('x.keras') wrote")
-    graph = read_json(members[_CONFIG].read(), _CONFIG)
-    arrays = _grouped(hdf5.open_root(members[_WEIGHTS]))
-    return _read_graph(graph, arrays, lambda each: f"{each.node.path}/vars/{each.number}", "Keras, .keras")
+    generator, wanted = read_graph(read_json(members[_CONFIG].read(), _CONFIG), "Keras, .keras")
+    names = {f"{each.node.path}/vars/{each.number}": each for each in wanted}
+    return generator, _matched(names, _grouped(hdf5.open_root(members[_WEIGHTS])))
 
 
-def _read_graph(graph: object, arrays: Stored, name_of: Callable[[KerasWeight], str], origin: str) -> Unread:
-    """The generator of a graph of layers, and its weights, which are in ``arrays`` by the names of ``name_of``."""
-    generator, stored = read_graph(graph, origin)
-    wanted = {name_of(each): (each.name, each.shape) for each in stored}
+def _matched(weights: Mapping[str, KerasWeight], arrays: Stored) -> dict[str, StoredTensor]:
+    """The weights of a graph; the keys are their names in the file."""
+    wanted = {name: (each.name, each.shape) for name, each in weights.items()}
     # Besides the weights the file has dropout's random state, which is integers.
     surplus = [name for name in arrays if name not in wanted and arrays[name].dtype in FLOAT_TYPES]
-    return generator, matched(wanted, arrays, surplus)
+    return matched(wanted, arrays, surplus)
 
 
 # -- the arrays of HDF5 files ---------------------------------------------------------------------------------

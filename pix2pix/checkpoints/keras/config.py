@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, NoGeneratorError
 from ..text import entry, shown
 
 _MAX_LAYERS = 1000
@@ -53,8 +53,13 @@ def read_nodes(model: Any) -> tuple[list[Node], str]:
     Raises CheckpointError.
     """
     kind, config = entry(model, "class_name", str, "the model"), entry(model, "config", dict, "the model")
-    if kind not in ("Model", "Functional"):
+    if kind == "Sequential":
         raise CheckpointError(f"the model is a {shown(kind)}, expected a functional Keras model, as a U-Net is")
+    if kind not in ("Model", "Functional"):
+        raise CheckpointError(
+            f"the model is of a class of its own, {shown(kind)} (a subclassed Keras model): what it computes is code, "
+            f"which is not in the file. Save the functional model in it, e.g. model.generator.save('generator.keras')"
+        )
     nodes: list[Node] = []
     paths = _Paths("layers")
     for layer in entry(config, "layers", list, "the model")[: _MAX_LAYERS + 1]:
@@ -79,7 +84,7 @@ def _explain(nodes: Sequence[Node]) -> None:
     if "Add" in kinds and convolutions:
         raise CheckpointError("this is a ResNet generator, which is not supported yet: pix2pix runs U-Net generators")
     if "Conv2DTranspose" not in kinds and convolutions and convolutions[-1].config.get("filters") == 1:
-        raise CheckpointError(
+        raise NoGeneratorError(
             f"this is a discriminator ({len(convolutions)} convolutions, the last with 1 filter), which training needs "
             f"and translating does not: take the generator"
         )

@@ -9,9 +9,11 @@ Source: torch/serialization.py and torch/_utils.py of PyTorch.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +35,7 @@ _STORAGES = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
 }  # fmt: skip
-_DTYPES = {*_STORAGES.values(), "half", "float", "double", "long", "int", "short"}
+_DTYPE = re.compile(r"(?:b?float|u?int|bits)\d+(?:_\w+)?|bool|half|float|double|long|int|short")
 
 
 def load(file: ModelFile) -> Any:
@@ -51,6 +53,16 @@ def whole_model(name: str) -> CheckpointError:
         f"the file holds a whole pickled model or other program objects (it refers to {name}), not only numbers. "
         f"Reading those would execute code, so nothing was read. In the program that made the file, save the numbers "
         f"alone: torch.save(net.state_dict(), 'latest_net_G.pth')"
+    )
+
+
+def _program(names: Iterable[str]) -> CheckpointError | None:
+    """The explanation of an archive that holds a compiled program; None if no name of a member shows that it does."""
+    if not any("/code/" in name or name.endswith("/archive_format") for name in names):
+        return None
+    return CheckpointError(
+        "the file holds a program that torch.jit.save (TorchScript) or torch.export.save wrote, which is never "
+        "executed here. Load it in PyTorch and save its numbers alone: torch.save(net.state_dict(), 'latest_net_G.pth')"
     )
 
 
@@ -107,7 +119,12 @@ class _TorchFile:
     # -- layouts ----------------------------------------------------------------------------------------------
 
     def _load_zip(self) -> Any:
-        members = zips.members(self._file)
+        try:
+            members = zips.members(self._file)
+        except zips.PackedError as error:
+            raise _program([error.member]) or error from None
+        if program := _program(members):
+            raise program
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise CheckpointError("this zip archive was not written by torch.save: it has no data.pkl in a folder")
@@ -195,6 +212,7 @@ class _Globals:
             ("collections", "Counter"): _dict,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): self._untyped_tensor,
             ("torch._utils", "_rebuild_parameter"): _first,
             ("torch._utils", "_rebuild_parameter_with_state"): _first,
             ("torch", "Size"): _first,
@@ -208,7 +226,9 @@ class _Globals:
         kind = name.removesuffix("Storage")
         if module in ("torch", "torch.cuda") and kind != name and kind in _STORAGES:
             return _StorageType(_STORAGES[kind])
-        if module == "torch" and name in _DTYPES:
+        if (module, name) == ("torch.storage", "UntypedStorage"):
+            return _StorageType("uint8")
+        if module == "torch" and _DTYPE.fullmatch(name):
             return name
         opaque = pickles.Opaque(f"{module}.{name}")
         return pickles.Constructor(opaque.name, lambda arguments: opaque)
@@ -226,6 +246,13 @@ class _Globals:
         ):
             raise _unknown("a tensor")
         return StoredTensor(shape, storage.dtype, partial(self._file.numbers, storage, offset, shape, strides))
+
+    def _untyped_tensor(self, arguments: tuple[Any, ...]) -> StoredTensor:
+        """A tensor of a type without storages of its own: (storage, ..., dtype, metadata) with a storage of bytes."""
+        dtype = arguments[6] if len(arguments) > 6 else None
+        if not isinstance(dtype, str):
+            raise _unknown("a tensor")
+        return dataclasses.replace(self._tensor(arguments), dtype=dtype)
 
 
 def _first(arguments: tuple[Any, ...]) -> Any:
