@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NoGeneratorError
 from . import course, keras, native, pict, pytorch, tfjs
-from .model_file import ModelFile, inside
+from .budget import Budget
+from .model_file import ModelFile, inside, opened
 from .sample import Sample
 from .tensorflow import checkpoint, saved_model
 from .tensors import Unread
@@ -93,7 +94,7 @@ def _format_of(path: Path) -> Format:
 
 
 def _only_model(folder: Path) -> Located:
-    """The one model among the files of a folder."""
+    """The one model among the files of a folder, or the one generator among its models."""
     found, pointers = [], []
     with os.scandir(folder) as entries:
         for number, entry in enumerate(entries):
@@ -104,6 +105,8 @@ def _only_model(folder: Path) -> Located:
                     found.append(Located(folder / entry.name, _format_of(folder / entry.name)))
             except CheckpointError as error:
                 pointers += [entry.name] * (str(error) == _LFS_POINTER)
+    if len(found) > 1:
+        found = _generators(found) or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -112,6 +115,21 @@ def _only_model(folder: Path) -> Located:
     if pointers:
         raise CheckpointError(f"of {pointers[0]} in the folder: {_LFS_POINTER}")
     raise CheckpointError(f"the folder holds no model: expected {_KNOWN}")
+
+
+def _generators(models: list[Located]) -> list[Located]:
+    """Those of some models that are generators or cannot be read, so that nothing rules out that they are."""
+    budget, kept = Budget(), []
+    for model in models:
+        try:
+            with opened(model.path, budget) as file:
+                model.format.read(file, None)
+        except NoGeneratorError:
+            continue
+        except (CheckpointError, OSError):
+            pass
+        kept.append(model)
+    return kept
 
 
 def _explanation(sample: Sample) -> str:

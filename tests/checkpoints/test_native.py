@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pix2pix.checkpoints import CheckpointError, read, write
+from pix2pix.checkpoints import CheckpointError, files_of, read, write
 from pix2pix.model.generator import Generator, Norm
 from pix2pix.model.unet import unet
 
@@ -290,3 +291,39 @@ def test_tensors_must_cover_the_file(model) -> None:
 
     with pytest.raises(CheckpointError, match="overlap or leave gaps"):
         read(with_header(model[0], moved))
+
+
+def test_the_one_generator_of_a_folder_of_training(tmp_path: Path) -> None:
+    for name in ("discriminator.pth", "optimizer.pth", "batch.pth", "keras_3_discriminator.keras"):
+        shutil.copy(DATA / name, tmp_path / name)
+    assert read(tmp_path)[0] == read(DATA / "batch.pth")[0] and files_of(tmp_path) == [tmp_path / "batch.pth"]
+    shutil.copy(DATA / "module_inside.pth", tmp_path / "other.pth")  # may be a generator, but cannot be read
+    with pytest.raises(CheckpointError, match="holds 2 models, give one of them: batch.pth, other.pth"):
+        read(tmp_path)
+    for name in ("batch.pth", "other.pth"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match="holds 3 models, give one of them: discriminator.pth, keras_3"):
+        read(tmp_path)
+
+
+# -- files of a model -----------------------------------------------------------------------------------------
+
+
+def test_all_files_of_a_model(tmp_path: Path) -> None:
+    shutil.unpack_archive(DATA / "tf2_keras3.tar.xz", tmp_path, filter="data")
+    found = {
+        "course.bin": ["course.bin"],
+        "tfjs_uint8": ["model.json", "group1-shard1of2.bin", "group1-shard2of2.bin"],
+        "tf1_trained/model-200": ["model-200.index", "model-200.data-00000-of-00001", "options.json"],
+        tmp_path / "training": ["ckpt-2.index", "ckpt-2.data-00000-of-00001"],
+        tmp_path / "saved_model" / "saved_model.pb": [
+            "saved_model.pb",
+            "variables.index",
+            "variables.data-00000-of-00001",
+        ],
+    }
+    for path, names in found.items():
+        files = files_of(DATA / path)
+        assert [file.name for file in files] == names and all(file.is_file() for file in files)
+    with pytest.raises(CheckpointError, match="no such file"):
+        files_of(tmp_path / "nothing")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, NoGeneratorError
 from ..budget import Budget
 from ..containers import pickles
 from ..tensors import StoredTensor, Unread
@@ -113,22 +113,22 @@ def _explanation(content: Any) -> CheckpointError:
         strangers = [value.name for value in values if isinstance(value, pickles.Opaque)]
         if strangers:
             return torch_file.whole_model(shown(strangers[0]))
-        return CheckpointError("the file holds no tensors: expected the state dict of a generator, latest_net_G.pth")
+        return NoGeneratorError("the file holds no tensors: expected the state dict of a generator, latest_net_G.pth")
     if any("conv_block" in name for name, _ in tensors):
         return CheckpointError("the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Nets")
     kernels = [tensor for name, tensor in tensors if _PLAIN_KERNEL.search(name) and len(tensor.shape) == 4]
     if len(kernels) >= 3 and kernels[-1].shape[0] == 1:
-        return CheckpointError(
+        return NoGeneratorError(
             f"the file holds a discriminator ({len(kernels)} convolutions, the last with 1 filter), which training "
             f"needs and translating does not: take the generator, usually latest_net_G.pth beside it"
         )
     if any(name in _OF_OPTIMIZERS for name, _ in tensors):
-        return CheckpointError(
+        return NoGeneratorError(
             "the file holds the state of an optimizer, which only training needs: take the generator, usually "
             "latest_net_G.pth beside it"
         )
     names = ", ".join(shown(name) for name, _ in tensors[:5])
-    return CheckpointError(
+    return NoGeneratorError(
         f"the file holds {len(tensors)} tensors ({names}, ...) but no U-Net generator of "
         f"pytorch-CycleGAN-and-pix2pix, whose tensors are called model.model.0.weight and so on"
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, NoGeneratorError
 from ...model.generator import Generator, Norm
 from ...model.unet import unet
 from ..budget import Budget
@@ -113,18 +113,18 @@ def _chosen_scope(tensors: Iterable[str], key: str | None) -> str:
     if len(scopes) > 1:
         raise CheckpointError(f"the checkpoint holds {len(scopes)} generators: choose one with key (--key): {names}")
     if not scopes:
-        raise CheckpointError(_explanation(list(tensors)))
+        raise _explanation(list(tensors))
     return scopes[0]
 
 
-def _explanation(names: list[str]) -> str:
+def _explanation(names: list[str]) -> CheckpointError:
     """What a checkpoint without a U-Net of that program holds instead."""
     if names and all(name.startswith("discriminator") or "discriminator" in name.split("/") for name in names):
-        return "the checkpoint holds a discriminator alone: translating needs the generator"
+        return NoGeneratorError("the checkpoint holds a discriminator alone: translating needs the generator")
     if any("encoder_1/separable_conv2d/" in name for name in names):
-        return "the model was trained with --separable_conv, which is not supported yet"
+        return CheckpointError("the model was trained with --separable_conv, which is not supported yet")
     few = ", ".join(shown(name) for name in names[:5])
-    return (
+    return NoGeneratorError(
         f"the checkpoint holds {len(names)} variables ({few}, ...) but no U-Net generator of pix2pix-tensorflow, whose "
         f"variables are called generator/encoder_1/conv2d/kernel and so on"
     )
