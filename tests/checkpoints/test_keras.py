@@ -287,6 +287,13 @@ def test_weights_of_something_else_are_explained(arrays: dict[str, Array], messa
         keras_weights.read(keras_weights.from_list(arrays), arrays, "")
 
 
+def test_group_norms_without_their_groups_are_refused() -> None:
+    arrays = kernels((4, 4, 3, 2), (4, 4, 2, 4), (4, 4, 2, 4), (4, 4, 3, 4))
+    arrays |= {f"group_normalization_1/{part}": Array(4) for part in ("gamma", "beta")}
+    with pytest.raises(CheckpointError, match="GroupNormalization layers, but not their number of groups"):
+        keras_weights.read(keras_weights.from_list(arrays), arrays, "")
+
+
 def grouped(*layers: tuple[str, tuple[int, ...]]) -> dict[str, Array]:
     return {f"layers/{name}/vars/0": Array(*shape) for name, shape in layers}
 

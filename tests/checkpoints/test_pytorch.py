@@ -11,10 +11,12 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import pix2pix
 from pix2pix.checkpoints import CheckpointError, pytorch, read
@@ -22,6 +24,7 @@ from pix2pix.checkpoints.budget import Budget
 from pix2pix.checkpoints.model_file import opened
 from pix2pix.checkpoints.pytorch import torch_file
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.generator import Norm
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[3] / "shared"
@@ -218,6 +221,52 @@ def test_all_problems_are_listed_at_once() -> None:
         "  missing 1.model.2.bias (4,)",
         "  surplus '9.weight' (3,)",
     ]
+
+
+def changed(path: Path, change: Callable[[dict[str, np.ndarray], list[str]], None]) -> Path:
+    """The converted state dict of a U-Net with batch norms, after ``change`` of it; also given the norms' names."""
+    state = load_file(DATA / "converted.safetensors")
+    change(state, [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")])
+    save_file(state, path)
+    return path
+
+
+def without_parameters(state: dict[str, np.ndarray], norms: list[str]) -> None:
+    for norm in norms:
+        del state[f"{norm}weight"], state[f"{norm}bias"]
+
+
+def with_parameters_that_change_nothing(state: dict[str, np.ndarray], norms: list[str]) -> None:
+    for norm in norms:
+        state[f"{norm}weight"][:], state[f"{norm}bias"][:] = 1, 0
+
+
+@pytest.mark.parametrize("statistics", ["image", "running"])
+def test_batch_norms_without_parameters(tmp_path: Path, statistics: str) -> None:
+    plain, weights = read(changed(tmp_path / "plain", without_parameters))
+    affine, others = read(changed(tmp_path / "affine", with_parameters_that_change_nothing))
+    assert {layer.norm for layer in plain.layers} == {None, Norm(affine=False)} and "statistics" in plain.assumed
+    x = to_float(EXPECTED["input/32x32x3"])
+    y = ReferenceEngine(plain.with_statistics(statistics), weights).run(x)
+    expected = ReferenceEngine(affine.with_statistics(statistics), others).run(x)
+    assert np.abs(y - expected).max() < TOLERANCE and np.std(y) > 0.05
+
+
+def test_norms_that_may_be_group_norms_are_told_of(tmp_path: Path) -> None:
+    def untracked(state: dict[str, np.ndarray], norms: list[str]) -> None:
+        for norm in norms:
+            for part in ("running_mean", "running_var", "num_batches_tracked"):
+                del state[f"{norm}{part}"]
+
+    generator, _ = read(changed(tmp_path / "x", untracked))
+    assert "GroupNorm" in generator.remarks[0] and generator.statistics == "image"
+    for case in ("batch", "instance", "instance_affine", "instance_stale", "no_norm"):
+        assert not any("GroupNorm" in remark for remark in read(model_file(case))[0].remarks)
+
+
+def test_the_programs_own_size_is_told_where_it_is_another() -> None:
+    assert "size=256" in read(model_file("depth_7"))[0].remarks[-1]
+    assert not read(model_file("depth_8"))[0].remarks
 
 
 @pytest.mark.parametrize("picture", ["image_statistics", "running_statistics"])

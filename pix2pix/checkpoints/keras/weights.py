@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, NoGeneratorError
 from ...model.generator import INPUT, Generator, Layer, Norm, Source
 from ..tensors import MAX_CHANNELS, Stored, Unread, matched
 from ..text import shown
@@ -22,6 +22,7 @@ _SLOPE, _EPS = 0.3, 1e-3
 _MAX_CONVOLUTIONS = 24
 # The tutorial on CycleGAN has a norm of its own, whose parameters are scale and offset, and another eps.
 _OF_CYCLEGAN, _EPS_OF_CYCLEGAN = re.compile(r"/scale$|/instance_normalization(?:_\d+)?/vars/"), 1e-5
+_GROUP_NORM = re.compile(r"(?:^|/)group_normalization(?:_\d+)?/")
 _PARTS = {
     "kernel": "kernel", "bias": "bias", "gamma": "gamma", "beta": "beta", "moving_mean": "mean",
     "moving_variance": "variance", "scale": "gamma", "offset": "beta",
@@ -39,6 +40,11 @@ def read(orders: Iterable[Sequence[Block]], arrays: Stored, origin: str) -> Unre
 
     Raises CheckpointError, which explains or lists what doesn't fit, for weights that are not those of a U-Net.
     """
+    if any(_GROUP_NORM.search(name) for name in arrays):
+        raise CheckpointError(
+            "the file holds the weights of GroupNormalization layers, but not their number of groups: save the whole "
+            "model, as .keras or .h5"
+        )
     problem = "it has no convolutions"
     for blocks in orders:
         _check_kernels(blocks, arrays)
@@ -65,7 +71,7 @@ def _check_kernels(blocks: Sequence[Block], arrays: Stored) -> None:
     if (7, 7) in {shape[:2] for shape in shapes}:
         raise CheckpointError("the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Nets")
     if len(shapes) > 2 and shapes[-1][3] == 1:  # a transposed convolution would read one channel: none of a U-Net does
-        raise CheckpointError(
+        raise NoGeneratorError(
             f"the file holds a discriminator ({len(blocks)} convolutions, the last with 1 filter), which training "
             f"needs and translating does not: take the generator's weights"
         )

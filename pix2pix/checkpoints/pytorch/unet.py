@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ...errors import CheckpointError
 from ...model.generator import Generator, Norm
@@ -26,7 +27,12 @@ from ..tensors import MAX_CHANNELS, Stored, Unread, Wanted, matched
 # A tensor inside the outermost block; what comes before the block is the prefix that a training program gave it.
 INNER = re.compile(r"(?:^|\.)(?P<block>1\.model\.(?P<levels>(?:3\.model\.)*))\d+\.[a-z_]+$")
 _MAX_LEVELS = 12
+_DEFAULT_SIZE = 256  # pixels: the program's --load_size and --crop_size when it tests
 _NORM_PARTS = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
+_UNTRACKED = (
+    "the norms have parameters, but no running statistics and no biases before them: they are taken to be BatchNorm "
+    "without running statistics. If the program used GroupNorm, the images differ from its own"
+)
 _NETWORK = "a U-Net of pytorch-CycleGAN-and-pix2pix"
 _HWIO = (2, 3, 1, 0)  # from OIHW; from IOHW, which transposed convolutions have, to HWOI
 
@@ -43,10 +49,16 @@ def read(tensors: Stored, origin: str) -> Unread:
     generator, running = _infer(tensors, blocks, origin)
     wanted = _wanted(generator, blocks, running)
     norms = {f"{norm}{part}" for _, _, norm in blocks if norm for part in _NORM_PARTS.values()}
-    affine = any(layer.norm and layer.norm.affine for layer in generator.layers)
-    unused = set() if affine else norms  # InstanceNorm once stored statistics that it never used
+    has_parameters = any(layer.norm and layer.norm.affine for layer in generator.layers)
+    unused = set() if has_parameters or running else norms  # InstanceNorm once stored statistics that it never used
     surplus = [n for n in tensors if n not in wanted and n not in unused and not n.endswith("num_batches_tracked")]
     weights = matched(wanted, tensors, surplus, _NETWORK, str)
+    if generator.size != _DEFAULT_SIZE and _DEFAULT_SIZE % generator.size == 0:
+        remark = (
+            f"the size is taken to be {generator.size}, which the network was made for; its own program translates at "
+            f"{_DEFAULT_SIZE} unless it is told otherwise: set size={_DEFAULT_SIZE}"
+        )
+        generator = replace(generator, remarks=(*generator.remarks, remark))
     return generator, {
         name: tensor.transposed(_HWIO) if len(tensor.shape) == 4 else tensor for name, tensor in weights.items()
     }
@@ -69,10 +81,13 @@ def _infer(tensors: Stored, blocks: list[tuple[str, str, str]], origin: str) -> 
     biases = [f"{conv}bias" in tensors for layer, conv, _ in blocks if layer != "decoder_1"]
     all_biased = 2 * sum(biases) >= len(biases)
     affine = any(name in tensors for name in norms if name.endswith(("weight", "bias")))
-    # Norms without parameters show by the biases, which the program gives to convolutions before an InstanceNorm only.
-    norm = Norm(affine=affine) if affine or all_biased else None
-    running = affine and any(name in tensors for name in norms if "running" in name)
+    stored = any(name in tensors for name in norms if "running" in name)
+    # The program gives biases to the convolutions before an InstanceNorm only. Without parameters an InstanceNorm shows
+    # by them alone, and statistics beside them are unused. Without either, statistics show a BatchNorm.
+    norm = Norm(affine=affine) if affine or all_biased or stored else None
+    running = stored and (affine or not all_biased)
     assumed = (("eps", norm is not None), ("slope", True), ("statistics", running), ("size", True))
+    remarks = (_UNTRACKED,) if affine and not stored and not all_biased else ()
     generator = unet(
         depth=len(blocks) // 2,
         in_channels=_extent(tensors, "0.weight", 1),
@@ -85,7 +100,7 @@ def _infer(tensors: Stored, blocks: list[tuple[str, str, str]], origin: str) -> 
         origin=origin,
         assumed=tuple(name for name, unsaid in assumed if unsaid),
     )
-    return generator, running
+    return replace(generator, remarks=remarks), running
 
 
 def _extent(tensors: Stored, name: str, axis: int) -> int:
