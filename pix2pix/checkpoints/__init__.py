@@ -41,14 +41,13 @@ def read(path: str | os.PathLike[str], *, key: str | None = None) -> tuple[Gener
     from .budget import Budget
     from .formats import locate
     from .model_file import opened
-    from .tensors import check_finite
+    from .tensors import read_all
 
     with _named(path):
         located = locate(Path(path))
         with opened(located.path, Budget()) as file:
             generator, stored = located.format.read(file, key)
-            weights = {name: tensor.read() for name, tensor in stored.items()}
-        check_finite(weights)
+            weights = read_all(stored)
         return _with_usable_statistics(generator, weights), weights
 
 

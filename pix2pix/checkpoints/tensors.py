@@ -93,11 +93,15 @@ def check_precision(tensors: Iterable[StoredTensor]) -> None:
             )
 
 
-def check_finite(weights: Mapping[str, np.ndarray]) -> None:
-    """Raise CheckpointError that lists all tensors with NaN or infinity, and variances below zero."""
-    problems = []
+def read_all(stored: Stored) -> dict[str, np.ndarray]:
+    """The numbers of all tensors; each is checked while it is in the processor's cache.
+
+    Raises CheckpointError that lists all tensors with NaN or infinity, and variances below zero.
+    """
+    weights, problems = {}, []
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, array in weights.items():
+        for name, tensor in stored.items():
+            weights[name] = array = tensor.read()
             # A finite sum proves finite terms in one pass without a temporary; an infinite one may be overflow.
             if not (np.isfinite(array.sum()) or np.isfinite(array).all()):
                 problems.append(f"{name} holds numbers that are not finite")
@@ -107,3 +111,4 @@ def check_finite(weights: Mapping[str, np.ndarray]) -> None:
         raise CheckpointError(
             f"the model is damaged, or its training diverged: take an earlier checkpoint{listing(problems)}"
         )
+    return weights
