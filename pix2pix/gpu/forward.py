@@ -28,15 +28,15 @@ from .kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
 from .kernels.normalise import make_finish_map, make_normalise_map
 from .kernels.parameters import Images, Norm, Sums, Target, Values
-from .launches import THREADS, cut, launch_over, rounded
-from .packing import DeviceWeights, PackedOp, Use
-from .products import Memory, Output, Product, arrays_and_targets
+from .launches import THREADS, launch_over
+from .memory import PART, SHARED, buffer_sizes, cut, products_of
+from .packing import DeviceWeights, PackedOp
+from .products import Memory, Output, arrays_and_targets
 from .ptx.fragments import VECTOR
 
 LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
 WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
 MOST_IMAGES = MOST_PARTS = 65535  # of a grid
-PART = 32 if SIMULATED else 256  # pixels of larger ones that a block finishes
 CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 
 
@@ -73,7 +73,7 @@ class GpuBackend:
 
     def size(self, n: int, h: int, w: int) -> int:
         """Words of memory that a context needs."""
-        return sum(_sizes(self.weights, n, h, w).values())
+        return sum(buffer_sizes(self.weights, n, h, w).values())
 
     def allocate(self, size: int) -> Any:
         """Words of the GPU's memory. Raises MemoryError."""
@@ -108,9 +108,9 @@ class GpuContext:
         self.image: Any = None  # where the output goes: (n * h * w * channels), uint8 or float32
         self._graphs: dict[Any, Callable[[], None]] = {}
         self.kind, self.shapes = weights.kind, self.generator.shapes(h, w)
-        self.maps = cut(memory, _sizes(weights, n, h, w))
-        self.transfer, self.scratch, self.statistics = (self.maps.pop(name) for name in _SHARED)
-        self.products = _products(weights, n, h, w)
+        self.maps = cut(memory, buffer_sizes(weights, n, h, w))
+        self._output, self.scratch, self.statistics = (self.maps.pop(name) for name in SHARED)
+        self.products = products_of(weights, n, h, w)
         self.tensor_maps = {
             name: product.tensor_maps(weights.device, self.maps[name]) for name, product in self.products.items()
         }
@@ -120,9 +120,9 @@ class GpuContext:
 
     def set_value(self, name: str, value: np.ndarray) -> None:
         """Copy a value to the GPU, and to the maps of its readers."""
-        part = self.transfer[: value.size]
-        part.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
-        self._set(name, part, self.n)
+        array = self._value(name)
+        array.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
+        self._write(name, array, self.n)
 
     def make_constant(self, value: np.ndarray) -> Any:
         """One image's value in the GPU's memory."""
@@ -130,11 +130,13 @@ class GpuContext:
 
     def set_constant(self, name: str) -> None:
         """Copy a constant to the maps of its readers, for every image."""
-        self._set(name, self.constants[name], 1)
+        constant, value = self.constants[name], self._value(name)
+        launch_over(kernels(self.kind).copy_values, self.stream, value.size, constant, value, value.size, constant.size)
+        self._write(name, constant, 1)
 
     def bind_output(self, out: np.ndarray) -> None:
-        """Have the output computed, in float32, where it is copied from."""
-        self.image = self.transfer[: out.size]
+        """Have the output computed in float32, where it is copied from."""
+        self.image = self._output
 
     def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
         """Launch kernels, from a graph where graphs can be had: what is recorded is never stopped midway."""
@@ -146,13 +148,10 @@ class GpuContext:
         self._graphs[key]()
 
     def get_value(self, name: str, out: np.ndarray) -> None:
-        """Copy a value to the host. The output lies where other values go: it must be the first."""
-        part = self.transfer[: out.size]
-        if not (name in self.weights.ops and self.weights.ops[name].op.makes_image):
-            launch_over(
-                kernels(self.kind).copy_values, self.stream, out.size, self.values[name], part, out.size, out.size
-            )
-        part.copy_to_host(out.reshape(-1), stream=self.stream)
+        """Copy a value to the host."""
+        is_output = name in self.weights.ops and self.weights.ops[name].op.makes_image
+        array = self._output[: out.size] if is_output else self.values[name]
+        array.copy_to_host(out.reshape(-1), stream=self.stream)
         self.stream.synchronize()
 
     def unbind(self) -> None:
@@ -160,29 +159,24 @@ class GpuContext:
 
     def set_images(self, b: Any) -> None:
         """The input from 8-bit images (n * h * w * channels) in the GPU's memory."""
-        for use in self.weights.uses[INPUT]:
-            self._write(INPUT, use, b, self.n)
-
-    def _set(self, name: str, value: Any, images: int) -> None:
-        """A value (images * h * w * channels) in the GPU's memory, to all places that it is read from."""
-        size = value.size * self.n // images
-        launch_over(kernels(self.kind).copy_values, self.stream, size, value, self._value(name), size, value.size)
-        for use in self.weights.uses.get(name, ()):
-            self._write(name, use, value, images)
+        self._write(INPUT, b, self.n)
 
     def _value(self, name: str) -> Any:
         """Memory for a layer's value, which stays. Raises MemoryError."""
         if name not in self.values:
-            self.values[name] = self.weights.device.empty(self.n * int(np.prod(self.shapes[name])))
+            self.values[name] = self.device.empty(self.n * int(np.prod(self.shapes[name])))
         return self.values[name]
 
-    def _write(self, name: str, use: Use, value: Any, images: int) -> None:
-        """A value into the map of one of its readers."""
-        (h, w, channels), to = self.shapes[name], self.weights.maps[use.map]
+    def _write(self, name: str, value: Any, images: int) -> None:
+        """A value (images * h * w * channels) in the GPU's memory, into the maps of its readers; one image for all."""
+        h, w, channels = self.shapes[name]
         kernel = kernels(self.kind).write_map[value.dtype == np.uint8]
-        shape, target = Values(self.n, images, h, w, channels), Target(to.words, use.first, use.slope)
-        count = self.n * (h + 2 * to.border) * (w + 2 * to.border) * use.width
-        launch_over(kernel, self.stream, count, value, self.maps[use.map], shape, to.border, use.width, target)
+        shape = Values(self.n, images, h, w, channels)
+        for use in self.weights.uses.get(name, ()):
+            to = self.weights.maps[use.map]
+            target, array = Target(to.words, use.first, use.slope), self.maps[use.map]
+            count = self.n * (h + 2 * to.border) * (w + 2 * to.border) * use.width
+            launch_over(kernel, self.stream, count, value, array, shape, to.border, use.width, target)
 
     # -- one layer --------------------------------------------------------------------------------------------
 
@@ -193,7 +187,9 @@ class GpuContext:
             self._make_image(packed)
             return
         uses = self.weights.uses[name]
-        outputs = [self._output(use) for use in uses]
+        outputs = [
+            Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope)) for use in uses
+        ]
         if not wanted:
             self._fill(packed, outputs)
             return
@@ -202,11 +198,7 @@ class GpuContext:
         pixels = self.n * h * w
         arguments = array, value, pixels, channels, target.stride, target.first
         launch_over(kernels(self.kind).read_map, self.stream, pixels * uses[0].width, *arguments)
-        for use in uses:
-            self._write(name, use, value, self.n)
-
-    def _output(self, use: Use) -> Output:
-        return Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope))
+        self._write(name, value, self.n)
 
     def _make_image(self, packed: PackedOp) -> None:
         """The output: partial sums, then the image."""
@@ -273,32 +265,3 @@ class GpuContext:
         )
         if epilogue == STATISTICS:
             self._normalise(packed, slice(0, self.n), Norm(pixels, 1, parts, share, packed.columns, eps), outputs)
-
-
-_SHARED = ("transfer", "scratch", "statistics")
-
-
-def _products(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, Product]:
-    """Every layer's product, for n images of h x w."""
-    shapes = weights.generator.shapes(h, w)
-    return {
-        name: Product.of(weights, packed, n, shapes[packed.op.sources[0].layer][:2])
-        for name, packed in weights.ops.items()
-    }
-
-
-def _sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, int]:
-    """Words of every map, and of what all layers share."""
-    shapes = weights.generator.shapes(h, w)
-    sizes = dict.fromkeys(_SHARED, 0)
-    for name, at in weights.maps.items():
-        map_h, map_w, _ = shapes[at.source]
-        sizes[name] = n * (map_h + 2 * at.border) * (map_w + 2 * at.border) * at.words
-    for name in {INPUT, *weights.uses, *weights.ops}:
-        sizes["transfer"] = max(sizes["transfer"], n * int(np.prod(shapes[name])))
-    for product in _products(weights, n, h, w).values():
-        shape = product.shape
-        tiles = shape.phases * -(-shape.rows // min(product.tile.bm, PART))
-        sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * product.packed.columns)
-        sizes["scratch"] = max(sizes["scratch"], product.scratch_size)
-    return rounded(sizes)

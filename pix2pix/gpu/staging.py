@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Pipeline:
         self._inward, self._outward = streams
 
     def begin(self, b: np.ndarray, out: np.ndarray, chunks: Chunks, stop: threading.Event) -> deque[InFlight]:
-        """Send a batch on its way; returns what isn't back yet."""
+        """Send a batch on its way; returns the parts that are in flight."""
         flying: deque[InFlight] = deque()
 
         def send(images: slice) -> None:
@@ -86,12 +86,13 @@ class Pipeline:
             context.image = out
             self._forward_pass.launch(context, {INPUT}, {program.output.name})
 
-        events = (self._device.event() for _ in range(3))
-        return StagingBuffer(staged, result, b, out, *events, self._device.graph(translate, self._stream))
+        copied, computed, fetched = (self._device.event() for _ in range(3))
+        graph = self._device.graph(translate, self._stream)
+        return StagingBuffer(staged, result, b, out, copied, computed, fetched, graph)
 
     def _send(self, b: np.ndarray, out: np.ndarray) -> InFlight:
         """Copy images to the GPU, start translating them, and have the results copied back."""
-        context = self._forward_pass.context(*b.shape[:3])
+        context = cast(GpuContext, self._forward_pass.context(*b.shape[:3]))
         buffer = context.buffers.pop() if context.buffers else self.buffer(context)
         np.copyto(buffer.staged, b)
         buffer.b.copy_to_device(buffer.staged.reshape(-1), stream=self._inward)
