@@ -7,13 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from ..atomic import write_atomically
+from ..atomic import remove_abandoned, write_atomically
 from ..errors import InputError
 from ..files.options import TranslateOptions
 from ..files.report import Report
 from ..files.sharing import Ranks
 from ..files.translate import translate
 from .progress import Progress, summary
+from .streams import check_written
 
 STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
@@ -27,6 +28,8 @@ def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = N
     Raises ValueError, RuntimeError or OSError with a message for people if the run cannot start.
     """
     _check_json(to_json)
+    if to_json not in (None, STDOUT):
+        remove_abandoned([to_json])
     with Progress(sys.stderr, quiet) as progress:
         report = translate(options, progress, ranks)
         if report.stopped:
@@ -60,6 +63,6 @@ def _write_json(report: Report, path: Path) -> None:
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     if path == STDOUT:
         sys.stdout.write(text)
-        sys.stdout.flush()
+        check_written(sys.stdout)
     else:
         write_atomically(path, text.encode())

@@ -1,7 +1,7 @@
 """The gallery of a run: one HTML page that shows every input, output and target, with PSNR, SSIM and L1.
 
 The page is one file that works alone, opened from disk: it contains its images as JPEG thumbnails. Those of 2,000
-images take some tens of megabytes. They wait in a temporary file, so that memory does not grow with them.
+images take some tens of megabytes, and wait in a temporary file beside the page, so that memory does not grow.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Gallery:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._spool = tempfile.SpooledTemporaryFile(max_size=32 << 20)
+        self._spool = tempfile.SpooledTemporaryFile(max_size=32 << 20, dir=str(path.parent))
         self._cards: list[tuple[str, int, int]] = []  # name, where its card lies in the spool, how long it is
         self._metrics: list[Mapping[str, float]] = []
 

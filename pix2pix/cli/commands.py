@@ -1,0 +1,61 @@
+"""Running a parsed command, alone or on the ranks of an MPI job.
+
+Commands are imported inside functions: a package that a command does not need is not loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .. import mpi
+from .parser import parser, translate_options
+from .streams import ENDINGS, check_written
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from ..files.sharing import Ranks
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run a command line. Under mpiexec rank 0 does, and the other ranks follow its orders."""
+    comm = mpi.world()
+    if comm is None:
+        return _run(parser().parse_args(argv), None)
+    if comm.rank:
+        return _serve(comm)
+    with mpi.leading(comm) as ranks:
+        return _run(parser().parse_args(argv), ranks)
+
+
+def _serve(comm: MPI.Intracomm) -> int:
+    """Follow rank 0's orders. An error here ends all ranks: rank 0 would wait for ever."""
+    for name in ("SIGINT", *ENDINGS):  # these reach all ranks; rank 0 decides what follows
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    try:
+        mpi.serve(comm)
+    except Exception as error:
+        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        comm.Abort(2)
+    return 0
+
+
+def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
+    """Run a parsed command; returns the exit status."""
+    if args.command == "translate":
+        from . import translate
+
+        return translate.run(translate_options(args), args.quiet, args.json, ranks)
+    if args.command == "demo":
+        from . import demo
+
+        return demo.run(args.output, ranks)
+    from . import convert, info
+
+    status = {"convert": convert, "info": info}[args.command].run(args)
+    check_written(sys.stdout)
+    return status
