@@ -134,7 +134,7 @@ def node(name: bytes, kind: bytes, *fields: bytes) -> bytes:
 
 def endless_graphs() -> list[bytes]:
     """SavedModels of nearly as many bytes as are read, all in the parts that take longest."""
-    name, picture = field(1, b"serving_default"), field(1, field(1, b"x") + field(2, b""))
+    name, image = field(1, b"serving_default"), field(1, field(1, b"x") + field(2, b""))
     result = field(2, field(1, b"y") + field(2, field(1, b"result:0")))
     function = field(5, field(1, b"f") + field(2, field(10, field(1, b"missing"))))
     called = field(1, node(b"result", b"PartitionedCall", function))
@@ -148,7 +148,7 @@ def endless_graphs() -> list[bytes]:
         called + field(1, own * 10_000) * 25,
         field(1, node(b"result", b"Tanh", field(3, b"0"))) + b"".join(field(1, each) for each in deep),
     ]
-    signature = field(5, name + field(2, picture + result))
+    signature = field(5, name + field(2, image + result))
     return [field(1, 1) + field(2, field(2, graph) + signature) for graph in graphs]
 
 

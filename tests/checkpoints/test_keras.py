@@ -1,6 +1,6 @@
 """Keras files: archives, whole HDF5 models and weights alone, of Keras 2 and 3, read without Keras and without h5py.
 
-The expected pictures were computed by Keras: tests/checkpoints/data/make_keras.py.
+The expected images were computed by Keras: tests/checkpoints/data/make_keras.py.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ EXPECTED = {**np.load(DATA / "keras_2.npz"), **np.load(DATA / "keras_3.npz")}
 INPUTS = np.load(DATA / "pytorch.npz")
 
 
-@pytest.mark.parametrize("picture", EXPECTED)
-def test_same_picture_as_keras(picture: str) -> None:
-    name, size, statistics = picture.split("/")
+@pytest.mark.parametrize("key", EXPECTED)
+def test_same_image_as_keras(key: str) -> None:
+    name, size, statistics = key.split("/")
     generator, weights = read(DATA / name)
     if any(f"{layer.name}.mean" not in weights for layer in generator.layers if layer.norm):
         statistics = "image"  # instance norms have no others
     y = ReferenceEngine(generator.with_statistics(statistics), weights).run(to_float(INPUTS[f"input/{size}x3"]))
-    assert np.std(EXPECTED[picture]) > 0.1
-    assert np.abs(y[::3, ::3] - EXPECTED[picture]).max() < TOLERANCE
+    assert np.std(EXPECTED[key]) > 0.1
+    assert np.abs(y[::3, ::3] - EXPECTED[key]).max() < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_neither_keras_nor_h5py_is_needed() -> None:
 
 
 @pytest.mark.parametrize("name", ["keras_3_flat.h5", "keras_2_tutorial.keras", "keras_3_bare.weights.h5"])
-def test_converted_models_make_the_same_picture(name: str, tmp_path: Path) -> None:
+def test_converted_models_make_the_same_image(name: str, tmp_path: Path) -> None:
     generator, weights = read(DATA / name)
     write(tmp_path / "model.safetensors", generator, weights)
     again, arrays = read(tmp_path / "model.safetensors")
@@ -333,11 +333,11 @@ def test_live_keras_at_full_width(name: str, tmp_path: Path) -> None:
     widths = [64, 128, 256, 512, 512, 512, 512, 512]
     model = make.trained(make.tutorial(widths, 256), 3)
     (model.save_weights if "weights" in name else model.save)(tmp_path / name)
-    pictures = [INPUTS["input/256x256x3"], np.tile(INPUTS["input/256x256x3"], (2, 2, 1))[::-1].copy()]
-    for key, expected in make.outputs(make.tutorial, model, widths, pictures).items():
+    images = [INPUTS["input/256x256x3"], np.tile(INPUTS["input/256x256x3"], (2, 2, 1))[::-1].copy()]
+    for key, expected in make.outputs(make.tutorial, model, widths, images).items():
         size, statistics = key.split("/")
         engine = pix2pix.load(tmp_path / name, device="cpu", statistics=statistics)
-        x = to_float(next(b for b in pictures if str(b.shape[0]) == size.split("x")[0]))
+        x = to_float(next(b for b in images if str(b.shape[0]) == size.split("x")[0]))
         assert np.abs(engine.run(x) - expected).max() < 2e-4, key
 
 

@@ -1,6 +1,6 @@
 """PyTorch files: every variant that the program writes, read without PyTorch and run by the oracle.
 
-The expected pictures were computed by PyTorch: tests/checkpoints/data/make_pytorch.py.
+The expected images were computed by PyTorch: tests/checkpoints/data/make_pytorch.py.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ TOLERANCE = 1e-5  # PyTorch computes in float32, the oracle in float64; found: u
 
 EXPECTED = np.load(DATA / "pytorch.npz")
 KEYS = {"objects": "netG"}  # of the files that hold two generators
-PICTURES = [key for key in EXPECTED.files if not key.startswith("input/")]
+KEYS_OF_IMAGES = [key for key in EXPECTED.files if not key.startswith("input/")]
 
 
 def model_file(case: str) -> Path:
     return DATA / ("converted.safetensors" if case == "converted" else f"{case}.pth")
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_same_picture_as_pytorch(picture: str) -> None:
-    case, size, statistics = picture.split("/")
+@pytest.mark.parametrize("key", KEYS_OF_IMAGES)
+def test_same_image_as_pytorch(key: str) -> None:
+    case, size, statistics = key.split("/")
     generator, weights = read(model_file(case), key=KEYS.get(case))
     x = to_float(EXPECTED[f"input/{size}x{generator.in_channels}"])
     y = ReferenceEngine(generator.with_statistics(statistics), weights).run(x)
     step = 9 if x.shape[1] > 64 else 3  # of which rows and columns were stored
-    assert np.ptp(x) > 1 and np.std(EXPECTED[picture]) > 0.05
-    assert np.abs(y[::step, ::step] - EXPECTED[picture]).max() < TOLERANCE
+    assert np.ptp(x) > 1 and np.std(EXPECTED[key]) > 0.05
+    assert np.abs(y[::step, ::step] - EXPECTED[key]).max() < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -269,16 +269,16 @@ def test_the_programs_own_size_is_told_where_it_is_another() -> None:
     assert not read(model_file("depth_8"))[0].remarks
 
 
-@pytest.mark.parametrize("picture", ["image_statistics", "running_statistics"])
-def test_real_facades_model(picture: str) -> None:
-    image = pytest.importorskip("PIL.Image", reason="Pillow reads the input picture")
+@pytest.mark.parametrize("key", ["image_statistics", "running_statistics"])
+def test_real_facades_model(key: str) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow reads the input image")
     folder = SHARED / "models" / "facades"
     if not folder.is_dir():
         pytest.skip("the real facades model is not in ../shared/models")
     generator, weights = read(folder / "latest_net_G.pth")
     x = to_float(np.asarray(image.open(folder / "labels-1.png").convert("RGB")))
-    y = ReferenceEngine(generator.with_statistics(picture.split("_")[0]), weights, np.float32).run(x)
-    assert np.abs(y - np.load(folder / "expected_output.npz")[picture]).max() < 2e-4
+    y = ReferenceEngine(generator.with_statistics(key.split("_")[0]), weights, np.float32).run(x)
+    assert np.abs(y - np.load(folder / "expected_output.npz")[key]).max() < 2e-4
 
 
 @pytest.mark.full
@@ -294,7 +294,7 @@ def test_live_pytorch_at_full_width(size: int, norm: str, statistics: str, tmp_p
     torch.manual_seed(5)
     net = make.UNet(64, 8, norm)
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    b = make.picture(size, size, 3)
+    b = make.input_image(size, size, 3)
     net.train(statistics == "image")
     with torch.no_grad():
         expected = net(torch.from_numpy(to_float(b)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()

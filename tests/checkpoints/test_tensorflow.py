@@ -1,6 +1,6 @@
 """TensorFlow.js folders and the course's raw files.
 
-The expected pictures come from PyTorch's operations: tests/checkpoints/data/make_tensorflow.py.
+The expected images come from PyTorch's operations: tests/checkpoints/data/make_tensorflow.py.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def layers_of(model: dict) -> list[dict]:
     return model["modelTopology"]["model_config"]["config"]["layers"]
 
 
-@pytest.mark.parametrize("picture", EXPECTED.files)
-def test_same_picture_as_tensorflow(picture: str) -> None:
-    name, size = picture.split("/")
+@pytest.mark.parametrize("key", EXPECTED.files)
+def test_same_image_as_tensorflow(key: str) -> None:
+    name, size = key.split("/")
     generator, weights = read(model_path(name))
     y = ReferenceEngine(generator, weights).run(to_float(INPUTS[f"input/{size}x3"]))
     step = 9 if name == "course" else 3  # of which rows and columns were stored
-    assert np.std(EXPECTED[picture]) > 0.3
-    assert np.abs(y[::step, ::step] - EXPECTED[picture]).max() < TOLERANCE
+    assert np.std(EXPECTED[key]) > 0.3
+    assert np.abs(y[::step, ::step] - EXPECTED[key]).max() < TOLERANCE
 
 
 def test_a_graph_becomes_a_generator() -> None:
@@ -66,7 +66,7 @@ def test_a_graph_becomes_a_generator() -> None:
 
 
 def test_real_edges2cats_model() -> None:
-    image = pytest.importorskip("PIL.Image", reason="Pillow reads the input picture")
+    image = pytest.importorskip("PIL.Image", reason="Pillow reads the input image")
     folder = SHARED / "models" / "edges2cats"
     if not folder.is_dir():
         pytest.skip("the real edges2cats model is not in ../shared/models")

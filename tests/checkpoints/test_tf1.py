@@ -1,6 +1,6 @@
 """TensorFlow 1 checkpoints and .pict files, read without TensorFlow and run by the oracle.
 
-The expected pictures were computed by TensorFlow: tests/checkpoints/data/make_tf1.py.
+The expected images were computed by TensorFlow: tests/checkpoints/data/make_tf1.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIVE_TOLERANCE = 2e-4
 
 EXPECTED = np.load(DATA / "tf1.npz")
 INPUTS = np.load(DATA / "pytorch.npz")
-PICTURES = [key for key in EXPECTED.files if key.startswith("tf1_")]
+KEYS = [key for key in EXPECTED.files if key.startswith("tf1_")]
 STEPS = {"32x32": 3, "64x64": 3, "256x256": 9, "512x512": 31}  # of which rows and columns were stored
 
 
@@ -41,18 +41,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def network_input(size: str, channels: int) -> np.ndarray:
-    picture = EXPECTED["input/512x512"] if size == "512x512" else INPUTS[f"input/{size}x3"]
-    return to_float(picture if channels == 3 else INPUTS[f"input/{size}x1"] if size == "32x32" else picture[:, :, :1])
+    image = EXPECTED["input/512x512"] if size == "512x512" else INPUTS[f"input/{size}x3"]
+    return to_float(image if channels == 3 else INPUTS[f"input/{size}x1"] if size == "32x32" else image[:, :, :1])
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_same_picture_as_tensorflow_1(picture: str) -> None:
-    case, size, statistics = picture.split("/")
+@pytest.mark.parametrize("key", KEYS)
+def test_same_image_as_tensorflow_1(key: str) -> None:
+    case, size, statistics = key.split("/")
     generator, weights = read(DATA / case)
     x = network_input(size, generator.in_channels)
     y = ReferenceEngine(generator.with_statistics(statistics), weights).run(x)
-    assert np.ptp(x) > 1 and np.std(EXPECTED[picture]) > 0.3
-    assert np.abs(y[:: STEPS[size], :: STEPS[size]] - EXPECTED[picture]).max() < TOLERANCE
+    assert np.ptp(x) > 1 and np.std(EXPECTED[key]) > 0.3
+    assert np.abs(y[:: STEPS[size], :: STEPS[size]] - EXPECTED[key]).max() < TOLERANCE
 
 
 def test_everything_is_inferred() -> None:
@@ -271,10 +271,10 @@ def test_live_tensorflow_1_at_full_width(ngf: int, depth: int, tmp_path: Path) -
     command = [sys.executable, str(DATA / "make_tf1.py"), str(tmp_path), str(ngf), str(depth)]
     subprocess.run(command, env=os.environ | {"TF_USE_LEGACY_KERAS": "1"}, check=True, timeout=900)
     expected = np.load(tmp_path / "tf1.npz")
-    for picture in [key for key in expected.files if key.startswith("tf1_")]:
-        _, size, statistics = picture.split("/")
+    for key in filter(lambda key: key.startswith("tf1_"), expected.files):
+        _, size, statistics = key.split("/")
         engine = pix2pix.load(tmp_path / "tf1_live", device="cpu", statistics=statistics)
         x = expected["input/512x512"] if size == "512x512" else INPUTS[f"input/{size}x3"]
         step = 31 if size == "512x512" else 9
         y = engine.run(to_float(x))[::step, ::step]
-        assert np.std(expected[picture]) > 0.3 and np.abs(y - expected[picture]).max() < LIVE_TOLERANCE
+        assert np.std(expected[key]) > 0.3 and np.abs(y - expected[key]).max() < LIVE_TOLERANCE

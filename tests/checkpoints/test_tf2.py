@@ -1,6 +1,6 @@
 """TensorFlow 2's checkpoints and SavedModels, of Keras 2 and 3, read without TensorFlow and run by the oracle.
 
-The expected pictures were computed by TensorFlow: tests/checkpoints/data/make_tf2.py.
+The expected images were computed by TensorFlow: tests/checkpoints/data/make_tf2.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERANCE = 2e-4  # of float32; found: up to 5e-5, where an eps of 1e-5 meets va
 INPUTS = np.load(DATA / "pytorch.npz")
 LARGE = np.load(DATA / "tf1.npz")["input/512x512"]
 EXPECTED = {k: np.load(DATA / f"tf2_{k}.npz") for k in ("keras2", "keras3")}
-PICTURES = [f"{keras}/{picture}" for keras, pictures in EXPECTED.items() for picture in pictures.files]
+KEYS = [f"{keras}/{key}" for keras, images in EXPECTED.items() for key in images.files]
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +46,14 @@ def saved(unpacked: Path, tmp_path: Path) -> Path:
 
 
 def network_input(size: str, channels: int) -> np.ndarray:
-    picture = LARGE[:, :, :channels] if size == "512x512" else INPUTS[f"input/{size}x{channels}"]
-    return to_float(picture)
+    image = LARGE[:, :, :channels] if size == "512x512" else INPUTS[f"input/{size}x{channels}"]
+    return to_float(image)
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_same_picture_as_tensorflow_2(picture: str, unpacked: Path) -> None:
-    keras, case, size, statistics = picture.split("/")
-    expected = EXPECTED[keras][picture.removeprefix(f"{keras}/")]
+@pytest.mark.parametrize("key", KEYS)
+def test_same_image_as_tensorflow_2(key: str, unpacked: Path) -> None:
+    keras, case, size, statistics = key.split("/")
+    expected = EXPECTED[keras][key.removeprefix(f"{keras}/")]
     generator, weights = read(unpacked / keras / case, key="generator_f" if case == "cyclegan" else None)
     x = network_input(size, generator.in_channels)
     y = ReferenceEngine(generator.with_statistics(statistics), weights).run(x)
@@ -168,9 +168,9 @@ def test_live_tensorflow_2_at_full_width(keras: int, tmp_path: Path) -> None:
     subprocess.run(command, env=environment, check=True, timeout=900)
     expected = np.load(tmp_path / "tf2.npz")
     for name in ("live", "live_saved"):
-        for picture in expected.files:
-            _, size, statistics = picture.split("/")
+        for key in expected.files:
+            _, size, statistics = key.split("/")
             engine = pix2pix.load(tmp_path / name, device="cpu", statistics=statistics)
             step = 31 if size == "512x512" else 9
             y = engine.run(network_input(size, 3))[::step, ::step]
-            assert np.std(expected[picture]) > 0.2 and np.abs(y - expected[picture]).max() < TOLERANCE
+            assert np.std(expected[key]) > 0.2 and np.abs(y - expected[key]).max() < TOLERANCE

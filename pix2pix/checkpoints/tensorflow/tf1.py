@@ -82,7 +82,7 @@ def from_tensors(tensors: Stored, key: str | None, origin: str, output_scale: fl
 def check_options(folder: Path, budget: Budget) -> str:
     """The direction that the ``options.json`` of a folder says the model was trained in, or "" without one.
 
-    Raises CheckpointError if the model doesn't translate RGB pictures.
+    Raises CheckpointError if the model doesn't translate RGB images.
     """
     path = inside(folder, OPTIONS)
     if path is None:
@@ -93,7 +93,7 @@ def check_options(folder: Path, budget: Budget) -> str:
     if options.get("lab_colorization"):
         raise CheckpointError(
             "the model was trained with --lab_colorization: it makes the colours of a lightness (Lab), which is not "
-            "supported yet; models of RGB pictures are"
+            "supported yet; models of RGB images are"
         )
     direction = options.get("which_direction")
     return direction if direction in ("AtoB", "BtoA") else ""

@@ -22,7 +22,7 @@ SAME = {"kernel_size": 4, "strides": 2, "padding": "same"}
 
 
 def tutorial(widths: list[int], side: int | None, channels: int = 3) -> keras.Model:
-    """The generator of TensorFlow's tutorial on pix2pix, for pictures of ``side`` pixels (None: of any size)."""
+    """The generator of TensorFlow's tutorial on pix2pix, for images of ``side`` pixels (None: of any size)."""
 
     def block(kind: type, width: int, norm: bool, dropout: bool, activation: object) -> keras.Model:
         steps = [kind(width, **SAME, use_bias=False)]
@@ -43,7 +43,7 @@ def tutorial(widths: list[int], side: int | None, channels: int = 3) -> keras.Mo
 
 
 def flat(widths: list[int], side: int | None, channels: int = 3) -> keras.Model:
-    """A common variation: no nested models, biases everywhere, statistics of the picture, no norm on the inside."""
+    """A common variation: no nested models, biases everywhere, statistics of the image, no norm on the inside."""
     inputs = x = layers.Input(shape=[side, side, channels])
     skips = []
     for level, width in enumerate(widths, 1):
@@ -111,7 +111,7 @@ class InstanceNormalization(layers.Layer):
 
 
 def cyclegan(widths: list[int], side: int | None, channels: int = 3) -> keras.Model:
-    """The U-Net of TensorFlow's tutorial on CycleGAN: that on pix2pix with another norm, for pictures of any size."""
+    """The U-Net of TensorFlow's tutorial on CycleGAN: that on pix2pix with another norm, for images of any size."""
     inputs = x = layers.Input(shape=[None, None, channels])
     skips = []
     for level, width in enumerate(widths):
@@ -127,11 +127,11 @@ def cyclegan(widths: list[int], side: int | None, channels: int = 3) -> keras.Mo
 
 def discriminator() -> keras.Model:
     """The tutorial's PatchGAN, with few filters."""
-    pictures = [layers.Input(shape=[32, 32, 3]), layers.Input(shape=[32, 32, 3])]
-    x = layers.Concatenate()(pictures)
+    images = [layers.Input(shape=[32, 32, 3]), layers.Input(shape=[32, 32, 3])]
+    x = layers.Concatenate()(images)
     for width in (1, 2):
         x = layers.LeakyReLU()(layers.Conv2D(width, **SAME, use_bias=False)(x))
-    return keras.Model(pictures, layers.Conv2D(1, 4)(x))
+    return keras.Model(images, layers.Conv2D(1, 4)(x))
 
 
 def leaky(slope: float) -> layers.Layer:
@@ -155,16 +155,16 @@ def trained(model: keras.Model, seed: int) -> keras.Model:
     return model
 
 
-def outputs(make, model: keras.Model, widths: list[int], pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """float32 pictures of ``model``, which ``make(widths, side)`` made, by size and statistics; dropout is off."""
-    any_size = make(widths, None, pictures[0].shape[-1])
+def outputs(make, model: keras.Model, widths: list[int], images: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """float32 images of ``model``, which ``make(widths, side)`` made, by size and statistics; dropout is off."""
+    any_size = make(widths, None, images[0].shape[-1])
     any_size.set_weights(model.get_weights())
     for layer in any_size._flatten_layers():
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
     results = {}
     for statistics in ("running", "image"):  # in this order, because training changes the moving averages
-        for b in pictures:
+        for b in images:
             x = b[None].astype(np.float32) / 255 * 2 - 1
             y = np.asarray(any_size(x, training=statistics == "image"))[0]
             results[f"{b.shape[0]}x{b.shape[1]}/{statistics}"] = y
@@ -175,7 +175,7 @@ def outputs(make, model: keras.Model, widths: list[int], pictures: list[np.ndarr
 def save_all() -> dict[str, np.ndarray]:
     """Write the files; their outputs by "<file>/<size>/<statistics>"."""
     inputs, results = np.load(HERE / "pytorch.npz"), {}
-    pictures = [inputs["input/32x32x3"], inputs["input/32x64x3"]]
+    images = [inputs["input/32x32x3"], inputs["input/32x64x3"]]
 
     def case(names: list[str], make, widths: list[int]) -> None:
         model = trained(make(widths, 32), len(results))
@@ -183,7 +183,7 @@ def save_all() -> dict[str, np.ndarray]:
             path = HERE / f"keras_{MAJOR}_{name}"
             weights_alone = "weights" in name
             model.save_weights(path) if weights_alone else model.save(path)
-            for key, y in outputs(make, model, widths, pictures).items():
+            for key, y in outputs(make, model, widths, images).items():
                 results[f"{path.name}/{key}"] = y[::3, ::3]
 
     if MAJOR == 2:

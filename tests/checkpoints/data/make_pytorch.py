@@ -78,8 +78,8 @@ class UNet(nn.Module):
         return self.model(x)
 
 
-def picture(h: int, w: int, c: int) -> np.ndarray:
-    """A uint8 picture (h,w,c) that varies in all three directions and compresses well."""
+def input_image(h: int, w: int, c: int) -> np.ndarray:
+    """A uint8 image (h,w,c) that varies in all three directions and compresses well."""
     y, x, z = np.ogrid[:h, :w, :c]
     return ((y // 4 * 37 + x // 4 * 53 * (z + 1) + x % 4 * 9) % 256).astype(np.uint8)
 
@@ -90,7 +90,7 @@ def outputs(net: nn.Module, channels: int, sizes: list[tuple[int, int]]) -> dict
     modes = ["image", "running"] if any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) else ["image"]
     for mode in reversed(modes):
         for h, w in sizes:
-            b, step = picture(h, w, channels), 9 if w > 64 else 3
+            b, step = input_image(h, w, channels), 9 if w > 64 else 3
             net.train(mode == "image")
             for module in net.modules():
                 if isinstance(module, nn.Dropout):
@@ -235,5 +235,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     results = save_models()
     sizes = {tuple(map(int, key.split("/")[1].split("x"))) for key in results}
-    inputs = {f"input/{h}x{w}x{c}": picture(h, w, c) for h, w in sorted(sizes) for c in ((1, 3) if h == 32 else (3,))}
+    inputs = {
+        f"input/{h}x{w}x{c}": input_image(h, w, c) for h, w in sorted(sizes) for c in ((1, 3) if h == 32 else (3,))
+    }
     np.savez_compressed(HERE / "pytorch.npz", **inputs, **results)

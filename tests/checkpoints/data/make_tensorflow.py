@@ -1,7 +1,7 @@
 """Make the TensorFlow.js folders and the course file of this folder, and what they compute, with torch 2.13.
 
 TensorFlow's operations are restated with PyTorch's, after the Keras tutorial on pix2pix and after
-affinelayer/pix2pix-tensorflow, so that the expected pictures do not come from this project's own oracle.
+affinelayer/pix2pix-tensorflow, so that the expected images do not come from this project's own oracle.
 tensorflow.npz holds float32 NHWC outputs, every 3rd row and column, or every 9th of the course model's, for the inputs
 that make_pytorch.py describes.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from make_pytorch import picture
+from make_pytorch import input_image
 
 HERE = Path(__file__).parent
 RNG = np.random.default_rng(7)
@@ -174,7 +174,7 @@ def save_tutorial(name: str, widths: list[int], training: bool, keras_3: bool, k
     (HERE / name / "model.json").write_text(json.dumps(model, separators=(",", ":")))
     side = 2 ** len(widths)
     return {
-        f"{name}/{side}x{w}": tutorial_output(stored, len(widths), picture(side, w, 3), training)[::3, ::3]
+        f"{name}/{side}x{w}": tutorial_output(stored, len(widths), input_image(side, w, 3), training)[::3, ::3]
         for w in (side, 2 * side)
     }
 
@@ -196,7 +196,7 @@ def save_course(ngf: int) -> dict[str, np.ndarray]:
         w |= norm(f"generator/decoder_{i}/batch_normalization", out) if i > 1 else {}
         read = 2 * out
     (HERE / "course.bin").write_bytes(b"".join(w[name].astype("<f4").tobytes() for name in sorted(w)))
-    x, skips = to_nchw(picture(256, 256, 3)), []
+    x, skips = to_nchw(input_image(256, 256, 3)), []
     for i in range(1, 9):
         x = convolved(F.leaky_relu(x, 0.2) if i > 1 else x, w, f"generator/encoder_{i}/conv2d", False)
         x = normed(x, w, f"generator/encoder_{i}/batch_normalization", 1e-5, True) if i > 1 else x

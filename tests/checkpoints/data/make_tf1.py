@@ -68,7 +68,7 @@ def convolved(x: tf.Tensor, filters: int, transposed: bool, old: bool) -> tf.Ten
 
 
 def normed(x: tf.Tensor, old: bool, training: bool) -> tf.Tensor:
-    """The norm of a layer, by the picture's statistics if ``training``."""
+    """The norm of a layer, by the image's statistics if ``training``."""
     if not old:
         return tf1.layers.batch_normalization(
             x,
@@ -86,7 +86,7 @@ def normed(x: tf.Tensor, old: bool, training: bool) -> tf.Tensor:
 
 
 def generator(x: tf.Tensor, case: Case, training: bool) -> tf.Tensor:
-    """The U-Net, pictures in [-1, 1]."""
+    """The U-Net, images in [-1, 1]."""
     maps = []
     for level in range(1, case.depth + 1):
         with tf1.variable_scope(f"encoder_{level}"):
@@ -126,10 +126,10 @@ def train(x: tf.Tensor, y: tf.Tensor, case: Case) -> list[tf.Operation]:
 def outputs_of(session: tf1.Session, x: tf.Tensor, y: tf.Tensor, name: str, inputs: list[np.ndarray]) -> dict:
     """What TensorFlow computes for each input."""
     results = {}
-    for picture in inputs:
-        h, w, _ = picture.shape
+    for image in inputs:
+        h, w, _ = image.shape
         step = 3 if h <= 64 else 9 if h < 512 else 31
-        result = session.run(y, {x: picture[None].astype(np.float32) / 255 * 2 - 1})[0]
+        result = session.run(y, {x: image[None].astype(np.float32) / 255 * 2 - 1})[0]
         results[f"{name.format(f'{h}x{w}')}"] = result[::step, ::step]
     return results
 

@@ -6,7 +6,7 @@
 
 The generator is a restatement of that of the TensorFlow tutorial on pix2pix, and, with another norm, of that on
 CycleGAN, whose training keeps two of them. The archives have the folders exactly as TensorFlow wrote them. The .npz
-files hold the float32 NHWC outputs with dropout off, with the picture's statistics and with stored ones, every 3rd row
+files hold the float32 NHWC outputs with dropout off, with the image's statistics and with stored ones, every 3rd row
 and column, of those of 512 pixels every 31st. The inputs are those of pytorch.npz and tf1.npz.
 """
 
@@ -65,7 +65,7 @@ def convolution(case: Case, filters: int, transposed: bool, **options: object) -
 
 
 def generator(case: Case, side: int | None) -> keras.Model:
-    """The U-Net, pictures in [-1, 1]."""
+    """The U-Net, images in [-1, 1]."""
     leaky = {"alpha" if KERAS_2 else "negative_slope": case.slope}
     x = inputs = L.Input([side, side, case.channels[0]])
     skips = []
@@ -119,9 +119,9 @@ def outputs_of(case: Case, model: keras.Model) -> dict[str, np.ndarray]:
     channels = case.channels[0]
     small = np.load(HERE / "pytorch.npz")[f"input/{native}x{native}x{channels}"]
     results = {}
-    for picture in (small, np.load(HERE / "tf1.npz")["input/512x512"][:, :, :channels]):
-        x = picture[None].astype(np.float32) / 255 * 2 - 1
-        h, w, _ = picture.shape
+    for image in (small, np.load(HERE / "tf1.npz")["input/512x512"][:, :, :channels]):
+        x = image[None].astype(np.float32) / 255 * 2 - 1
+        h, w, _ = image.shape
         step = 3 if h <= 64 else 9 if h < 512 else 31
         for statistics in ("image", "running") if case.norm == "batch" else ("image",):
             silent.set_weights(model.get_weights())  # training=True changes the moving statistics
