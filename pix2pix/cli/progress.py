@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TextIO
 
+from ..files.jobs import left_out_words
 from ..files.report import Report
 from ..files.stream import Outcome
 from ..files.translate import Listener
@@ -89,6 +90,8 @@ def summary(report: Report) -> str:
         line += f" in {_duration(report.seconds)}: {report.images_per_second:.3g} images/s"
     if means:
         line += f"\nmean PSNR {means['psnr']:.2f} dB, SSIM {means['ssim']:.4f}, L1 {means['l1']:.4f}"
+    if report.left_out:
+        line += "\n" + left_out_words(report.left_out)
     return "\n".join([line, *(f"without {lost}" for lost in report.lost)])
 
 

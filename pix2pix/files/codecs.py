@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from ..errors import ImageError
 
@@ -25,26 +27,41 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channe
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One image format: Pillow's name, the suffixes, and Pillow's options to write it (None: it is only read)."""
+    """One image format: Pillow's name, the suffixes, and Pillow's options to write it (None: it is only read).
+
+    ``needs`` says how to get what reads it, where that is not part of every installation.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     options: Mapping[str, Any] | None = None
     has_alpha: bool = True
+    needs: str = ""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether this installation reads the format."""
+        if self.name == "HEIF":
+            return find_spec("pillow_heif") is not None
+        return not self.needs or bool(features.check(self.name.lower()))
 
 
 # Pillow's other readers are never tried. PNGs are written fast rather than small: run lengths (compress_type 3) take
 # a fraction of the default's time and make slightly larger files.
 FORMATS = (
     Format("PNG", (".png",), {"compress_level": 1, "compress_type": 3}),
-    Format("JPEG", (".jpg", ".jpeg"), {"quality": 95, "subsampling": 0}, has_alpha=False),
+    Format("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), {"quality": 95, "subsampling": 0}, has_alpha=False),
     Format("WEBP", (".webp",), {"quality": 95}),
     Format("TIFF", (".tif", ".tiff"), {"compression": "tiff_lzw"}),
     Format("BMP", (".bmp",), {}, has_alpha=False),
     Format("GIF", (".gif",)),
     Format("PPM", (".ppm", ".pgm", ".pbm")),
+    Format("AVIF", (".avif",), needs="install a Pillow with AVIF"),
+    Format("HEIF", (".heic", ".heif"), needs="pip install 'pix2pix[heif]'"),
 )
-READABLE = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
+SUFFIXES = {suffix: kind for kind in FORMATS for suffix in kind.suffixes}
+READERS = tuple(kind.name for kind in FORMATS if kind.is_readable)
+READABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind.name in READERS)
 WRITABLE = {suffix: kind for kind in FORMATS if kind.options is not None for suffix in kind.suffixes}
 
 
@@ -64,7 +81,8 @@ def decoded(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block for ever
         raise ImageError("a directory, a pipe or a device, expected a file")
     try:
-        with Image.open(path, formats=[kind.name for kind in FORMATS]) as image:
+        _register_heif()
+        with Image.open(path, formats=READERS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}")
             yield _upright(_eight_bit(image))
@@ -80,6 +98,15 @@ def decoded(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(error.strerror or str(error)) from None
     except Exception as error:  # on damaged files Pillow's readers raise almost anything
         raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIF, if that is installed."""
+    if "HEIF" in READERS:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

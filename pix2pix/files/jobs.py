@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from ..errors import InputError
-from .codecs import READABLE, WRITABLE
+from .codecs import READABLE, SUFFIXES, WRITABLE
 from .options import OutputFormat
 
 
@@ -28,11 +29,24 @@ class Job:
     name: str
 
 
+class Inputs(NamedTuple):
+    """What a run finds: jobs; how many files were left out, by reason; folders that cannot be read, and why."""
+
+    jobs: list[Job]
+    left_out: Counter[str]
+    unreadable: dict[Path, str]
+
+
+def left_out_words(left_out: Counter[str]) -> str:
+    """What was left out, in words."""
+    return "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+
+
 def output_name(name: str, format: OutputFormat = "png") -> str:
     """The name of the output for an input called ``name``. ``same`` keeps its kind where that can be written."""
     stem, suffix = os.path.splitext(name)
     wanted = f".{format}" if format != "same" else suffix if suffix.lower() in WRITABLE else ".png"
-    ambiguous = os.path.splitext(stem)[1].lower() in READABLE
+    ambiguous = os.path.splitext(stem)[1].lower() in SUFFIXES
     return name if suffix == wanted and not ambiguous else name + wanted
 
 
@@ -44,7 +58,12 @@ def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
 
 
 def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: OutputFormat = "png") -> list[Job]:
-    """The jobs for image files and folders, in natural order.
+    """The jobs of :func:`find_inputs`."""
+    return find_inputs(inputs, output, format).jobs
+
+
+def find_inputs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: OutputFormat = "png") -> Inputs:
+    """The jobs for image files and folders, in natural order, and what was left out.
 
     Of a folder, all image files are taken, those in its sub-folders too (linked ones included, each folder once),
     but nothing hidden and nothing inside ``output``. Outputs keep their path inside a folder; if several inputs are
@@ -52,9 +71,10 @@ def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Ou
     inputs have the same output, or an output would replace an input.
     """
     jobs: dict[tuple[Path, str], Job] = {}
+    result = Inputs([], Counter(), {})
     for path in map(Path, inputs):
         if path.is_dir():
-            found = [(file, file.relative_to(path)) for file in sorted(_images(path, output), key=natural)]
+            found = [(file, file.relative_to(path)) for file in sorted(_images(path, output, result), key=natural)]
             if len(inputs) > 1:
                 found = [(file, path.resolve().name / relative) for file, relative in found]
         elif path.exists():
@@ -65,11 +85,16 @@ def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Ou
             name = relative.with_name(output_name(relative.name, format)).as_posix()
             jobs.setdefault((source.resolve(), name), Job(source, output / name, name))
     if not jobs:
+        told = [f"cannot read {str(folder)!r}: {reason}" for folder, reason in result.unreadable.items()]
+        if result.left_out:
+            told.append(left_out_words(result.left_out))
         raise InputError(
-            f"found no images in {', '.join(map(str, inputs))}: expected files ending in {', '.join(READABLE)}"
+            f"found no images in {', '.join(map(str, inputs))}: "
+            + "; ".join([f"expected files ending in {', '.join(READABLE)}", *told])
         )
     _check(jobs)
-    return list(jobs.values())
+    result.jobs.extend(jobs.values())
+    return result
 
 
 def single_job(source: str | os.PathLike[str], output: Path) -> Job:
@@ -82,8 +107,8 @@ def single_job(source: str | os.PathLike[str], output: Path) -> Job:
     return job
 
 
-def _images(folder: Path, excluded: Path) -> Iterator[Path]:
-    """The image files below ``folder``, outside ``excluded``.
+def _images(folder: Path, excluded: Path, result: Inputs) -> Iterator[Path]:
+    """The image files below ``folder``, outside ``excluded``; notes in ``result`` what is left out.
 
     Links to folders are followed after all that isn't linked: a folder with several names is taken once, under its
     own if it lies below ``folder``, and links in a circle come to an end.
@@ -93,20 +118,38 @@ def _images(folder: Path, excluded: Path) -> Iterator[Path]:
         raise InputError(f"the output folder {str(folder)!r} is the input folder: give another with --output")
     seen: set[Path] = set()
     starts = deque([folder])
+
+    def note(error: OSError) -> None:
+        result.unreadable[Path(error.filename)] = error.strerror or str(error)
+
     while starts:
-        for parent, folders, files in os.walk(starts.popleft()):
+        for parent, folders, files in os.walk(starts.popleft(), onerror=note):
             here = Path(parent)
             resolved = here.resolve()
             if resolved in seen:
                 folders.clear()
                 continue
             seen.add(resolved)
-            folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != excluded)
+            hidden = [name for name in folders if name.startswith(".")]
+            result.left_out.update(["hidden"] * len(hidden))
+            folders[:] = sorted(n for n in {*folders}.difference(hidden) if (here / n).resolve() != excluded)
             links = [here / name for name in folders if (here / name).is_symlink()]  # os.walk leaves these out
             starts.extend(link for link in links if not link.resolve().is_relative_to(excluded))
             for name in files:
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE:
+                suffix = os.path.splitext(name)[1].lower()
+                if name.startswith("."):
+                    result.left_out["hidden"] += 1
+                elif suffix in READABLE:
                     yield here / name
+                else:
+                    result.left_out[_reason(suffix)] += 1
+
+
+def _reason(suffix: str) -> str:
+    """Why a file is left out."""
+    if suffix in SUFFIXES:
+        return f"ending in {suffix} (to read these, {SUFFIXES[suffix].needs})"
+    return f"ending in {suffix}" if suffix else "without a suffix"
 
 
 def _check(jobs: dict[tuple[Path, str], Job]) -> None:

@@ -16,8 +16,8 @@ class Report:
     """What came of a run so far.
 
     ``facts`` (device, model, ...) go into the JSON as they are. ``counts`` has the number of images done, skipped and
-    failed; ``images`` an entry for each image file; ``lost`` the ranks that were given up, and why; ``stopped`` why the
-    run ended early, or "".
+    failed; ``images`` an entry for each image file; ``left_out`` how many files of folders were not taken, by reason;
+    ``lost`` the ranks that were given up, and why; ``stopped`` why the run ended early, or "".
     """
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
@@ -26,6 +26,7 @@ class Report:
         self.images: list[dict[str, Any]] = []
         self.stopped = ""
         self.interrupted = False
+        self.left_out: Counter[str] = Counter()
         self.lost: list[str] = []
         self.seconds = 0.0
         self._metrics: list[Mapping[str, float]] = []
@@ -64,6 +65,7 @@ class Report:
             **self.facts,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
             "stopped": self.stopped or None,
+            "left_out": dict(self.left_out),
             "lost": self.lost,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 3),

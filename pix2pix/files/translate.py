@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,7 +24,7 @@ from ..loading import read_model
 from .codecs import READABLE, WRITABLE, check_writable
 from .fitting import Fitting
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
-from .jobs import Job, find_jobs, single_job
+from .jobs import Inputs, Job, find_inputs, single_job
 from .options import TranslateOptions
 from .provenance import Made, model_identity
 from .raw import RAW, raw_frames, translate_raw
@@ -163,13 +164,15 @@ class _ImageRun(_Run):
                 name = str(output)
                 raise InputError(f"--gallery and --format are for an output folder, {name!r} is the name of a file")
             self.jobs = [single_job(inputs[0], output)]
+            self.inputs = Inputs(self.jobs, Counter(), {})
             return
         if output.exists() and not output.is_dir():
             raise InputError(f"the output {str(output)!r} is a file: expected a folder")
         if not to_folder and len(inputs) == 1 and inputs[0].is_file() and _is_suffix(output.suffix):
             name, kinds = str(output), ", ".join(WRITABLE)
             raise InputError(f"cannot write {name!r}: expected a name ending in {kinds}, or a folder: {name + '/'!r}")
-        self.jobs = find_jobs(inputs, output, format)
+        self.inputs = find_inputs(inputs, output, format)
+        self.jobs = self.inputs.jobs
 
     def translate(self, engine: Engine) -> None:
         options = self.options
@@ -198,6 +201,11 @@ class _ImageRun(_Run):
         else:
             outcomes = translate_files(engine, self.jobs, fitting, put=record.put, **how)
         self.listener.started(len(self.jobs) - len(finished))
+        self.report.left_out = self.inputs.left_out
+        for folder, reason in self.inputs.unreadable.items():
+            unread = Outcome(Job(folder, options.output, ""), "failed", f"cannot read this folder: {reason}")
+            self.report.add(unread)
+            self.listener.outcome(unread)
         with Gallery(options.output / GALLERY_NAME) as gallery:
 
             def take(outcome: Outcome) -> None:

@@ -131,3 +131,23 @@ def test_quiet_says_the_device_and_failures_alone(capsys):
     assert printed.out == ""
     device, failed = printed.err.splitlines()
     assert device.startswith("device: cpu") and failed.startswith(f"failed: {Path('in/x2.png')}: damaged")
+
+
+def test_what_is_left_out_of_a_folder_is_told(capsys, monkeypatch):
+    Path("in/notes.txt").write_text("no image")
+    save("in/closed/x.png")
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert translate("in", "-o", "out", "--json", "j.json") == 1
+    printed = capsys.readouterr()
+    assert "5 done, 0 skipped, 1 failed" in printed.out and "left out: 1 ending in .txt" in printed.out
+    assert f"failed: {Path('in/closed')}: cannot read this folder: Permission denied" in printed.err
+    summary = json.loads(Path("j.json").read_text())
+    assert summary["left_out"] == {"ending in .txt": 1}
+    assert summary["failures"][0]["input"] == str(Path("in/closed"))

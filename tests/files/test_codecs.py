@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pix2pix.errors import ImageError
-from pix2pix.files.codecs import MODES, check_writable, encode, read
+from pix2pix.files.codecs import MODES, READABLE, check_writable, encode, read
 from tests.files.samples import photo
 
 
@@ -229,3 +229,14 @@ def test_files_that_cannot_hold_the_pixels_are_refused():
             check_writable(Path(name), 4)
     with pytest.raises(ValueError, match="expected a name ending in"):
         check_writable(Path("x.gif"), 3)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic"])
+def test_photos_of_phones_are_read(tmp_path, suffix):
+    if suffix not in READABLE:
+        pytest.skip(f"needs a package that reads {suffix}")
+    with Image.open(io.BytesIO(encode(photo(), ".png"))) as image:
+        if suffix == ".heic":
+            pytest.importorskip("pillow_heif").register_heif_opener()
+        image.save(tmp_path / f"x{suffix}", quality=95)
+    assert abs(read(tmp_path / f"x{suffix}", 3).astype(int) - photo()).mean() < 8

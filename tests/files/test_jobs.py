@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
 
 from pix2pix.errors import InputError
+from pix2pix.files import jobs
 from pix2pix.files.codecs import WRITABLE
-from pix2pix.files.jobs import Job, find_jobs, natural, output_name, single_job
+from pix2pix.files.jobs import Job, find_inputs, find_jobs, natural, output_name, single_job
 from tests.files.samples import save
 
 
@@ -114,3 +116,52 @@ def test_natural_order():
     names = ["x10.png", "x2.png", "x2b.png", "b/1.png", "X1.png", "x02.png"]
     ordered = sorted(map(Path, names), key=natural)
     assert [str(p) for p in ordered] == ["X1.png", "b/1.png", "x02.png", "x2.png", "x2b.png", "x10.png"]
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path):
+    for name in ("a.jpg", "b.jfif", "c.jpe", "deep/d.JPG"):
+        save(tmp_path, f"in/{name}")
+    for name in ("notes.txt", "more.TXT", "README", ".DS_Store", ".git/x.png", "deep/e.tga", "f.unheard"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    found = find_inputs([tmp_path / "in"], tmp_path / "out")
+    assert [job.name for job in found.jobs] == ["a.jpg.png", "b.jfif.png", "c.jpe.png", "deep/d.JPG.png"]
+    reasons = {"ending in .txt": 2, "without a suffix": 1, "hidden": 2, "ending in .tga": 1, "ending in .unheard": 1}
+    assert found.left_out == reasons and not found.unreadable
+    with pytest.raises(InputError, match="found no images in .*left out: 1 ending in .tga"):
+        (tmp_path / "in/deep/d.JPG").unlink()
+        find_inputs([tmp_path / "in/deep"], tmp_path / "out")
+
+
+def test_formats_that_this_installation_lacks_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "READABLE", (".png",))
+    for name in ("a.heic", "b.avif", "c.png"):
+        (tmp_path / name).write_bytes(b"")
+    reasons = find_inputs([tmp_path], tmp_path / "out").left_out
+    assert set(reasons) == {
+        "ending in .heic (to read these, pip install 'pix2pix[heif]')",
+        "ending in .avif (to read these, install a Pillow with AVIF)",
+    }
+
+
+def test_names_do_not_depend_on_the_installation(monkeypatch):
+    monkeypatch.setattr(jobs, "READABLE", (".png",))
+    assert output_name("x.heic.png") == "x.heic.png.png" and output_name("x.heic") == "x.heic.png"
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path, monkeypatch):
+    save(tmp_path, "in/x.png")
+    closed = save(tmp_path, "in/closed/y.png").parent
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_inputs([tmp_path / "in"], tmp_path / "out")
+    assert [job.name for job in found.jobs] == ["x.png"] and found.unreadable == {closed: "Permission denied"}
+    with pytest.raises(InputError, match="found no images .*cannot read .*closed': Permission denied"):
+        find_inputs([closed], tmp_path / "out")
