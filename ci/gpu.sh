@@ -20,7 +20,7 @@ python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
 
 build() {
-    find pix2pix tests -name "*.nb[ic]" -delete # Numba does not notice changes of intrinsics
+    find bench pix2pix tests -name "*.nb[ic]" -delete # Numba does not notice changes of intrinsics
     "$python" setup.py build_ext --inplace >build-gpu.log 2>&1 || { cat build-gpu.log; exit 1; }
     rm build-gpu.log
     "$python" - <<'CODE'

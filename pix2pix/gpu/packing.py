@@ -98,7 +98,8 @@ class DeviceWeights:
             if len(uses) > MOST_READERS:
                 raise ValueError(f"the GPU engine takes maps that {MOST_READERS} layers read: not {source.layer}")
             first += width
-        self.maps[op.name] = MapOf(op.sources[0].layer, first, int(self._reads_pairs(op)))
+        border = op.sampling.padding[0] if self._reads_pairs(op) else 0
+        self.maps[op.name] = MapOf(op.sources[0].layer, first, border)
 
     def _width(self, source: str) -> int:
         """Words of each pixel that an operation reads of one of its sources."""
@@ -111,7 +112,9 @@ class DeviceWeights:
 
         The image then has a border of zeros, so that pairs begin where chunks do.
         """
-        return op.reads_image and self.channels[INPUT] <= NARROW and ELEMENTS[self.kind] == 2
+        s = op.sampling
+        is_narrow = op.reads_image and self.channels[INPUT] <= NARROW and ELEMENTS[self.kind] == 2
+        return is_narrow and s.kernel % 2 == s.stride % 2 == 0 and s.padding[0] > 0
 
     def _pack(self, op: Op, weights: Weights, algorithm: Algorithm) -> PackedOp:
         kernel = weights[f"{op.name}.kernel"]

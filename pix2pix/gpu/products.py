@@ -26,10 +26,10 @@ from .tensor_maps import encode, source_map, weight_map
 
 Tile = MmaTile | HopperTile | SimtTile
 ONE_PIXEL = Window(1, 1, 1, 1, 0, 1)
-CONVOLUTION = Window(4, 4, 2, 2, 1, 1)
-OF_PAIRS = Window(4, 2, 2, 1, 0, 1)
+# Of the one transposed convolution that the registry has for GPUs, 4x4 with stride 2 and padding 1: a phase's window,
+# and that of the convolution which it is over a map with zeros inserted.
 PHASE = Window(2, 2, 1, 1, 0, -1)
-OF_INSERTED = Window(4, 4, 1, 1, 0, 1)  # a transposed convolution's, over a map with zeros inserted
+OF_INSERTED = Window(4, 4, 1, 1, 0, 1)
 MATRIX_WORDS = 1 << 13 if SIMULATED else 1 << 26  # of im2col's matrix that are in memory at a time
 
 
@@ -111,9 +111,13 @@ class Product:
     def of(cls, weights: DeviceWeights, packed: PackedOp, n: int, source_size: tuple[int, int]) -> Product:
         """The product of an operation whose sources are maps of `source_size`, (h, w)."""
         (h, w), op, at = source_size, packed.op, weights.maps[packed.op.name]
-        source = Source(h + 2, w // 2 + 1, 2 * at.words) if at.border else Source(h, w, at.words)
-        if not op.sampling.transposed:
-            shape, window = Shape(h // 2, w // 2, 1), OF_PAIRS if at.border else CONVOLUTION
+        source, s = Source(h, w, at.words), op.sampling
+        if not s.transposed:
+            shape = Shape(*s.base_grid(h, w), 1)
+            window = Window(s.kernel, s.kernel, s.stride, s.stride, s.padding[0], 1)
+            if at.border:  # the source's columns are pairs of pixels, and its border is the padding
+                source = Source(h + 2 * at.border, (w + 2 * at.border) // 2, 2 * at.words)
+                window = Window(s.kernel, s.kernel // 2, s.stride, s.stride // 2, 0, 1)
         elif packed.algorithm.kind == "im2col":
             shape, window = Shape(2 * h, 2 * w, 1), OF_INSERTED
         elif op.makes_image:
