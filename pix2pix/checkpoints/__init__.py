@@ -81,13 +81,15 @@ def write(
 
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors of the block as CheckpointError that begins with the path."""
+    """Errors of reading in the block as CheckpointError that names the path."""
     try:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
+    except MemoryError:
+        raise CheckpointError(f"cannot read {os.fspath(path)}: there is not enough memory for its weights") from None
 
 
 def _with_usable_statistics(generator: Generator, weights: Mapping[str, np.ndarray]) -> Generator:

@@ -58,7 +58,8 @@ def read(file: ModelFile, key: str | None) -> Unread:
 
 def _decoded(codes: ModelFile, position: int, shape: tuple[int, ...], codebook: np.ndarray) -> np.ndarray:
     """The float32 numbers that the codes from byte ``position`` on stand for."""
-    return codebook[codes.numbers(position, "uint8", shape)]
+    numbers: np.ndarray = codebook[codes.numbers(position, "uint8", shape)]
+    return numbers
 
 
 def _sections(file: ModelFile) -> tuple[ModelFile, ModelFile, ModelFile]:

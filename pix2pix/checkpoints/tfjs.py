@@ -116,7 +116,8 @@ class _Group(NamedTuple):
 
 
 def _manifest(content: Any, path: Path) -> list[Any]:
-    return entry(content, "weightsManifest", list, path.name)
+    manifest: list[Any] = entry(content, "weightsManifest", list, path.name)
+    return manifest
 
 
 def _weights(manifest: list[Any], file: ModelFile) -> dict[str, StoredTensor]:

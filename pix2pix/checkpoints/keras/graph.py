@@ -41,7 +41,7 @@ class _Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Owners:
+class _Owners:
     """The Keras layers that hold one layer's kernel and its norm."""
 
     convolution: Node
@@ -80,7 +80,7 @@ class _Conversion:
     readers: Mapping[str, int]
     values: dict[str, _Value] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=dict)
-    owners: dict[str, Owners] = field(default_factory=dict)
+    owners: dict[str, _Owners] = field(default_factory=dict)
     image_statistics: set[bool] = field(default_factory=set)
     channels: dict[str, int] = field(default_factory=dict)
     size: int = 0
@@ -115,6 +115,18 @@ def read_graph(model: Any, origin: str) -> tuple[Generator, list[KerasWeight]]:
 
 def _finished(conversion: _Conversion, origin: str) -> tuple[Generator, list[KerasWeight]]:
     """The generator and its weights, with canonical names of layers."""
+    names = _canonical_names(conversion)
+    generator = _generator(conversion, names, origin)
+    needed = {op.name for op in lower(generator).needed([generator.layers[-1].name])}
+    unused = [name for name in conversion.layers if names[name] not in needed]
+    if unused:
+        raise CheckpointError(f"the output does not depend on layer {shown(min(unused, key=names.__getitem__))}")
+    weights = [each for name in conversion.layers for each in conversion.owners[name].weights(generator[names[name]])]
+    return generator, weights
+
+
+def _canonical_names(conversion: _Conversion) -> dict[str, str]:
+    """Keras name -> canonical name of every layer and of the input."""
     downs = [name for name, layer in conversion.layers.items() if not layer.transposed]
     ups = [name for name, layer in conversion.layers.items() if layer.transposed]
     depth = len(downs)
@@ -123,35 +135,33 @@ def _finished(conversion: _Conversion, origin: str) -> tuple[Generator, list[Ker
             f"the model has {depth} convolutions and {len(ups)} transposed ones: expected as many of the one as of the "
             f"other, at least 2, as in a U-Net"
         )
-    if len(conversion.image_statistics) > 1:
-        raise CheckpointError("some norms of the model use the image's statistics, others stored ones: unsupported")
     names = {INPUT: INPUT}
     names |= {name: f"encoder_{number}" for number, name in enumerate(downs, 1)}
-    names |= {name: f"decoder_{depth - number}" for number, name in enumerate(ups)}
+    return names | {name: f"decoder_{depth - number}" for number, name in enumerate(ups)}
+
+
+def _generator(conversion: _Conversion, names: Mapping[str, str], origin: str) -> Generator:
+    """The generator of the layers, under their canonical names."""
+    if len(conversion.image_statistics) > 1:
+        raise CheckpointError("some norms of the model use the image's statistics, others stored ones: unsupported")
     layers = []
     for name, layer in conversion.layers.items():
         inputs = tuple(Source(names[source.layer], source.slope) for source in layer.inputs)
         layers.append(replace(layer, name=names[name], inputs=inputs))
-    sized = bool(conversion.size) and conversion.size % 2**depth == 0
+    multiple, size = 2 ** (len(layers) // 2), conversion.size
+    stored = conversion.image_statistics == {False}
     # Most graphs don't say whether the program calls the model with training=True, as the TensorFlow tutorial does.
-    assumed = (("statistics", conversion.image_statistics == {False}), ("size", not sized))
+    assumed = [name for name, unsaid in (("statistics", stored), ("size", not size or size % multiple)) if unsaid]
     try:
-        generator = Generator(
+        return Generator(
             tuple(layers),
-            "running" if conversion.image_statistics == {False} else "image",
-            conversion.size if sized else 2**depth,
+            "running" if stored else "image",
+            multiple if "size" in assumed else size,
             origin=origin,
-            assumed=tuple(name for name, unsaid in assumed if unsaid),
+            assumed=tuple(assumed),
         )
     except ValueError as error:
         raise CheckpointError(f"the model is no U-Net that can be run: {error}") from None
-    needed = {op.name for op in lower(generator).needed([layers[-1].name])}
-    unused = [layer.name for layer in layers if layer.name not in needed]
-    if unused:
-        back = {canonical: name for name, canonical in names.items()}
-        raise CheckpointError(f"the output does not depend on layer {shown(back[min(unused)])}")
-    stored = [each for name in conversion.layers for each in conversion.owners[name].weights(generator[names[name]])]
-    return generator, stored
 
 
 # -- nodes ----------------------------------------------------------------------------------------------------
@@ -214,7 +224,7 @@ def _convolution(conversion: _Conversion, node: Node, value: _Value) -> _Value:
     channels = sum(conversion.channels[source.layer] for source in inputs)
     transposed = node.kind == "Conv2DTranspose"
     conversion.layers[node.name] = Layer(node.name, inputs, channels, filters, transposed=transposed, bias=bias)
-    conversion.owners[node.name] = Owners(node)
+    conversion.owners[node.name] = _Owners(node)
     conversion.channels[node.name] = filters
     return _activated(conversion, node, node.name, _Value(((node.name, 1.0),), fresh=True), node.name)
 

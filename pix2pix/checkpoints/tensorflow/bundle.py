@@ -148,7 +148,7 @@ def _check_places(entries: dict[str, Entry]) -> None:
     """Raise CheckpointError unless all tensors lie inside their shards and none inside another."""
     ends: dict[Path, int] = {}
     sizes: dict[Path, int] = {}
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset, item[1].size)):
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard.name, item[1].offset, item[1].size)):
         size = sizes.get(entry.shard) or sizes.setdefault(entry.shard, entry.shard.stat().st_size)
         end = entry.offset + entry.size
         if end > size:

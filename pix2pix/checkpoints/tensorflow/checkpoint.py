@@ -20,7 +20,7 @@ from . import objects, tf1
 from .bundle import SUFFIX, read_bundle, shards_of
 
 _RECORD = "checkpoint"
-_NAMED = re.compile(rb'[ \t]*model_checkpoint_path[ \t]*:[ \t]*"([^"\n]*)"')
+_NAMED = re.compile(rb'^[ \t]*model_checkpoint_path[ \t]*:[ \t]*"([^"\n]*)"', re.MULTILINE)
 _OF_PREFIX = re.compile(r"(.+)\.(?:meta|data-\d{5}-of-\d{5})$")
 
 
@@ -63,7 +63,7 @@ def _latest(folder: Path) -> Path | None:
     record = inside(folder, _RECORD)
     if record is None:
         return None
-    named = next(filter(None, map(_NAMED.match, read_beside(record, Budget()).split(b"\n"))), None)
+    named = _NAMED.search(read_beside(record, Budget()))
     if named is None:
         return None
     # Only the last part of the path counts: the folder may have been moved, and nothing outside of it is read.

@@ -69,7 +69,7 @@ class Function:
         """``nodes`` is the field of ``definition`` that has the nodes. Raises CheckpointError."""
         self.operations: dict[str, _Operation] = {}
         for node in definition.messages(nodes):
-            reads = tuple(str(name, "utf-8", "replace") for name in node.parts(3) if name[:1] != b"^")
+            reads = tuple(str(name, "utf-8", "replace") for name in node.parts(3) if bytes(name[:1]) != b"^")
             operation = _Operation(node.text(1), node.text(2), tuple(map(_owner, reads)), node)
             self.operations[operation.name] = operation
         self.result = _owner(result)
@@ -155,7 +155,8 @@ class _Trace:
 
     def _convolved(self, operation: _Operation) -> _Value:
         strides, padding = operation.attribute("strides"), operation.attribute("padding")
-        if not (strides and strides.message(1).part(3) == b"\1\2\2\1" and padding and padding.part(2) == b"SAME"):
+        steps = bytes(strides.message(1).part(3)) if strides else b""
+        if steps != b"\1\2\2\1" or not padding or bytes(padding.part(2)) != b"SAME":
             raise _unsupported(operation, "with other strides than 2 or another padding than SAME in it")
         sources = self.value(operation.reads[_CONVOLUTIONS[operation.kind]]).parts
         self.found.append(Convolution(operation.kind != "Conv2D", sources))
