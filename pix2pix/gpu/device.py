@@ -46,7 +46,7 @@ class Device:
         if self.capability < LEAST_CAPABILITY:
             needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, self.capability))
             raise RuntimeError(f"device cuda:{index}: {self.name} has compute capability {there}, {needed} is needed")
-        self._allowed: set[tuple[Any, tuple[Any, ...]]] = set()
+        self._allowed: set[Any] = set()  # kernels that may have more shared memory
         # The default stream waits for all others, so it may not be used while one of them is captured.
         self._uploads = cuda.stream()
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
@@ -81,20 +81,18 @@ class Device:
         """Let a kernel have `size` bytes of dynamic shared memory, where more than 48 KB must be asked for.
 
         Numba has no call for it (https://github.com/NVIDIA/numba-cuda/issues/94), so the driver is asked, for the
-        function that Numba has compiled for these arguments.
+        function that Numba has compiled for arguments of these types: the same at every launch.
         """
-        if SIMULATED:
-            return
-        signature = tuple(kernel.typeof_pyval(argument) for argument in arguments)
-        if (kernel, signature) in self._allowed:
+        if SIMULATED or kernel in self._allowed:
             return
         from cuda.bindings.driver import CUfunction_attribute
         from numba.cuda.cudadrv.driver import driver
 
+        signature = tuple(kernel.typeof_pyval(argument) for argument in arguments)
         function = kernel.compile(signature)._codelibrary.get_cufunc()
         attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         driver.cuKernelSetAttribute(attribute, size, function.handle, function.device.id)
-        self._allowed.add((kernel, signature))
+        self._allowed.add(kernel)
 
     def stream(self) -> Any:
         """A new stream."""
