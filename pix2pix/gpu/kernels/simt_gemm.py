@@ -1,9 +1,9 @@
 """The implicit GEMM of :mod:`pix2pix.gpu.kernels.mma_gemm` in float32 on CUDA cores: out = A @ W + bias.
 
 A block computes bm x bn of out, each thread tm x tn of them in registers. Two stages of both operands lie in shared
-memory: while one is multiplied, the next is fetched. A thread reads the four columns of a load from shared memory, and
-its rows likewise, beside its neighbours' so that banks do not conflict. The order of A's rows within a tile, and of W's
-columns in memory, is such that a thread's columns are one vector all the same.
+memory: while one is multiplied, the next is fetched into registers. The threads of a warp read neighbouring groups of 4
+rows and of 4 columns from a stage, so banks do not conflict. W's columns are stored, and A's rows fetched, in such an
+order that a thread's columns are one vector of out, and its rows are LY rows apart.
 
 Sources: the tiling is that of NVIDIA's CUTLASS, "Efficient GEMM in CUDA"; implicit GEMM: arXiv:1410.0759.
 """
@@ -110,7 +110,7 @@ def make_simt_gemm(tile: SimtTile, epilogue: int) -> Any:
         channels = int32(source.words // CHUNK)  # in chunks
         a_row, a_chunk = int32(thread // A_CHUNKS), int32(thread % A_CHUNKS)
         for load in range(A_LOADS):
-            s = int32(a_row + load * A_ROWS)  # the row of the stage, of which this is the row of out:
+            s = int32(a_row + load * A_ROWS)  # a row of the stage; in out it is:
             row = int32(
                 first_row + s // UNIT_M * UNIT_M + s % (4 * LY) // 4 + LY * (s % UNIT_M // (4 * LY) * 4 + s % 4)
             )
