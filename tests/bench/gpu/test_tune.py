@@ -6,10 +6,11 @@ import json
 
 from bench import checks
 from bench.gpu import tune
+from pix2pix.devices import gpu_name
 from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.plans import tables as measured_tables
-from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.algorithms import Algorithm, algorithms
 from pix2pix.plans.heuristics import choose
 from tests.models import pictures
 
@@ -17,9 +18,11 @@ from .tiny import TINY, WEIGHTS, needs_simulator
 
 
 def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
-    names = tune.candidates(TINY, "float16", False)
-    assert sorted(names) == sorted(map(str, algorithms(lower(TINY).ops[0], "cuda", "float16")))
-    assert all("split" not in name for name in names[:3]) and "im2col" not in tune.candidates(TINY, "float32", True)
+    candidates = tune.candidates(TINY, "float16", False)
+    assert set(candidates) == set(algorithms(lower(TINY).ops[0], "cuda", "float16"))
+    assert [algorithm.splits for algorithm in candidates[:4]] == [1, 1, 1, 2]
+    assert Algorithm("im2col") not in tune.candidates(TINY, "float32", False)
+    names = [str(algorithm) for algorithm in candidates]
     tuning = tune.Tuning(TINY, WEIGHTS, {"latency": pictures(1, 16, 16)}, "float16", checks.Oracle(TINY, WEIGHTS))
     default = choose(TINY, "latency", None, "float16", "cuda")
     constant = lower(TINY).constants(TINY.size, TINY.size)
@@ -43,17 +46,17 @@ def test_the_fastest_algorithm_of_each_layer_makes_the_plan_and_the_table():
 @needs_simulator
 def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
     g = unet(ngf=64, depth=5)
-    names = tune.candidates(g, "float16", True)
-    assert names[0] == "hopper-128x256" and all(name.startswith("hopper") for name in names)
+    candidates = tune.candidates(g, "float16", True)
+    assert str(candidates[0]) == "hopper-128x256" and {algorithm.kind for algorithm in candidates} == {"hopper"}
     options = ["--precisions", "float16", "--tune", "latency", "--output", str(results / "files")]
     assert tune.main([*options, "--hopper"]) == 0
     assert "not measured: no times" in capsys.readouterr().out
 
-    offered = ["tensor-128x128"]
+    offered = [Algorithm("tensor", tile=(128, 128))]
     monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
     assert tune.main(options) == 0
     before = json.loads((results / "tune.json").read_text())["precisions"]["float16"]["us"]["latency"]
-    offered[:] = ["hopper-128x128"]
+    offered[:] = [Algorithm("hopper", tile=(128, 128))]
     quick = {"hopper-128x128": 1e-9}  # as if such a small layer could go by it
     monkeypatch.setattr(tune.Tuning, "_time", lambda self, *_: self.times["latency"]["decoder_2"].update(quick))
     assert tune.main([*options, "--hopper"]) == 0
@@ -65,9 +68,8 @@ def test_hopper_is_tuned_beside_the_others(results, monkeypatch, capsys):
 
 @needs_simulator
 def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
-    from pix2pix.devices import gpu_name
-
-    offered = ["im2col", "implicit-128x64", "implicit-32x128-split4", "nothing"]
+    timed_ones = [Algorithm("implicit", tile=(128, 64)), Algorithm("implicit", tile=(32, 128), splits=4)]
+    offered = [Algorithm("im2col"), *timed_ones, Algorithm("nothing")]
     monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
     monkeypatch.setattr(tune, "IMAGES", {"latency": 1, "throughput": 2})
     assert (
@@ -78,7 +80,7 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
     constant = lower(TINY).constants(TINY.size, TINY.size)
     for aim in ("latency", "throughput"):
         timed = {name: set(taken) for name, taken in record["us"][aim].items() if name not in constant}
-        assert timed and all(taken == set(offered[1:3]) for taken in timed.values())
+        assert timed and all(taken == set(map(str, timed_ones)) for taken in timed.values())
         plan = choose(TINY, aim, results / "files" / f"plan-cuda-float32-{aim}.json", "float32", "cuda")
         assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
         us = record["us"][aim]
