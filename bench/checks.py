@@ -7,10 +7,16 @@ import numpy as np
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.files import metrics
 from pix2pix.model.generator import Generator, Weights
+from pix2pix.plans.precisions import PRECISIONS
 
 TOLERANCE = 1e-4  # max abs error after tanh in float32; a wrong network is off by far more
 # Least PSNR (dB) of 8-bit images in lower precisions; a wrong network has about 10.
 LEAST_PSNR = {"tf32": 35.0, "float16": 35.0, "bfloat16": 35.0, "int8": 15.0}
+
+
+def required_psnr(precision: str) -> float:
+    """Least PSNR (dB) that this project promises in a precision, as 8-bit images; 0 in float32."""
+    return PRECISIONS[precision].psnr or 0.0
 
 
 class Oracle:

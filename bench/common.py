@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -23,8 +24,10 @@ from pix2pix.demo.facades import facade
 from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions
 from pix2pix.model.generator import Generator, Weights
+from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
+from pix2pix.plans.precisions import PRECISIONS
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -80,6 +83,22 @@ def varied_images(n: int) -> np.ndarray:
 def tune_for(n: int) -> str:
     """The ``tune`` option with which batches of ``n`` images are measured."""
     return "latency" if n == 1 else "throughput"
+
+
+def element_bytes(precision: str) -> int:
+    """Bytes of one number of a map or a weight."""
+    return 4 // PRECISIONS[precision].elements
+
+
+def traffic(generator: Generator, n: int, h: int, w: int, precision: str) -> dict[str, int]:
+    """Bytes that each layer must move for ``n`` images of h x w: its weights and the maps it reads and writes, once."""
+    program = lower(generator)
+    maps = {name: n * math.prod(shape) for name, shape in program.shapes(h, w).items()}
+    moved = {}
+    for op in program.ops:
+        weights = op.sampling.kernel**2 * op.in_channels * op.filters
+        moved[op.name] = element_bytes(precision) * (weights + sum(maps[name] for name in (*op.reads, op.name)))
+    return moved
 
 
 # -- the machine --------------------------------------------------------------------------------------------------

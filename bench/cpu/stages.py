@@ -1,18 +1,18 @@
-"""Where the time of the CPU engine goes: layer by layer beside what its products and its weights take at the least, by
-one thread and by all, and stage by stage (multiplying, transforming, reading maps, waiting, ...).
+"""Where the CPU engine spends its time: by layer, beside lower bounds, and by stage.
 
     python -m bench.cpu.stages [--precision float32] [--batches 1,8] [--blocks 5]
 
-A layer's products are the multiplications that its algorithm does for whole tiles, at the measured peak of the
-precision; its weights are read once from memory for each call, at the measured rate. No layer can be faster than the
-greater of the two, but where caches hold weights from one call to the next.
+A layer has two lower bounds. Its products are the multiplications of its algorithm, in whole tiles, at the measured
+peak of the precision. Its weights are read from memory once per call, at the measured bandwidth. A layer can be faster
+than the greater of the two only if caches keep weights from one call to the next. One thread and all threads are
+measured in alternating blocks.
 
-Stages are shares of the samples that Linux's `perf` takes of a process; without `perf`, they are left out.
+Stages (multiplying, transforming, reading maps, waiting, ...) are shares of the samples that Linux's ``perf`` takes of
+a process. Without ``perf`` they are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import shutil
@@ -20,21 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pix2pix.cpu.engine import PRECISIONS, CpuEngine
 from pix2pix.cpu.topology import available_cores
-from pix2pix.model.generator import INPUT, Layer
+from pix2pix.factory import EngineOptions
+from pix2pix.model.lowering import Op, lower
+from pix2pix.plans.algorithms import Algorithm
+from pix2pix.plans.precisions import PRECISIONS
 
 from .. import common
-from ..common import inputs, model
-from .kernels import Timed
+from ..common import model
+from .timing import TimedEngine
 
 SAMPLED = 5  # seconds
+WINOGRAD_TAPS = 2  # r of F(m x m, r x r): a 4x4 stride-2 kernel is four kernels of 2x2
+ON_CPU = tuple(name for name, precision in PRECISIONS.items() if "cpu" in precision.hardware)
 STAGES = {  # by the functions' names
     "multiply": r"^(floats|bfloat16)_\d+x\d",
     "read maps": r"read_row",
@@ -45,76 +49,59 @@ STAGES = {  # by the functions' names
 }
 
 
-def products(layer: Layer, algorithm: str, grid: int) -> tuple[int, int]:
-    """Multiplications of a layer for one picture whose base grid is grid x grid, and its packed weights."""
-    filters = layer.filters
-    if algorithm == "direct":
-        weights = 16 * layer.in_channels * filters
-        return weights * grid * grid, weights
-    m = int(algorithm[-1])
-    points = (m + 1) ** 2
-    if layer.transposed:
-        tiles = math.ceil((2 * grid + 1) / (2 * m)) if "shared" in algorithm else math.ceil(grid / m)
-        weights = 4 * points * layer.in_channels * filters
+def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
+    """Multiplications of an operation over one h x w map, in whole tiles, and the number of its packed weights."""
+    grid = op.sampling.base_grid(h, w)
+    weights = sum(len(phase.taps) for phase in op.sampling.phases) * op.in_channels * op.filters
+    if algorithm.kind == "direct":
+        return weights * grid[0] * grid[1], weights
+    m, scale = algorithm.m, op.sampling.scale
+    weights = weights // WINOGRAD_TAPS**2 * (m + WINOGRAD_TAPS - 1) ** 2
+    if algorithm.shared:  # a tile covers all phases of its outputs, and starts one output before the first
+        tiles = [math.ceil((scale * edge + 1) / (scale * m)) for edge in grid]
     else:
-        tiles, weights = math.ceil(grid / m), points * 4 * layer.in_channels * filters
-    return tiles * tiles * weights, weights
+        tiles = [math.ceil(edge / m) for edge in grid]
+    return tiles[0] * tiles[1] * weights, weights
 
 
-def start(n: int, precision: str, threads: int) -> tuple[CpuEngine, dict[str, Timed]]:
-    """An engine that has run, and its layers."""
-    engine = CpuEngine(*model(), tune="latency" if n == 1 else "throughput", precision=precision, threads=threads)
-    layers = {name: Timed(packed) for name, packed in engine.convolutions.items()}
-    engine.convolutions.update(layers)
-    common.time_calls(partial(engine.run, inputs(n)), 3)
-    return engine, layers
+def bounds(
+    n: int, precision: str, algorithms: Mapping[str, Algorithm], peak: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Lower bounds of each layer in ms per image: of its products, and of reading its weights.
 
-
-def time_layers(n: int, precision: str, thread_counts: list[int], blocks: int) -> dict[str, Any]:
-    """Medians of milliseconds per picture for each number of threads, in alternating blocks, and the peaks."""
-    x, calls = inputs(n), max(2, 16 // n)
-    engines = {threads: start(n, precision, threads) for threads in thread_counts}
-    whole: dict[int, list[float]] = {threads: [] for threads in thread_counts}
-    peaks: dict[int, list[dict[str, float]]] = {threads: [] for threads in thread_counts}
-    for _, layers in engines.values():
-        for layer in layers.values():
-            layer.seconds.clear()
-    for _ in range(blocks):
-        for threads, (engine, _) in engines.items():
-            peaks[threads].append(common.peak(threads, precision))
-            whole[threads] += common.time_calls(partial(engine.run, x), calls)
-    result: dict[str, Any] = {"plan": engines[thread_counts[0]][0].plan.to_dict()["layers"], "threads": {}}
-    for threads, (engine, layers) in engines.items():
-        ran = {name: layer.seconds for name, layer in layers.items() if layer.seconds} | {"network": whole[threads]}
-        milliseconds = {name: round(1e3 * float(np.median(seconds)) / n, 4) for name, seconds in ran.items()}
-        result["threads"][threads] = {"peak": common.median_peak(peaks[threads]), "ms": milliseconds}
-        engine.close()
-    return result
-
-
-def bounds(n: int, precision: str, plan: dict[str, str], peak: dict[str, float]) -> dict[str, dict[str, float]]:
-    """What each layer takes at the least, in ms per picture: its products, and reading its weights. The picture's
-    layer is in float32, whose peak is half of bfloat16's."""
-    generator, _ = model()
-    shapes = generator.shapes(256, 256)
+    The layer that reads the image is computed in float32, whose peak is a half of bfloat16's.
+    """
+    program = lower(model()[0])
+    shapes = program.shapes(256, 256)
     result = {}
-    for layer in generator.layers:
-        picture = layer.inputs[0].layer == INPUT
-        half = precision == "bfloat16" and not picture
-        grid = shapes[layer.name][0] // (2 if layer.transposed else 1)
-        multiplications, weights = products(layer, plan[layer.name], grid)
-        rate = peak["fma_gflops"] / (2 if precision == "bfloat16" and picture else 1)
-        megabytes = (2 if half else 4) * weights / 1e6
-        result[layer.name] = {
-            "products_ms": round(2 * multiplications / rate / 1e6, 4),
+    for op in program.ops:
+        used = "float32" if op.reads_image else precision
+        slower = PRECISIONS[precision].elements / PRECISIONS[used].elements
+        multiplications, weights = products(op, algorithms[op.name], *shapes[op.sources[0].layer][:2])
+        megabytes = common.element_bytes(used) * weights / 1e6
+        result[op.name] = {
+            "products_ms": round(2 * multiplications * slower / peak["fma_gflops"] / 1e6, 4),
             "weights_mb": round(megabytes, 2),
             "weights_ms": round(megabytes / peak["bandwidth_gbs"] / n, 4),
         }
     return result
 
 
+def time_layers(n: int, precision: str, thread_counts: list[int], blocks: int) -> dict[int, TimedEngine]:
+    """Engines for each number of threads, timed in alternating blocks."""
+    engines = {t: TimedEngine(n, EngineOptions("cpu", precision, threads=t)) for t in thread_counts}
+    for timed in engines.values():
+        timed.start()
+    for _ in range(blocks):
+        for timed in engines.values():
+            timed.time_block(max(2, 16 // n))
+    for timed in engines.values():
+        timed.engine.close()
+    return engines
+
+
 def sample(n: int, precision: str, threads: int) -> dict[str, float] | None:
-    """The share (%) of each stage in a process that does nothing but run; None without perf."""
+    """The share (%) of each stage in a process that only runs the engine; None without perf."""
     if not shutil.which("perf"):
         return None
     options = f"--precision {precision} --batches {n} --run {threads}".split()
@@ -123,70 +110,101 @@ def sample(n: int, precision: str, threads: int) -> dict[str, float] | None:
         file = str(Path(folder, "perf.data"))
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # it runs now
+            process.stdout.readline()  # printed when it begins to run
             perf = f"perf record -q -F 999 -p {process.pid} -o".split()
             subprocess.run([*perf, file, "--", "sleep", str(SAMPLED)], check=True, capture_output=True)
         finally:
             process.kill()
         report = ["perf", "report", "-q", "-i", file, "--stdio", "--no-children", "--sort", "dso,sym", "-t", ";"]
-        lines = subprocess.run(report, check=True, capture_output=True, text=True).stdout.splitlines()
-    shares = dict.fromkeys((*STAGES, "waiting", "other"), 0.0)
+        return shares(subprocess.run(report, check=True, capture_output=True, text=True).stdout.splitlines())
+
+
+def shares(lines: list[str]) -> dict[str, float]:
+    """The share (%) of each stage in a report of perf, whose lines are ``percent;library;symbol``."""
+    result = dict.fromkeys((*STAGES, "waiting", "other"), 0.0)
     for line in lines:
         if line.count(";") >= 2:
             percent, library, symbol = (field.strip() for field in line.split(";", 2))
-            shares[_stage(library, symbol.split("] ")[-1])] += float(percent.rstrip("%"))
-    return {stage: round(share, 1) for stage, share in shares.items()}
+            result[stage(library, symbol.split("] ")[-1])] += float(percent.rstrip("%"))
+    return {name: round(share, 1) for name, share in result.items()}
 
 
-def _stage(library: str, symbol: str) -> str:
+def stage(library: str, symbol: str) -> str:
+    """The stage that a function of a library belongs to."""
     if "gomp" in library:
         return "waiting"
-    return next((stage for stage, pattern in STAGES.items() if re.search(pattern, symbol)), "other")
+    return next((name for name, pattern in STAGES.items() if re.search(pattern, symbol)), "other")
 
 
-def report(n: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure, print and return all about ``n`` pictures per call."""
-    precision, counts = arguments.precision, sorted({1, available_cores()})
-    measured = time_layers(n, precision, counts, arguments.blocks)
-    most, one = measured["threads"][counts[-1]], measured["threads"][1]
-    least = measured["bounds"] = bounds(n, precision, measured["plan"], most["peak"])
-    print(f"\n{precision}, N={n}, ms/image; {counts[-1]} threads: {most['peak']}; 1 thread: {one['peak']}")
+def report(n: int, precision: str, blocks: int) -> dict[str, Any]:
+    """Measure, print and return everything for ``n`` images per call."""
+    counts = sorted({1, available_cores()})
+    engines = time_layers(n, precision, counts, blocks)
+    medians = {
+        threads: {
+            name: round(1e3 * float(np.median(seconds)) / n, 4)
+            for name, seconds in {**timed.layers, "network": timed.network}.items()
+        }
+        for threads, timed in engines.items()
+    }
+    algorithms, peak = engines[1].algorithms, engines[counts[-1]].peak
+    lower_bounds = bounds(n, precision, algorithms, peak)
+    ran = [lower_bounds[name] for name in engines[1].layers]
+    lower_bounds["network"] = {key: round(sum(entry[key] for entry in ran), 4) for key in ran[0]}
+    print(f"\n{precision}, N={n}, ms/image; {counts[-1]} threads: {peak}; 1 thread: {engines[1].peak}")
+    print_layers(algorithms, medians[1], medians[counts[-1]], lower_bounds)
+    stages = {threads: sample(n, precision, threads) for threads in counts}
+    for threads, found in stages.items():
+        text = ", ".join(f"{name} {share} %" for name, share in found.items()) if found else "no perf here"
+        print(f"{threads} threads: {text}")
+    return {
+        "plan": {name: str(algorithm) for name, algorithm in algorithms.items()},
+        "threads": {t: {"peak": timed.peak, "ms": medians[t]} for t, timed in engines.items()},
+        "bounds": lower_bounds,
+        "stages": stages,
+    }
+
+
+def print_layers(
+    algorithms: Mapping[str, Algorithm],
+    one: Mapping[str, float],
+    most: Mapping[str, float],
+    lower_bounds: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Print the table of layers: ms per image with one thread and with all, beside the lower bounds."""
     print("layer        algorithm         1 thread    all   gain  products  of it  weights, MB  their reading")
-    ran = {name: least[name] for name in most["ms"] if name != "network"}
-    measured["bounds"]["network"] = {key: round(sum(e[key] for e in ran.values()), 4) for key in least["encoder_1"]}
-    for name in (*ran, "network"):
-        ms, alone, entry = most["ms"][name], one["ms"][name], least[name]
+    for name, ms in most.items():
+        entry = lower_bounds[name]
         print(
-            f"{name:12s} {measured['plan'].get(name, ''):16s} {alone:9.3f} {ms:6.3f} {alone / ms:6.2f} "
+            f"{name:12s} {str(algorithms.get(name, '')):16s} {one[name]:9.3f} {ms:6.3f} {one[name] / ms:6.2f} "
             f"{entry['products_ms']:9.3f} {entry['products_ms'] / ms:6.0%} {entry['weights_mb']:12.1f} "
             f"{entry['weights_ms']:14.3f}"
         )
-    measured["stages"] = {threads: sample(n, precision, threads) for threads in counts}
-    for threads, shares in measured["stages"].items():
-        found = ", ".join(f"{stage} {share} %" for stage, share in shares.items()) if shares else "no perf here"
-        print(f"{threads} threads: {found}")
-    return measured
+
+
+def run(n: int, precision: str, threads: int, seconds: float) -> None:
+    """Run the engine for some seconds, for perf to sample; prints a line when it begins."""
+    timed = TimedEngine(n, EngineOptions("cpu", precision, threads=threads))
+    print("running", flush=True)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        timed.run()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.cpu.stages", __doc__)
-    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16", help="(%(default)s)")
-    parser.add_argument("--batches", default="1,8", help="numbers of pictures per call (%(default)s)")
+    parser.add_argument("--precision", choices=ON_CPU, default="bfloat16", help="(%(default)s)")
+    parser.add_argument("--batches", default="1,8", help="images per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help="alternating blocks (%(default)s)")
     parser.add_argument("--run", type=int, metavar="THREADS", help="run for perf to sample, and measure nothing")
     arguments = parser.parse_args(argv)
-    batches = [int(n) for n in arguments.batches.split(",")]
+    precision, batches = arguments.precision, [int(n) for n in arguments.batches.split(",")]
     if arguments.run:
-        x = inputs(batches[0])
-        engine, _ = start(batches[0], arguments.precision, arguments.run)
-        print("running", flush=True)
-        deadline = time.monotonic() + 2 * SAMPLED
-        while time.monotonic() < deadline:
-            engine.run(x)
+        run(batches[0], precision, arguments.run, 2 * SAMPLED)
         return 0
-    record = {"precision": arguments.precision, "batches": {n: report(n, arguments) for n in batches}}
-    common.save("stages" if arguments.precision == "bfloat16" else f"stages-{arguments.precision}", record)
+    record = {"precision": precision, "batches": {n: report(n, precision, arguments.blocks) for n in batches}}
+    common.save("stages" if precision == "bfloat16" else f"stages-{precision}", record)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What :mod:`.gpu` compares: engines with a batch in the memory of one GPU, or in pinned memory of the host.
+"""The sides of :mod:`.peers`: engines with a batch in the memory of one GPU, or in pinned host memory.
 
-All of them run in one process and one after another. ``run`` and ``stream`` wait until what they started is done, once
-for all calls, as a program would that has more work to give.
+All run in one process, one after another. ``run`` and ``stream`` synchronise once, after all their calls, as a program
+with more work would.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pix2pix.engines.base import BaseEngine
 from pix2pix.engines.reference import to_float
+from pix2pix.plans.precisions import PRECISIONS as TABLE
 
-PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+if TYPE_CHECKING:
+    from pix2pix.gpu.engine import GpuEngine
+
+PRECISIONS = tuple(name for name, precision in TABLE.items() if "cuda" in precision.hardware)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, buffers=True)
 class Contender:
     """One way to run the network over one batch.
 
-    ``run(calls)`` does so many times with what lies in the GPU's memory, ``stream(calls)`` from the host's pinned
-    memory and back, copies overlapped, ``translate`` once from there and back: uint8 (N,H,W,C). ``output`` is what is
-    computed, float32 (N,H,W,C); ``precision`` says how near to the oracle that must be. ``settings`` are those that it
-    has chosen by itself, in words.
+    ``run(calls)`` runs it so many times from and to the GPU's memory, ``stream(calls)`` from and to pinned host memory
+    with overlapped copies. ``translate`` runs it once from and to pinned host memory: uint8 (N,H,W,C). ``output`` is
+    float32 (N,H,W,C); ``precision`` determines its tolerance. ``settings`` describes what the engine chose by itself.
     """
 
     precision: str
@@ -37,25 +39,24 @@ class Contender:
     settings: str = ""
 
 
-def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
-    """This project's GPU engine: 8-bit pictures to 8-bit pictures, in as many parts as the engine makes of a batch."""
-    gpu: Any = engine
-    slots: list[Any] = []
+def resident(engine: GpuEngine, b: np.ndarray) -> Contender:
+    """This project's GPU engine over uint8 images, in the chunks into which the engine splits the batch."""
+    buffers: list[Any] = []
     pinned = engine.empty(*b.shape[:3])
     pinned[...] = b
     out = np.empty_like(engine.translate(b))
 
     def upload(images: slice) -> None:
         part = np.ascontiguousarray(b[images])
-        slots.append(gpu.pipeline.buffer(gpu.forward_pass.context(*part.shape[:3])))
-        slots[-1].b.copy_to_device(part.reshape(-1), stream=gpu.compute_stream)
-        gpu.compute_stream.synchronize()
+        buffers.append(engine.pipeline.buffer(engine.forward_pass.context(*part.shape[:3])))
+        buffers[-1].b.copy_to_device(part.reshape(-1), stream=engine.compute_stream)
+        engine.compute_stream.synchronize()
 
     def run(calls: int) -> None:
         for _ in range(calls):
-            for slot in slots:
-                slot.translate()
-        gpu.compute_stream.synchronize()
+            for buffer in buffers:
+                buffer.translate()
+        engine.compute_stream.synchronize()
 
     def stream(calls: int) -> None:
         for result in engine.stream(itertools.repeat(pinned, calls)):
@@ -64,12 +65,12 @@ def resident(engine: BaseEngine, b: np.ndarray) -> Contender:
 
     if not np.array_equal(next(iter(engine.stream([pinned]))), engine.translate(b)):
         raise RuntimeError("stream and translate differ: not timed")
-    gpu.do(gpu.chunks.run, b.shape[:3], upload, gpu.forget)
+    engine.do(engine.chunks.run, b.shape[:3], upload, engine.forget)
     return Contender(
-        precision=gpu.info.precision,
-        run=lambda calls: gpu.do(run, calls),
+        precision=engine.info.precision,
+        run=lambda calls: engine.do(run, calls),
         output=lambda: engine.run(to_float(b)),
         stream=stream,
         translate=lambda: engine.translate(pinned, out),
-        settings=f"tuned for {gpu.plan.tune}",
+        settings=f"tuned for {engine.info.plan.tune}",
     )

@@ -1,25 +1,24 @@
-"""Every layer of the GPU engine beside the roof, and every kernel's time, in all precisions.
+"""Time of every layer of the GPU engine beside its roof, and of every kernel, in all precisions.
 
     python -m bench.gpu.layers [--batches 64,1] [--precisions float16,tf32,bfloat16,float32] [--device cuda:0]
 
-The roof of a layer is the least of what cuBLAS does of a large product in that precision, and of what memory can feed
-if the layer's weights and maps pass once (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009). A layer's time
-is that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md. Without a GPU, it says
-that nothing was measured.
+The roof of a layer (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009) is the lesser of cuBLAS's rate for a
+large product in that precision, and of the rate that memory can feed if weights and maps pass once. A layer's time is
+that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md. Without a GPU, nothing is
+measured, and the program says so.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pix2pix.engines.base import BaseEngine
 from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions, make_engine
-from pix2pix.model.generator import INPUT, Generator
+from pix2pix.model.generator import INPUT
 from pix2pix.model.lowering import lower
 
 from .. import common
@@ -28,26 +27,15 @@ from ..common import model
 from . import kernels, tables
 from .contenders import PRECISIONS
 
-BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}  # of a number in the GPU's memory
+if TYPE_CHECKING:
+    from pix2pix.gpu.engine import GpuEngine
 
 
-def traffic(generator: Generator, n: int, h: int, w: int, precision: str) -> dict[str, int]:
-    """Bytes that each layer must read and write for ``n`` pictures of h x w: its weights and maps, once."""
-    numbers = {name: n * int(np.prod(shape)) for name, shape in generator.shapes(h, w).items()}
-    needed = {}
-    for layer in generator.layers:
-        weights = layer.kernel**2 * layer.in_channels * layer.filters
-        read = sum(numbers[source.layer] for source in layer.inputs)
-        needed[layer.name] = BYTES[precision] * (weights + read + numbers[layer.name])
-    return needed
-
-
-def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Time and rates of every layer, and the time of what is done to the pictures before the first."""
-    gpu: Any = engine
+def roofline(engine: GpuEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time and rates of every layer; the row ``input`` is the time spent on the images before the first layer."""
     n, h, w, _ = b.shape
-    macs, needed = engine.generator.macs(h, w), traffic(engine.generator, n, h, w, gpu.info.precision)
-    most = peak["cublas_gflops"][gpu.info.precision]
+    macs, needed = engine.generator.macs(h, w), common.traffic(engine.generator, n, h, w, engine.info.precision)
+    most = peak["cublas_gflops"][engine.info.precision]
     rows = []
     for layer, seconds in kernels.layer_seconds(engine, b).items():
         row: dict[str, Any] = {"layer": layer, "us": round(1e6 * seconds, 2), "gflops": None}
@@ -57,20 +45,20 @@ def roofline(engine: BaseEngine, b: np.ndarray, peak: Mapping[str, Any]) -> list
             roof = min(most, intensity * peak["bandwidth_gbs"])
             row |= {"gflops": round(gflops, 6), "of_cublas": round(gflops / most, 4), "roof_gflops": round(roof, 6)}
             row |= {"of_roof": round(gflops / roof, 4), "flops_per_byte": round(intensity, 2)}
-            row |= {"gbs": round(needed[layer] / seconds / 1e9, 3), "algorithm": str(gpu.plan.layers[layer])}
+            row |= {"gbs": round(needed[layer] / seconds / 1e9, 3), "algorithm": str(engine.info.plan.layers[layer])}
         rows.append(row)
     return rows
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All precisions and numbers of pictures; what is saved."""
+    """All precisions and batch sizes; the record that is saved."""
     from . import peak as gpu_peak
 
     generator, weights = model()
     oracle = Oracle(generator, weights)
     record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "peak": {}, "runs": []}
     for n in arguments.batches:
-        b, tune = common.images(n), "latency" if n == 1 else "throughput"
+        b, tune = common.images(n), common.tune_for(n)
         for precision in arguments.precisions:
             with make_engine(generator, weights, EngineOptions(arguments.device, precision, tune)) as engine:
                 if not record["peak"]:
@@ -85,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.gpu.layers", __doc__)
-    parser.add_argument("--batches", default="64,1", help="pictures per call (%(default)s)")
+    parser.add_argument("--batches", default="64,1", help="images per call (%(default)s)")
     parser.add_argument("--precisions", default="float16,tf32,bfloat16,float32", help="(%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
     arguments = parser.parse_args(argv)

@@ -1,17 +1,18 @@
 """The whole network on one GPU, beside PyTorch on the same GPU, in all precisions.
 
     python -m bench.gpu.peers [--batches 64] [--precisions float32,tf32,float16,bfloat16] [--no-compile] [--name gpu-64]
-                        [--blocks 5] [--images 0] [--device cuda:0]
+                              [--blocks 5] [--images 0] [--device cuda:0]
 
-For each number of pictures, this project's engine and PyTorch (eager, as a CUDA graph, and compiled) run in turns, in
-blocks of calls: over a batch that lies in the GPU's memory ("resident"), from the host's pinned memory and back with
-copies overlapped ("stream"), and so one call after the other ("translate"). Every output is compared with the float64
-oracle before. ``--images`` are those of a raw file that the command line then translates. Writes NAME.json, and gpu.md,
-which has the tables of all such files. Without a GPU, it says that nothing was measured.
+For each batch size, this project's engine and PyTorch (eager, as a CUDA graph, and compiled) run in alternating blocks
+of calls, in three ways: from and to the GPU's memory ("resident"), from and to pinned host memory with overlapped
+copies ("stream"), and from and to pinned host memory one call at a time ("translate"). Every output is compared with
+the float64 oracle before anything is timed. With ``--images``, the command line then translates a raw file of so many.
+Writes NAME.json, and gpu.md with the tables of all such files. Without a GPU, nothing is measured, and the program says
+so.
 
-Compiling takes PyTorch minutes: after COMPILE_UNTIL seconds nothing more is compiled, and after BEGIN_UNTIL no further
-number of pictures is begun. What is left out for that, or fails, is in the tables. The exit status is 1 if an engine
-of ours was wrong.
+Compiling takes PyTorch minutes: after COMPILE_UNTIL seconds nothing more is compiled, and after BEGIN_UNTIL seconds no
+further batch size is begun. The tables list what was left out or failed. The exit status is 1 if one of this project's
+engines was wrong.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ from pix2pix import checkpoints
 from pix2pix.engines.base import Engine
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import metrics
-from tests.models import PSNR
 
 from .. import common
-from ..checks import LEAST_PSNR, Oracle, check_images, to_bytes, verify
+from ..checks import LEAST_PSNR, Oracle, check_images, required_psnr, to_bytes, verify
 from ..common import model, seconds_of
 from ..peers.engines import Unavailable
 from . import tables
@@ -50,9 +50,9 @@ Makers = Mapping[str, Callable[[], Contender]]
 
 
 def verify_both(name: str, contender: Contender, expected: dict[int, np.ndarray]) -> dict[str, float]:
-    """How far the output is from the oracle's. RuntimeError if it is too far, or if the translated pictures are."""
+    """Distance of the output from the oracle's. RuntimeError if it is too far off, or if the translated images are."""
     off = verify(name, contender.precision, contender.output(), expected)
-    least = PSNR.get(contender.precision, 0) if name.startswith(OURS) else 0
+    least = required_psnr(contender.precision) if name.startswith(OURS) else 0
     if off.get("psnr_db", least) < least:
         raise RuntimeError(f"{name} has {off['psnr_db']} dB against the oracle (at least {least:.0f}): not timed")
     result, truth = contender.translate()[list(expected)], to_bytes(np.stack(list(expected.values())))
@@ -64,7 +64,7 @@ def verify_both(name: str, contender: Contender, expected: dict[int, np.ndarray]
 
 
 def take_turns(calls: Mapping[str, Callable[[int], Any]], blocks: int) -> dict[str, list[float]]:
-    """Seconds of one call of each, by block. Each is told how often to call, and the order turns round every time."""
+    """Seconds of one call of each, by block. Each takes the number of calls; the order is reversed after each block."""
     counts: dict[str, int] = {}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
@@ -77,7 +77,7 @@ def take_turns(calls: Mapping[str, Callable[[int], Any]], blocks: int) -> dict[s
 
 
 class Comparison:
-    """One batch: the contenders, verified, and their blocks. One that cannot run, or is wrong, is left out."""
+    """The contenders over one batch, verified, and their blocks. One that cannot run, or is wrong, is left out."""
 
     def __init__(self, b: np.ndarray, makers: Makers, oracle: Oracle) -> None:
         self.n, self.oracle = len(b), oracle(b)
@@ -91,7 +91,7 @@ class Comparison:
         try:
             contender = make()
             off = verify_both(name, contender, self.oracle)
-        except Exception as error:  # whatever it is, the others' results are worth having
+        except Exception as error:  # whatever it is, the results of the others are worth having
             why = str(error).splitlines() or [type(error).__name__]
             self.unavailable[f"{name}, N={self.n}"] = why[0]
             print(f"N={self.n} {name}: SKIPPED: {error}", flush=True)
@@ -101,11 +101,11 @@ class Comparison:
 
     @property
     def wrong(self) -> list[str]:
-        """What we have to answer for: engines of ours that are left out."""
+        """This project's engines that were left out."""
         return [f"{name}: {why}" for name, why in self.unavailable.items() if name.startswith(OURS)]
 
     def time(self, blocks: int, flops: int, peaks: Mapping[str, float]) -> dict[str, Any]:
-        """Run the blocks of every way in turns; rates of all contenders. ``peaks`` are GFLOP/s by precision."""
+        """Run the alternating blocks of every way; the rates of all contenders. ``peaks`` are GFLOP/s by precision."""
         for way in WAYS:
             calls = {name: self._call(contender, way) for name, contender in self.contenders.items()}
             for name, seconds in take_turns(calls, blocks).items():
@@ -145,7 +145,7 @@ def command_line(arguments: argparse.Namespace, precision: str) -> dict[str, flo
 
 
 class Benchmark:
-    """All numbers of pictures, one after the other, with what they share; ``record`` is what is saved."""
+    """All batch sizes, one after the other, and what they share; ``record`` is what is saved."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
         from ..peers import torch_network
@@ -171,7 +171,7 @@ class Benchmark:
         return time.perf_counter() - self.begun
 
     def engine(self, precision: str, tune: str) -> Any:
-        """Our engine; each is made once."""
+        """This project's engine; each is made once."""
         key = precision, tune
         if key not in self.engines:
             device = self.arguments.device
@@ -180,8 +180,8 @@ class Benchmark:
         return self.engines[key]
 
     def makers(self, b: np.ndarray) -> Iterator[tuple[str, Callable[[], Contender]]]:
-        """Names of contenders, and what makes them; compiled ones last."""
-        tune = "latency" if len(b) == 1 else "throughput"
+        """Names of contenders, and the functions that make them; compiled ones last."""
+        tune = common.tune_for(len(b))
         for precision in self.arguments.precisions:
             yield f"{OURS}-{precision}", lambda p=precision: resident(self.engine(p, tune), b)
         for way in ("eager", "graph"):
@@ -201,7 +201,7 @@ class Benchmark:
         return contender
 
     def run(self, n: int) -> None:
-        """Measure one number of pictures, and save."""
+        """Measure one batch size, and save."""
         from .pytorch import release
 
         if self.seconds > BEGIN_UNTIL:
@@ -213,7 +213,7 @@ class Benchmark:
         peaks = self.record["peak"]["cublas_gflops"]
         self.record["runs"].append(comparison.time(self.arguments.blocks, self.generator.flops(), peaks))
         self.record["unavailable"] |= comparison.unavailable
-        self.record["plans"] |= {f"{p}, {tune}": e.plan.to_dict() for (p, tune), e in self.engines.items()}
+        self.record["plans"] |= {f"{p}, {tune}": e.info.plan.to_dict() for (p, tune), e in self.engines.items()}
         self.wrong += comparison.wrong
         print(tables.run_table(self.record["runs"][-1]), flush=True)
         self.save()
@@ -221,7 +221,7 @@ class Benchmark:
         release()
 
     def save(self) -> None:
-        """Write what there is, and the tables."""
+        """Write the record so far, and the tables."""
         self.record["minutes"] = round(self.seconds / 60, 1)
         common.save(self.arguments.name, self.record)
         tables.write(common.RESULTS)
@@ -230,7 +230,7 @@ class Benchmark:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = common.argument_parser("bench.gpu.peers", __doc__)
-    parser.add_argument("--batches", default="64", help="pictures per call (%(default)s)")
+    parser.add_argument("--batches", default="64", help="images per call (%(default)s)")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="(%(default)s)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--name", help="of the file with the results, without .json (gpu-BATCHES)")
@@ -247,7 +247,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; exit status 1 if an engine of ours was wrong."""
+    """Run the benchmark; exit status 1 if one of this project's engines was wrong."""
     arguments = parse(argv)
     if missing := common.missing_device(arguments.device):
         print(f"not measured: no CUDA device ({missing})")

@@ -1,9 +1,9 @@
-"""Plots of what was measured on a GPU: gpu-throughput.svg from gpu-*.json, gpu-roofline.svg from gpu-layers.json.
+"""Plots of results on a GPU: gpu-throughput.svg from gpu-*.json, gpu-roofline.svg from gpu-layers.json.
 
     python -m bench.gpu.plots
 
-Throughput: images/s over batches in the GPU's memory, by number of pictures: ours, and the best of PyTorch, in each
-precision. Roofline: TFLOP/s by layer, beside its roof. Where nothing was measured, nothing is drawn.
+Throughput: images/s over batches in the GPU's memory, by batch size, of this project and of the best of PyTorch in each
+precision. Roofline: TFLOP/s by layer, beside its roof. Without results, nothing is drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COLOURS = {"float32": "#7f8c9b", "tf32": "#5a9367", "float16": "#1f6fb4", "bfloa
 
 
 def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
-    """A line for each precision of ours, and a dashed one for its best peer, over the number of pictures."""
+    """A line for each precision of ours, and a dashed one for its best peer, over the batch size."""
     figure, panel = plt.subplots(figsize=(7, 4.5))
     for precision, colour in COLOURS.items():
         ours: dict[int, float] = {}
@@ -34,7 +34,7 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
                 panel.plot(
                     list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"
                 )
-    panel.set(xscale="log", ylim=(0, None), xlabel="pictures per batch", ylabel="images/s, in the GPU's memory")
+    panel.set(xscale="log", ylim=(0, None), xlabel="images per batch", ylabel="images/s, in the GPU's memory")
     numbers = sorted({run["n"] for run in runs})
     panel.set_xticks(numbers, [str(n) for n in numbers], minor=False)
     panel.minorticks_off()
@@ -44,7 +44,7 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
-    """A panel for each precision and number of pictures: bars by layer under their roofs."""
+    """A panel for each precision and batch size: bars by layer under their roofs."""
     figure, panels = plt.subplots(len(runs), 1, figsize=(10, 3 * len(runs)), squeeze=False)
     for panel, run in zip(panels[:, 0], runs, strict=True):
         rows = [row for row in run["layers"] if row["gflops"]]
@@ -61,7 +61,7 @@ def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw what there is."""
+    """Draw the plots whose results exist."""
     common.argument_parser("bench.gpu.plots", __doc__).parse_args(argv)
     if runs := [run for record in tables.comparisons(common.RESULTS) for run in record["runs"]]:
         write("gpu-throughput", throughput(runs))

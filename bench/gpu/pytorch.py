@@ -1,13 +1,14 @@
-"""PyTorch on a GPU at its best, as a contender of :mod:`.gpu`.
+"""PyTorch on a GPU with its fastest settings, as a contender of :mod:`.peers`.
 
-Channels last; float16 and bfloat16 are of weights and maps alike, TF32 is PyTorch's own (``allow_tf32``). Three ways:
+Channels last. In float16 and bfloat16, weights and maps have that type; TF32 is PyTorch's own (``allow_tf32``). There
+are three ways:
 
-eager     kernels launched one by one
-graph     the same, recorded as a CUDA graph
-compile   compiled by inductor for static shapes (``max-autotune``), recorded as a CUDA graph. That mode records by
-          itself, but copies its input first: so what is recorded here is the one without, max-autotune-no-cudagraphs
+eager     kernels are launched one by one
+graph     the same kernels, recorded as a CUDA graph
+compile   kernels compiled by inductor for static shapes, recorded as a CUDA graph. The mode is
+          max-autotune-no-cudagraphs: max-autotune has the same kernels and records a graph itself, but copies its input
 
-PyTorch has several ways to normalise a picture by its own statistics; which is fastest is tried out first.
+PyTorch has several formulas for normalisation with per-image statistics. A trial finds the fastest first.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from .contenders import Contender
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WAYS = ("eager", "graph", "compile")
-EDGE = 8192  # of the matrices that say what cuBLAS can do
-PRODUCTS, BLOCKS = 20, 5  # that are timed together, so many times
-SLOTS = 3  # batches that are on their way at a time: one comes, one is computed, one goes
-TRIALS = 3  # of each norm
+EDGE = 8192  # of the matrices with which cuBLAS is measured
+PRODUCTS, BLOCKS = 20, 5  # products per timed block, and blocks
+SLOTS = 3  # batches in flight: one copied in, one computed, one copied out
+TRIALS = 3  # calls per trial of a norm, and before recording a graph
 
 
 def centred_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torch.Tensor, eps: float) -> torch.Tensor:
@@ -44,7 +45,7 @@ def centred_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torc
 
 
 def scaled_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torch.Tensor, eps: float) -> torch.Tensor:
-    """The same in two."""
+    """The same in two passes."""
     variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
     scale = torch.rsqrt(variance + eps) * gamma.view(channels, 1, 1)
     return torch.addcmul(beta.view(channels, 1, 1) - mean * scale, x, scale)
@@ -70,12 +71,12 @@ def as_bytes(y: torch.Tensor) -> torch.Tensor:
 
 
 def allow_tf32(precision: str) -> None:
-    """Let PyTorch use TF32 if that is the precision, and else not."""
+    """Let PyTorch use TF32 if that is the precision, and forbid it otherwise."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def product_gflops(device: str, precision: str) -> float:
-    """What cuBLAS does of a product of two large matrices of random numbers: the median of BLOCKS."""
+    """GFLOP/s of cuBLAS for the product of two large random matrices: the median of BLOCKS."""
     a, b = (torch.randn(EDGE, EDGE, device=device).to(DTYPES[precision]) for _ in range(2))
     allow_tf32(precision)
 
@@ -90,19 +91,19 @@ def product_gflops(device: str, precision: str) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that it was given."""
+    """Synchronise with the device."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
 
 def release() -> None:
-    """Give back what PyTorch holds of the GPU's memory for nobody."""
+    """Free the GPU memory that PyTorch caches."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def record(work: Callable[[], Any]) -> Callable[[], Any]:
-    """``work`` as a CUDA graph: a call that replays it, and returns what it returned (the same memory every time)."""
+    """``work`` as a CUDA graph: a function that replays it and returns its result, which is always the same memory."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -121,7 +122,7 @@ def record(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 class Slot:
-    """Memory through which batches like ``b`` travel: pinned, and on the device; ``translate`` is the work between."""
+    """Pinned and device buffers for one batch like ``b`` in flight; ``translate`` computes from one to the other."""
 
     def __init__(self, b: np.ndarray, on_device: Callable[[torch.Tensor], Callable[[], torch.Tensor]], device: str):
         pinned = device != "cpu"
@@ -134,9 +135,9 @@ class Slot:
 
 
 class TorchOnGpu:
-    """The module of ``path`` (as :func:`.torch_network.write` writes it) over the 8-bit pictures ``b``.
+    """The module in ``path``, written by :func:`.torch_network.write`, over the uint8 images ``b`` (N,H,W,C).
 
-    On the device "cpu", for tests, there is no ``graph``, and a stream is one call after the other.
+    On the device "cpu", which tests use, nothing is recorded as a graph, and a stream does not overlap copies.
     """
 
     def __init__(self, path: Path, b: np.ndarray, device: str, precision: str, way: str) -> None:
@@ -145,10 +146,10 @@ class TorchOnGpu:
         self.module: Any = network.read(path, group_norm=False).to(device=device, dtype=self.dtype)
         if self._is_cuda:
             torch.cuda.set_device(device)
-        with torch.inference_mode():  # as what is made of bytes: for tensors of two kinds, inductor would compile twice
+        with torch.inference_mode():  # as the inputs made from bytes are: inductor compiles once per kind of tensor
             x = torch.from_numpy(nchw(to_float(b))).to(device=device, dtype=self.dtype)
             self.x = x.contiguous(memory_format=torch.channels_last)
-        self.norm = "var_mean"  # what inductor makes one kernel of
+        self.norm = "var_mean"  # which inductor fuses into one kernel
         if way == "compile":
             self.module = torch.compile(self.module, mode="max-autotune-no-cudagraphs", dynamic=False)
             self._compile()
@@ -166,7 +167,7 @@ class TorchOnGpu:
         return self._prepared(lambda: as_bytes(self.module(as_floats(b, self.dtype))))
 
     def _prepared(self, work: Callable[[], Any]) -> Callable[[], Any]:
-        """``work`` under this contender's settings, recorded if that is its way."""
+        """``work`` under this contender's settings, recorded as a graph unless the way is eager."""
 
         def call() -> Any:
             allow_tf32(self.precision)
@@ -178,12 +179,12 @@ class TorchOnGpu:
     def _compile(self) -> None:
         try:
             self._prepared(lambda: self.module(self.x))()
-        except Exception as error:  # whatever Triton, the compiler behind it or a driver may raise
+        except Exception as error:  # whatever Triton, its compiler or the driver may raise
             lines = str(error).splitlines() or [""]
             raise Unavailable(f"torch.compile failed: {type(error).__name__}: {lines[0]}") from None
 
     def _try(self, norm: str) -> float:
-        """Seconds of a call with that norm."""
+        """Seconds of some calls with that norm."""
         self.module.normalise = NORMS[norm]
         call = self._prepared(lambda: self.module(self.x))
 
@@ -196,17 +197,17 @@ class TorchOnGpu:
         return seconds_of(calls)
 
     def run(self, calls: int) -> None:
-        """So many times over what lies in the device's memory."""
+        """Run so many times from and to the device's memory."""
         for _ in range(calls):
             self.network()
         wait(self.device)
 
     def output(self) -> np.ndarray:
-        """What the network computes: float32 (N,H,W,C)."""
+        """The network's output, float32 (N,H,W,C)."""
         return nhwc(self.network().float().cpu().numpy())
 
     def translate(self) -> np.ndarray:
-        """One batch from the host's memory and back."""
+        """Translate one batch from and to pinned host memory."""
         slot = self.slots[0]
         slot.b.copy_(slot.given, non_blocking=True)
         slot.result.copy_(slot.translate(), non_blocking=True)
@@ -214,7 +215,7 @@ class TorchOnGpu:
         return slot.result.numpy()
 
     def stream(self, calls: int) -> None:
-        """So many batches, their copies on streams of their own."""
+        """Translate so many batches, with copies on separate streams."""
         if not self._is_cuda:
             for _ in range(calls):
                 self.translate()

@@ -20,9 +20,9 @@ from pix2pix import checkpoints
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.model.generator import Generator, Weights
-from tests.models import PSNR
 
 from .. import common
+from ..checks import required_psnr
 from ..demo_model import demo_model, difference
 from . import tables
 from .contenders import PRECISIONS
@@ -52,7 +52,7 @@ def measure(device: str, shared: Path) -> dict[str, Any]:
                 record["engine"] = str(engine.info)
                 found = entries[precision] = difference(engine.translate(b), expected)
             print(f"{name}, {precision}: {found}", flush=True)
-            if found["least_psnr_db"] < PSNR.get(precision, 0) or (
+            if found["least_psnr_db"] < required_psnr(precision) or (
                 precision == "float32" and found["largest_difference"] > 1
             ):
                 record["wrong"].append(f"{name}, {precision}: {found}")

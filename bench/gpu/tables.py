@@ -1,4 +1,4 @@
-"""What :mod:`.gpu`, :mod:`.gpu_layers` and :mod:`.quality` have measured on a GPU, as Markdown tables."""
+"""Markdown tables of the results of :mod:`.peers`, :mod:`.layers` and :mod:`.quality`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def best_peer(engines: Engines, precision: str, way: str) -> str | None:
 
 
 def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    """Ours against the best peer of the same precision, for every number of pictures and way."""
+    """Our rates and their ratios to the best peer of the same precision, for every batch size and way."""
     rows: list[list[Any]] = []
     for run in runs:
         engines = run["engines"]
@@ -39,7 +39,7 @@ def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
 
 
 def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    """(what, measured, required, goal), of what was measured."""
+    """(what, measured, required, goal) of the targets that were measured."""
     engines = {run["n"]: run["engines"] for run in runs}
     rows: list[list[Any]] = []
     for precision, goal, images in (("float16", 1.3, 30000), ("tf32", 1.2, 14000)):
@@ -60,7 +60,7 @@ def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
 
 
 def run_table(run: Mapping[str, Any]) -> str:
-    """One number of pictures: a contender per line."""
+    """One batch size: a contender per line."""
     head = ["engine", "resident, images/s", "best", "ms", "TFLOP/s", "of cuBLAS", "stream, images/s"]
     head += ["translate, images/s", "translate, ms", "off the oracle", "settings"]
     rows = []
@@ -97,13 +97,13 @@ def kernel_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def where(record: Mapping[str, Any]) -> str:
-    """On what something was measured."""
+    """The commit, GPU and engine of a record."""
     gpu = record["gpu"]
     return f"Commit {record['commit']}, {gpu['name']} (driver {gpu['driver']}), {record['engine']}."
 
 
 def peaks(record: Mapping[str, Any]) -> str:
-    """What that can do at most."""
+    """The measured peaks of that GPU."""
     peak = record["peak"]
     products = ", ".join(f"{p} {gflops / 1e3:.1f}" for p, gflops in peak["cublas_gflops"].items())
     return (
@@ -124,7 +124,7 @@ def comparison_parts(records: Sequence[Mapping[str, Any]]) -> list[str]:
         parts += [f"{name}: left out: {why}" for name, why in record["unavailable"].items()]
         for precision, line in record.get("command_line", {}).items():
             parts.append(
-                f"`pix2pix translate --precision {precision}` over {line['images']} raw pictures: "
+                f"`pix2pix translate --precision {precision}` over {line['images']} raw images: "
                 f"{line['images_per_s']:.0f} images/s from the start of a process to its end, "
                 f"{line['says_images_per_s']:.0f} by its own count."
             )
@@ -152,17 +152,17 @@ def quality_part(record: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of results."""
+    """The content of a file of results."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def comparisons(folder: Path) -> list[dict[str, Any]]:
-    """What :mod:`.gpu` has written there: gpu-1.json and the like."""
+    """The records of :mod:`.peers` in a folder: gpu-1.json and the like."""
     return [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]
 
 
 def write(folder: Path) -> Path:
-    """Write gpu.md beside the files that it is made of: gpu-1.json and the like, gpu-layers.json, gpu-quality.json."""
+    """Write gpu.md from gpu-1.json and the like, gpu-layers.json and gpu-quality.json of the same folder."""
     parts = ["# One GPU, and PyTorch on the same", "Made by ci/gpu.sh; bench/README.md has the rules."]
     if records := comparisons(folder):
         parts += comparison_parts(records)

@@ -1,9 +1,9 @@
-"""What :mod:`.scaling` starts by two ranks: what a chunk of jobs, and a batch of pictures, costs rank 0.
+"""The program that :mod:`.scaling` starts under mpiexec: rank 0's time per chunk of jobs and per batch of images.
 
     mpiexec -n 2 python -m bench.mpi.rank_costs FILE
 
-The engines do nothing, and the jobs are never read: what is left is rank 0's own time for each, and how long the other
-rank waits for an answer.
+Rank 1 computes nothing and reads no file. What remains is rank 0's own time, and the time that rank 1 waits for a
+response.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -24,63 +25,76 @@ from pix2pix.engines.base import EngineInfo
 from pix2pix.files.fitting import Fitting
 from pix2pix.files.jobs import Job
 from pix2pix.files.stream import BATCH_SIZE, Outcome
-from pix2pix.model.unet import unet
 from pix2pix.mpi.communicator import Communicator
 from pix2pix.mpi.files import BATCHES_PER_CHUNK, FileLeader
-from pix2pix.mpi.messages import ROOT, JobRequest, Jobs, RankInfo, TranslateFiles, packed_outcome, unpacked_job
+from pix2pix.mpi.messages import ROOT, JobRequest, RankInfo, TranslateFiles, packed_outcome, unpacked_job
 from pix2pix.mpi.root import Ranks
 from pix2pix.mpi.transport import PendingRequest, Transport
 from pix2pix.mpi.worker import Worker
 
+from .. import common
+
 CHUNKS, BATCHES = 2000, 400
 
 
-class IdleWorker(Worker):
-    """A rank that reports every job as done at once, and returns every image as its own translation."""
-
-    def _translate_files(self, command: TranslateFiles) -> None:
-        start, chunks, outcomes = time.perf_counter(), 0, []
-        while jobs := self._next(outcomes):
-            outcomes = [packed_outcome(Outcome(unpacked_job(job), "done")) for job in jobs]
-            chunks += 1
-        self.comm.send((time.perf_counter() - start) / chunks, ROOT)
-
-    def _next(self, outcomes: list[tuple]) -> Jobs | None:
-        self.comm.send(JobRequest(outcomes, idle=True), ROOT)
-        return self._receive()
+# -- rank 1 -------------------------------------------------------------------------------------------------------
 
 
 class IdleEngine:
-    """An engine that returns images as they are."""
+    """An engine that returns its input."""
 
     info = EngineInfo()
 
     def translate_until(self, stop: threading.Event, b: np.ndarray) -> np.ndarray:
-        """What it is given."""
+        """Return ``b``."""
         return b
 
 
-def per_piece(do: Callable[[], None], pieces: int) -> float:
-    """Seconds of this process's own time for each of so many pieces."""
+def request_chunks(comm: Communicator) -> float:
+    """Request jobs and report them as done, until there are none; seconds from a request to its response."""
+    start, chunks, outcomes = time.perf_counter(), 0, []
+    while True:
+        comm.send(JobRequest(outcomes, idle=True), ROOT)
+        _, jobs = comm.receive()
+        if jobs is None:
+            return (time.perf_counter() - start) / chunks
+        outcomes = [packed_outcome(Outcome(unpacked_job(job), "done")) for job in jobs]
+        chunks += 1
+
+
+def serve(comm: Communicator) -> None:
+    """Carry out the two commands of rank 0."""
+    comm.receive()  # to translate files
+    comm.send(request_chunks(comm), ROOT)
+    worker: Any = Worker(comm)
+    worker.engine = IdleEngine()
+    worker.serve()  # the requests of a transport
+
+
+# -- rank 0 -------------------------------------------------------------------------------------------------------
+
+
+def own_seconds(work: Callable[[], None]) -> float:
+    """Processor time that this process spends on ``work``."""
     start = time.process_time()
-    do()
-    return (time.process_time() - start) / pieces
+    work()
+    return time.process_time() - start
 
 
-def ask(ranks: Ranks) -> dict[str, float]:
-    """What a chunk of the usual size costs."""
-    folder, size = Path("/a/folder/of/pictures"), BATCHES_PER_CHUNK * BATCH_SIZE
+def chunk_costs(ranks: Ranks) -> dict[str, float]:
+    """Seconds per chunk of the usual size."""
+    folder, size = Path("/a/folder/of/images"), BATCHES_PER_CHUNK * BATCH_SIZE
     jobs = [Job(folder / f"{i}.png", folder / "out" / f"{i}.png", f"{i}.png") for i in range(CHUNKS * size)]
-    command = TranslateFiles(Fitting.of(unet(ngf=64, depth=8)), BATCH_SIZE, None, (folder, b""), folder)
+    command = TranslateFiles(Fitting.of(common.model()[0]), BATCH_SIZE, None, (folder, b""), folder)
     leader = FileLeader(ranks, command, jobs)
     chunks = CHUNKS + 2 * size  # the last ones are smaller
-    rank_0_s = per_piece(leader.lead, chunks)
+    rank_0_s = own_seconds(leader.lead) / chunks
     _, round_trip_s = ranks.comm.receive()
     return {"rank_0_s": rank_0_s, "round_trip_s": round_trip_s}
 
 
-def batch(ranks: Ranks) -> dict[str, float]:
-    """What a batch of 8 pictures of 256 x 256 costs, there and back."""
+def batch_costs(ranks: Ranks) -> dict[str, float]:
+    """Seconds per batch of 8 images of 256x256, sent and received, with two batches in flight."""
     b = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 256, 256, 3), dtype=np.uint8)
     transport = Transport(ranks)
 
@@ -93,23 +107,21 @@ def batch(ranks: Ranks) -> dict[str, float]:
             result.result()
 
     start = time.perf_counter()
-    rank_0_s = per_piece(exchange, BATCHES)
-    elapsed = (time.perf_counter() - start) / BATCHES
+    rank_0_s = own_seconds(exchange) / BATCHES
+    elapsed_s = (time.perf_counter() - start) / BATCHES
     transport.close()
-    return {"rank_0_s": rank_0_s, "elapsed_s": elapsed}
+    return {"rank_0_s": rank_0_s, "elapsed_s": elapsed_s}
 
 
 def main() -> None:
-    """Measure, and let rank 0 write what came of it."""
+    """Measure; rank 0 writes the results."""
     comm = MPI.COMM_WORLD
-    if comm.rank:
-        worker = IdleWorker(Communicator(comm))
-        worker.engine = IdleEngine()
-        worker.serve()
+    if comm.rank != ROOT:
+        serve(Communicator(comm))
         return
     with mpi.leading(comm) as ranks:
         ranks.info = {0: RankInfo(), 1: RankInfo()}
-        Path(sys.argv[1]).write_text(json.dumps({"chunk": ask(ranks), "batch": batch(ranks)}))
+        Path(sys.argv[1]).write_text(json.dumps({"chunk": chunk_costs(ranks), "batch": batch_costs(ranks)}))
 
 
 if __name__ == "__main__":

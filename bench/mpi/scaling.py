@@ -1,10 +1,10 @@
-"""How far ranks scale: simulated to 256 of them, with costs that are measured between two.
+"""Simulates how far MPI ranks scale, up to 256, from costs that are measured between two.
 
     python -m bench.mpi.scaling
 
-Simulated is the hand-out, by the package's own class: ranks that ask rank 0 for jobs, or are sent batches, compute, and
-wait when rank 0 is behind. Every rank is as fast as the others. Reading and writing the files themselves is not in it,
-nor are model, network and a common folder that becomes slow.
+The simulation uses the package's own work queue. Ranks request jobs from rank 0, or receive batches from it, compute,
+and wait while rank 0 is busy. All ranks are equally fast. The simulation ignores the network, reading the model, and
+reading and writing the files.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ..common import mpiexec
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 IMAGES = (1600, 100_000)
-AHEAD = 3 * BATCH_SIZE  # jobs that a rank still has when it asks for more: being decoded, in the engine, waiting
+AHEAD = 3 * BATCH_SIZE  # jobs that a rank still has when it requests more: being decoded, in the engine, waiting
 IN_FLIGHT = 2  # batches that a rank has been sent
 ASSUMED = {"GPU ranks, 1000 images/s each": 1e-3, "GPU ranks, 4000 images/s each": 2.5e-4}
 
 
 def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
-    """Ranks that take ``image_s`` for an image ask for jobs; rank 0 answers one after the other."""
+    """Ranks that take ``image_s`` for an image request jobs; rank 0 responds to one after the other."""
     work = WorkQueue(map(str, range(images)), ranks, BATCHES_PER_CHUNK * BATCH_SIZE)
     trip, served, ends = costs["round_trip_s"] - costs["rank_0_s"], 0.0, [0.0] * ranks
     answered, asked, has = 0.0, [(0.0, rank) for rank in range(ranks)], [list[str]() for _ in range(ranks)]
@@ -50,20 +50,20 @@ def simulate_files(ranks: int, images: int, image_s: float, costs: dict[str, flo
             has[rank] += jobs
             ends[rank] = max(ends[rank], now) + len(jobs) * image_s
             heapq.heappush(asked, (max(now, ends[rank] - AHEAD * image_s), rank))
-        elif work.queued:  # it has its part, and asks again when it has done it
+        elif work.queued:  # the rank has its share, and requests more when that is done
             heapq.heappush(asked, (ends[rank], rank))
     return summary(max(*ends, answered), served, ranks, images, image_s)
 
 
-def simulate_wire(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
-    """Ranks are sent batches, two at a time; rank 0 takes a result and sends the next one after the other."""
-    batches, end, carried, served = images // BATCH_SIZE, 0.0, 0.0, 0.0
-    busy = [0.0] * ranks  # until when each rank computes
-    done = [(0.0, rank) for _ in range(IN_FLIGHT) for rank in range(ranks)]  # heap: when a rank can have one more
+def simulate_batches(ranks: int, images: int, image_s: float, costs: dict[str, float]) -> dict[str, float]:
+    """Ranks receive batches, two at a time; rank 0 receives one result after the other, and sends the next batch."""
+    batches, end, exchanged, served = images // BATCH_SIZE, 0.0, 0.0, 0.0
+    busy = [0.0] * ranks  # the time until which each rank computes
+    done = [(0.0, rank) for _ in range(IN_FLIGHT) for rank in range(ranks)]  # heap: when a rank can take another batch
     for _ in range(batches):
         now, rank = heapq.heappop(done)
         if rank != ROOT:
-            carried = now = max(carried, now) + costs["rank_0_s"]
+            exchanged = now = max(exchanged, now) + costs["rank_0_s"]
             served += costs["rank_0_s"]
         busy[rank] = max(busy[rank], now) + BATCH_SIZE * image_s
         end = max(end, busy[rank])
@@ -72,7 +72,7 @@ def simulate_wire(ranks: int, images: int, image_s: float, costs: dict[str, floa
 
 
 def summary(seconds: float, served: float, ranks: int, images: int, image_s: float) -> dict[str, float]:
-    """What the ranks reached of what they could, and how busy rank 0 was with them."""
+    """The rate, its fraction of the ideal rate, and the fraction of the time that rank 0 spent on the others."""
     ideal = images * image_s / ranks
     return {
         "images_per_s": round(images / seconds, 1),
@@ -87,10 +87,10 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.NamedTemporaryFile() as file:
         mpiexec(2, "bench.mpi.rank_costs", file.name)
         costs: dict[str, Any] = json.loads(Path(file.name).read_text())
-    measured = json.loads((common.RESULTS / "mode_d.json").read_text())["cpu_ranks"]["1 ranks, 1 thread"]
+    measured = common.read("mode_d")["cpu_ranks"]["1 ranks, 1 thread"]
     kinds = {"CPU ranks of 1 thread, as measured": 1 / measured["memory"]["images_per_s"], **ASSUMED}
     record: dict[str, Any] = {"costs": costs, "seconds_per_image": kinds, "efficiency": {}}
-    ways = {"files": (simulate_files, costs["chunk"]), "pictures on the wire": (simulate_wire, costs["batch"])}
+    ways = {"files": (simulate_files, costs["chunk"]), "images over MPI": (simulate_batches, costs["batch"])}
     rows = [["", "", "images", *map(str, RANKS)]]
     for kind, image_s in kinds.items():
         for way, (simulate, cost) in ways.items():

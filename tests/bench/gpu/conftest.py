@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import checks, common
-from bench.gpu import kernels, layers, peers, tune
+from bench.gpu import layers, peers, timing, tune
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.plans import tables as measured_tables
 from tests.models import pictures
@@ -22,8 +22,8 @@ def results(tmp_path, monkeypatch):
     for module in (peers, layers, tune):
         monkeypatch.setattr(module, "model", lambda: (TINY, WEIGHTS))
     monkeypatch.setattr(peers, "BLOCK_SECONDS", 0.0)
-    monkeypatch.setattr(kernels, "BLOCKS", 1)
-    monkeypatch.setattr(kernels, "GRAPH_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "BLOCKS", 1)
+    monkeypatch.setattr(timing, "GRAPH_SECONDS", 0.0)
     return tmp_path
 
 

@@ -37,6 +37,6 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
         38 < psnr["bfloat16"] < 45 < psnr["float32"] and record["models"]["demo"]["bfloat16"]["largest_difference"] >= 3
     )
     assert "| demo, bfloat16 |" in (results / "gpu.md").read_text()
-    monkeypatch.setattr(quality, "PSNR", {"bfloat16": 45.0})
+    monkeypatch.setattr(quality, "required_psnr", lambda precision: 45.0)
     assert quality.main(["--shared", str(results)]) == 1
     assert "WRONG: demo, bfloat16" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from bench.mpi import scaling
 
 
-@pytest.mark.parametrize("simulate", [scaling.simulate_files, scaling.simulate_wire])
+@pytest.mark.parametrize("simulate", [scaling.simulate_files, scaling.simulate_batches])
 def test_simulated_ranks_scale_until_rank_0_is_busy(simulate):
     costs = {"rank_0_s": 1e-3, "round_trip_s": 2e-3}
     results = {n: simulate(n, 10_000, 1e-2, costs) for n in (1, 2, 8, 1024)}

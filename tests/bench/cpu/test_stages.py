@@ -1,0 +1,65 @@
+"""Lower bounds and stages of the CPU engine, and one tiny run. No time is tested."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.cpu import stages
+from pix2pix.model.lowering import lower
+from pix2pix.model.unet import unet
+from pix2pix.plans.algorithms import Algorithm
+from pix2pix.plans.heuristics import choose
+
+PROGRAM = lower(unet(ngf=64, depth=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "expected"),
+    [  # (multiplications, weights) over the maps that the layer reads of a 256x256 image
+        ("encoder_2", Algorithm("direct"), (64 * 64 * 16 * 64 * 128, 16 * 64 * 128)),
+        ("encoder_2", Algorithm("winograd", 4), (16 * 16 * 4 * 25 * 64 * 128, 4 * 25 * 64 * 128)),
+        ("encoder_2", Algorithm("winograd", 3), (22 * 22 * 4 * 16 * 64 * 128, 4 * 16 * 64 * 128)),
+        ("decoder_2", Algorithm("direct"), (64 * 64 * 16 * 256 * 64, 16 * 256 * 64)),
+        ("decoder_2", Algorithm("winograd", 2), (32 * 32 * 4 * 9 * 256 * 64, 4 * 9 * 256 * 64)),
+        ("decoder_2", Algorithm("winograd", 3, shared=True), (22 * 22 * 4 * 16 * 256 * 64, 4 * 16 * 256 * 64)),
+    ],
+)
+def test_products_are_those_of_whole_tiles(name, algorithm, expected):
+    op = PROGRAM[name]
+    assert stages.products(op, algorithm, *PROGRAM.shapes(256, 256)[op.sources[0].layer][:2]) == expected
+
+
+def test_bounds_are_at_the_peak_of_the_precision(tiny):
+    peak = {"fma_gflops": 100.0, "bandwidth_gbs": 10.0}
+    algorithms = choose(tiny, "latency", "direct").layers
+    single, half = (stages.bounds(1, precision, algorithms, peak) for precision in ("float32", "bfloat16"))
+    weights = 16 * 3 * 4
+    assert single["encoder_1"]["products_ms"] == round(2 * 128 * 128 * weights / 100e6, 4)
+    assert half["encoder_1"]["products_ms"] == 2 * single["encoder_1"]["products_ms"]  # the image is read in float32
+    assert half["encoder_1"]["weights_mb"] == single["encoder_1"]["weights_mb"]
+    assert half["decoder_2"]["products_ms"] == single["decoder_2"]["products_ms"]  # the peak is that of the precision
+    assert half["decoder_4"]["weights_mb"] == pytest.approx(single["decoder_4"]["weights_mb"] / 2, abs=0.01)
+
+
+def test_samples_are_sorted_into_stages():
+    lines = [
+        " 60.00%;_cpu_avx512.so;[.] floats_14x2",
+        "  5.25%;_cpu_avx512.so;[.] __pyx_f_read_row",
+        "  2.50%;libgomp.so.1;[.] gomp_team_barrier_wait",
+        "  1.00%;libc.so.6;[.] memset",
+        "",
+    ]
+    expected = {"multiply": 60.0, "read maps": 5.2, "waiting": 2.5, "other": 1.0}
+    assert {name: share for name, share in stages.shares(lines).items() if share} == expected
+
+
+def test_all_layers_are_timed_with_one_thread_and_with_all(tiny, saved, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "sample", lambda *arguments: None)
+    assert stages.main(["--precision", "float32", "--batches", "1", "--blocks", "1"]) == 0
+    record = saved["stages-float32"]["batches"]["1"]
+    constant = lower(tiny).constants(256, 256)
+    for entry in record["threads"].values():
+        assert set(entry["ms"]) == {layer.name for layer in tiny.layers if layer.name not in constant} | {"network"}
+        assert all(ms > 0 for ms in entry["ms"].values())
+    assert record["plan"] == choose(tiny, "latency").to_dict()["layers"]
+    assert "no perf here" in capsys.readouterr().out
