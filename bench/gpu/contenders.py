@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PRECISIONS = tuple(name for name, precision in TABLE.items() if "cuda" in precision.hardware)
 
 
-@dataclass(frozen=True, buffers=True)
+@dataclass(frozen=True, slots=True)
 class Contender:
     """One way to run the network over one batch.
 
