@@ -9,19 +9,21 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, features
 
 from ..errors import ImageError
+from .png import png_without_extras
 
 MAX_PIXELS = 100_000_000  # a larger image is refused before it is decoded
+SCALES = {"L;2": 85, "L;4": 17}  # of greys of 2 and 4 bits to 8
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channels
 
 
@@ -29,13 +31,16 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channe
 class Format:
     """One image format: Pillow's name, the suffixes, and Pillow's options to write it (None: it is only read).
 
-    ``needs`` says how to get what reads it, where that is not part of every installation.
+    ``is_lossless`` says that reading gives back what was written, ``max_side`` how many pixels wide and high it may be,
+    ``needs`` how to get what reads it, where that is not part of every installation.
     """
 
     name: str
     suffixes: tuple[str, ...]
     options: Mapping[str, Any] | None = None
     has_alpha: bool = True
+    is_lossless: bool = True
+    max_side: int = 1 << 30
     needs: str = ""
 
     @property
@@ -50,8 +55,8 @@ class Format:
 # a fraction of the default's time and make slightly larger files.
 FORMATS = (
     Format("PNG", (".png",), {"compress_level": 1, "compress_type": 3}),
-    Format("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), {"quality": 95, "subsampling": 0}, has_alpha=False),
-    Format("WEBP", (".webp",), {"quality": 95}),
+    Format("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), {"quality": 95, "subsampling": 0}, False, False, 65500),
+    Format("WEBP", (".webp",), {"quality": 95}, is_lossless=False, max_side=16383),
     Format("TIFF", (".tif", ".tiff"), {"compression": "tiff_lzw"}),
     Format("BMP", (".bmp",), {}, has_alpha=False),
     Format("GIF", (".gif",)),
@@ -65,27 +70,26 @@ READABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind.name in REA
 WRITABLE = {suffix: kind for kind in FORMATS if kind.options is not None for suffix in kind.suffixes}
 
 
-def read(path: str | os.PathLike[str], channels: int) -> np.ndarray:
+def read(file: str | os.PathLike[str] | BinaryIO, channels: int) -> np.ndarray:
     """Decode one image file at its own size: uint8 (H,W,channels). Raises ImageError as :func:`decoded` does."""
-    with decoded(path) as image:
+    with decoded(file) as image:
         return pixels_of(in_mode(image, MODES[channels]))
 
 
 @contextmanager
-def decoded(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def decoded(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
     """An upright image of 8 bits per channel from a file, which is closed when the block is left.
 
     Raises ImageError, and nothing else, for a file that is missing, damaged, truncated, of an unknown format, larger
     than MAX_PIXELS or of a kind without a known scale to 8 bits; and for whatever the block raises.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block for ever
-        raise ImageError("a directory, a pipe or a device, expected a file")
     try:
-        _register_heif()
-        with Image.open(path, formats=READERS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}")
-            yield _upright(_eight_bit(image))
+        with ExitStack() as stack:
+            if isinstance(file, (str, os.PathLike)):
+                if os.path.exists(file) and not os.path.isfile(file):  # opening a pipe would block for ever
+                    raise ImageError("a directory, a pipe or a device, expected a file")
+                file = stack.enter_context(open(file, "rb"))
+            yield _upright(_eight_bit(stack.enter_context(_loaded(file))))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -100,6 +104,34 @@ def decoded(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from None
 
 
+def _loaded(file: BinaryIO) -> Image.Image:
+    """The image in an open file, with its pixels."""
+    _register_heif()
+    try:
+        return _load(file)
+    except ImageError:
+        raise
+    except Exception:
+        if (sound := png_without_extras(file)) is None:
+            raise
+        return _load(sound)
+
+
+def _load(file: BinaryIO) -> Image.Image:
+    # Pillow gets an open file, not a name: what it maps into memory by name it does not turn rightly.
+    image = Image.open(file, formats=READERS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}")
+    raw = image.tile[0][3] if image.tile else None  # how pixels are stored
+    image.load()
+    if (transparent := image.info.get("transparency")) is not None:
+        if raw in SCALES:  # Pillow scales greys of 2 and 4 bits, and leaves the transparent one as it is
+            image.info["transparency"] = transparent * SCALES[raw]
+        elif raw == "RGB;16B":  # of which Pillow keeps the upper bytes
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    return image
+
+
 @cache
 def _register_heif() -> None:
     """Let Pillow read HEIF, if that is installed."""
@@ -110,17 +142,22 @@ def _register_heif() -> None:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """``image``, or its greys scaled from 16 bits to 8: 0 stays 0, and 65535 becomes 255."""
+    """``image``, or its greys scaled to 8 bits: 0 stays 0, and 65535 becomes 255.
+
+    TIFFs of 32-bit integers do not say their scale. Values up to 255, as in label maps, are taken as they are.
+    """
     if image.mode == "F":
         raise ImageError("floating-point pixels have no known scale to 8 bits: convert it to 8 or 16 bits first")
     if not image.mode.startswith("I"):
         return image
-    orientation = _orientation(image)
     grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
         raise ImageError("32-bit pixels have no known scale to 8 bits: convert it to 8 or 16 bits first")
-    scaled = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    scaled.getexif()[ExifTags.Base.Orientation] = orientation
+    is_scaled = image.mode == "I" and image.format == "TIFF" and grey.max() <= 255
+    scaled = Image.fromarray((grey if is_scaled else (grey + 128) // 257).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        scaled = Image.merge("LA", [scaled, Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))])
+    scaled.getexif()[ExifTags.Base.Orientation] = _orientation(image)
     return scaled
 
 
@@ -171,8 +208,20 @@ def check_writable(path: Path, channels: int) -> None:
 
 
 def encode(pixels: np.ndarray, suffix: str) -> bytes:
-    """uint8 (H,W,C), C 1, 3 or 4 -> the bytes of an image file of the format that ``suffix`` names."""
+    """uint8 (H,W,C), C 1, 3 or 4 -> the bytes of an image file of the format that ``suffix`` names.
+
+    Raises ImageError if the format cannot hold an image of that size, or memory is short.
+    """
     kind = WRITABLE[suffix.lower()]
+    height, width = pixels.shape[:2]
+    if max(height, width) > kind.max_side:
+        limit = f"{kind.name} takes up to {kind.max_side} pixels in width and height"
+        raise ImageError(f"cannot write {width}x{height} pixels: {limit}; use PNG")
     buffer = io.BytesIO()
-    image_of(pixels).save(buffer, kind.name, **(kind.options or {}))
+    try:
+        image_of(pixels).save(buffer, kind.name, **(kind.options or {}))
+    except MemoryError:
+        raise ImageError(f"not enough memory to write {width}x{height} pixels") from None
+    except Exception as error:  # Pillow's writers, too, raise almost anything
+        raise ImageError(f"cannot be written as {kind.name} ({type(error).__name__}: {error})") from None
     return buffer.getvalue()

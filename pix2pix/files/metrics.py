@@ -73,5 +73,5 @@ def means(all_metrics: Iterable[Mapping[str, float]]) -> dict[str, float]:
     for name in NAMES:
         values = [row[name] for row in rows if math.isfinite(row[name])]
         if rows:
-            result[name] = sum(values) / len(values) if values else math.inf
+            result[name] = math.fsum(values) / len(values) if values else math.inf  # exact, so in any order
     return result

@@ -6,9 +6,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from . import metrics
+from .jobs import natural
 from .stream import Outcome
 
 
@@ -60,7 +62,8 @@ class Report:
         return metrics.means(self._metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary and all images, as JSON can hold them."""
+        """The summary and all images, in the order of their names, as JSON can hold them."""
+        images = sorted(self.images, key=lambda image: natural(PurePath(image["input"])))
         return {
             **self.facts,
             **{status: self.counts[status] for status in ("done", "skipped", "failed")},
@@ -70,8 +73,8 @@ class Report:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 3),
             "metrics": _finite(self.means) or None,
-            "failures": [{k: i[k] for k in ("input", "reason")} for i in self.images if i["status"] == "failed"],
-            "images": self.images,
+            "failures": [{k: i[k] for k in ("input", "reason")} for i in images if i["status"] == "failed"],
+            "images": images,
         }
 
 

@@ -8,6 +8,7 @@ bounded, so memory does not grow with the number of images. An image that cannot
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
@@ -150,6 +151,11 @@ class _Pipeline:
         self.writing: deque[Future[Outcome]] = deque()
         self.ready: deque[Outcome] = deque()
 
+    @property
+    def _is_shown(self) -> bool:
+        """Whether outputs are compared with targets, or shown in a gallery."""
+        return bool(self.fitting.pair or self.thumbnail_edge)
+
     def outcomes(self, todo: Iterator[Job], skipped: Sequence[Job]) -> Generator[Outcome, None, None]:
         """An outcome for each job, those of ``skipped`` first."""
         self.todo = todo
@@ -163,7 +169,7 @@ class _Pipeline:
     def _skip(self, pool: ThreadPoolExecutor, skipped: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes of jobs done by an earlier run. Their files are read only for metrics or thumbnails."""
         for job in skipped:
-            if self.fitting.pair or self.thumbnail_edge:
+            if self._is_shown:
                 self.writing.append(pool.submit(self._review, job))
                 yield from self._written(limit=2 * self.threads)
             else:
@@ -242,15 +248,22 @@ class _Pipeline:
 
     def _finish(self, item: _Item, output: np.ndarray) -> Outcome:
         job = item.job
-        content = codecs.encode(output, job.output.suffix)
-        made = Made.of(item.source, content)
         try:
+            content = codecs.encode(output, job.output.suffix)
+            made = Made.of(item.source, content)
             self.put(job, content, made)
+            if self._is_shown and not codecs.WRITABLE[job.output.suffix.lower()].is_lossless:
+                output = codecs.read(io.BytesIO(content), self.fitting.out_channels)  # as later runs will see it
+            outcome = self._outcome(job, "done", item.image, output)
+        except ImageError as error:
+            return Outcome(job, "failed", str(error))
+        except MemoryError:
+            return Outcome(job, "failed", "not enough memory to write it")
         except OSError as error:
             if is_fatal(error):
                 raise
             return Outcome(job, "failed", f"cannot write {str(job.output)!r}: {error.strerror or error}")
-        return replace(self._outcome(job, "done", item.image, output), made=made)
+        return replace(outcome, made=made)
 
     def _review(self, job: Job) -> Outcome:
         """The outcome of a job that an earlier run did."""

@@ -79,7 +79,8 @@ class _Run:
             info = engine.info
             self.batch_size = self.options.batch_size or best_batch_size(engine)
             told = self.ranks.described() if self.ranks else [f"device: {info}"]
-            self.listener.loaded([*told, *(f"model: {remark}" for remark in engine.generator.remarks), *measured])
+            told += [f"model: {remark}" for remark in engine.generator.remarks]
+            self.listener.loaded([*told, *self._size_told(engine), *measured])
             facts = {"device": info.device, "threads": info.threads, "precision": self.options.engine.precision}
             self.report = Report(facts | {"model": str(self.options.model), "output": str(self.options.output)})
             self.translate(engine)
@@ -91,6 +92,13 @@ class _Run:
     def translate(self, engine: Engine) -> None:
         """Do the work, and fill the report."""
         raise NotImplementedError
+
+    def _size_told(self, engine: Engine) -> list[str]:
+        """That the size of the images is a guess, and what changes it, if so."""
+        size = engine.generator.size
+        if "size" not in engine.generator.assumed or self.options.size or self.options.fit == "pad":
+            return []
+        return [f"size: {size}x{size}, which the model's file does not say: --size for another"]
 
     def _name_measured_plan(self) -> list[str]:
         """Name the file of the plan that gpu_layers "auto" measures, if no plan is given; what to tell of it."""

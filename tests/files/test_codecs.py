@@ -18,14 +18,27 @@ from pix2pix.files.codecs import MODES, READABLE, check_writable, encode, read
 from tests.files.samples import photo
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
     """A PNG file made by hand."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + pixels + chunk(b"IEND", b"")
+
+
+def grey_tiff(values: np.ndarray) -> bytes:
+    """A TIFF file made by hand, of integers (H,W)."""
+    height, width = values.shape
+    bits, kind = values.itemsize * 8, 2 if values.dtype.kind == "i" else 1
+    short, long, data = 3, 4, values.tobytes()
+    tags = [(256, short, width), (257, short, height), (258, short, bits), (259, short, 1), (262, short, 1)]
+    tags += [(273, long, 8), (277, short, 1), (278, short, height), (279, long, len(data)), (339, short, kind)]
+    directory = b"".join(struct.pack("<HHII", tag, of, 1, value) for tag, of, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + directory + bytes(4)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "YCbCr"])
@@ -69,6 +82,13 @@ def test_sixteen_bit_colours_are_scaled(tmp_path):
     assert abs(read(tmp_path / "deep.png", 3).astype(int) - deep.astype(float) / 257).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int16])
+def test_integers_that_fit_8_bits_are_taken_as_they_are(tmp_path, dtype):
+    labels = np.arange(256).reshape(16, 16)
+    (tmp_path / "labels.tif").write_bytes(grey_tiff(labels.astype(dtype)))
+    np.testing.assert_array_equal(read(tmp_path / "labels.tif", 1)[..., 0], labels)
+
+
 @pytest.mark.parametrize(("values", "word"), [(np.int32([[0, 70000]]), "32-bit"), (np.float32([[0, 1]]), "floating")])
 def test_pixels_without_a_known_scale_are_refused(tmp_path, values, word):
     Image.fromarray(values).save(tmp_path / "odd.tif")
@@ -110,6 +130,55 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation, grey16):
     stored = turned.astype(np.uint16) * 257 if grey16 else np.ascontiguousarray(turned)
     Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read(tmp_path / "turned.png", 1)[..., 0], upright)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_tiff_files_are_turned_once(tmp_path, mode, compression):
+    upright = photo(6, 9)
+    image = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    if mode != "RGB":
+        image = image.convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(tmp_path / "x.tif", tiffinfo={0x0112: 6}, compression=compression)
+    expected = np.asarray(Image.fromarray(upright).convert("RGB" if mode == "RGB" else "L").convert("RGB"))
+    np.testing.assert_array_equal(read(tmp_path / "x.tif", 3), expected)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_white_whatever_its_depth(tmp_path, depth):
+    largest = 2**depth - 1
+    row = {1: b"\x80", 2: b"\xc0", 4: b"\xf0", 8: b"\xff\0", 16: b"\xff\xff\0\0"}[depth]  # the largest, then 0
+    for transparent, expected in ((largest, [255, 0]), (0, [255, 255])):
+        extra = chunk(b"tRNS", struct.pack(">H", transparent))
+        (tmp_path / "x.png").write_bytes(png(2, 1, depth, 0, b"\0" + row, extra))
+        assert read(tmp_path / "x.png", 1)[0, :, 0].tolist() == expected
+        assert read(tmp_path / "x.png", 4)[0, :, 3].tolist() == ([0, 255] if transparent else [255, 0])
+
+
+def test_a_transparent_colour_of_16_bits_is_white(tmp_path):
+    extra = chunk(b"tRNS", b"\x12\x34" * 3)
+    (tmp_path / "x.png").write_bytes(png(2, 1, 16, 2, b"\0" + b"\x12\x34" * 3 + b"\x80\0" * 3, extra))
+    assert read(tmp_path / "x.png", 3)[0].tolist() == [[255] * 3, [128] * 3]
+
+
+EXTRAS = {
+    "text": lambda: chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"node " * 600_000)),
+    "XMP": lambda: chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+    "a profile": lambda: chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(3_000_000))),
+    "a wrong checksum": lambda: chunk(b"pHYs", bytes(9))[:-1] + b"\1",
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_what_is_beside_the_pixels_is_no_reason_to_refuse_them(tmp_path, extra):
+    rows = b"".join(b"\0" + row.tobytes() for row in photo(5, 7))
+    (tmp_path / "x.png").write_bytes(png(7, 5, 8, 2, rows, EXTRAS[extra]()))
+    np.testing.assert_array_equal(read(tmp_path / "x.png", 3), photo(5, 7))
+    (tmp_path / "x.png").write_bytes(png(7, 5, 8, 2, rows, EXTRAS[extra]())[:-30])
+    with pytest.raises(ImageError):
+        read(tmp_path / "x.png", 3)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -240,3 +309,10 @@ def test_photos_of_phones_are_read(tmp_path, suffix):
             pytest.importorskip("pillow_heif").register_heif_opener()
         image.save(tmp_path / f"x{suffix}", quality=95)
     assert abs(read(tmp_path / f"x{suffix}", 3).astype(int) - photo()).mean() < 8
+
+
+@pytest.mark.parametrize(("suffix", "longest"), [(".webp", 16383), (".jpg", 65500)])
+def test_sizes_that_a_format_cannot_hold_are_refused(suffix, longest):
+    assert encode(np.zeros((1, longest, 3), np.uint8), suffix)
+    with pytest.raises(ImageError, match=f"cannot write {longest + 1}x1 pixels: .* up to {longest} .*use PNG"):
+        encode(np.zeros((1, longest + 1, 3), np.uint8), suffix)

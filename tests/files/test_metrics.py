@@ -60,3 +60,8 @@ def test_means_leave_out_what_is_infinite():
     assert metrics.means(rows) == {"psnr": 20.0, "ssim": 0.75, "l1": 0.05}
     assert metrics.means(rows[1:])["psnr"] == math.inf
     assert metrics.means([]) == {}
+
+
+def test_means_do_not_depend_on_the_order():
+    rows = [{"psnr": 0.1 * i, "ssim": 1e-3 / (i + 1), "l1": 1e-17 * i} for i in range(1000)]
+    assert metrics.means(rows) == metrics.means(rows[::-1]) == metrics.means(sorted(rows, key=lambda r: r["psnr"] % 1))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.files import metrics, stream
+from pix2pix.files import codecs, metrics, stream
 from pix2pix.files.codecs import MODES
 from pix2pix.files.fitting import Fitting, pad
 from pix2pix.files.jobs import find_jobs, single_job
@@ -220,3 +220,42 @@ def test_finished_outputs_are_kept_and_compared_again(tmp_path, engine):
 def test_batch_sizes_below_one_are_refused(engine):
     with pytest.raises(ValueError, match="batch size of 0"):
         translate_files(engine, [], Fitting.of(engine.generator), batch_size=0)
+
+
+def test_an_output_too_large_for_its_format_fails_alone(tmp_path, engine):
+    save(tmp_path, "in/a.webp")
+    save(tmp_path, "in/b.webp", 1, 16383)
+    fitting = Fitting.of(engine.generator, "pad", None)
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", "same")
+    Image.fromarray(noise(1, 16384)).save(tmp_path / "in/b.webp", "PNG")
+    outcomes = run(engine, jobs, fitting)
+    assert outcomes["a.webp"].status == "done" and "WEBP takes up to 16383 pixels" in outcomes["b.webp"].reason
+
+
+def test_lossy_outputs_are_compared_as_they_were_written(tmp_path, engine):
+    for i in range(4):
+        save(tmp_path, f"in/x{i}.png", SIZE, 2 * SIZE, i)
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", "jpg")
+    fitting = Fitting.of(engine.generator, pair="AtoB")
+    first = run(engine, jobs, fitting, thumbnail_edge=16)
+    again = run(engine, jobs, fitting, thumbnail_edge=16, finished=[job.output for job in jobs[:2]])
+    for name, outcome in again.items():
+        assert (outcome.metrics, outcome.thumbnails) == (first[name].metrics, first[name].thumbnails)
+    shown = metrics.compare(pixels_of(jobs[0].output), noise(SIZE, 2 * SIZE, 0)[:, SIZE:])
+    assert first[jobs[0].name].metrics == shown
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError(5, "Input/output error")])
+def test_an_output_that_cannot_be_encoded_fails_alone(tmp_path, engine, monkeypatch, error):
+    for i in range(6):
+        save(tmp_path, f"in/x{i}.png", SIZE, SIZE, i)
+    encode = codecs.encode
+
+    def fail_once(pixels, suffix):
+        if (pixels == engine.translate(noise(SIZE, SIZE, 3))).all():
+            raise error
+        return encode(pixels, suffix)
+
+    monkeypatch.setattr(codecs, "encode", fail_once)
+    outcomes = run(engine, find_jobs([tmp_path / "in"], tmp_path / "out"), batch_size=2)
+    assert [name for name, outcome in outcomes.items() if outcome.status == "failed"] == ["x3.png"]
