@@ -8,7 +8,7 @@ import numpy as np
 
 from pix2pix.engines.reference import to_uint8
 from pix2pix.model.generator import Generator, Norm
-from pix2pix.model.unet import unet
+from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
 
 # Against the float64 oracle: max abs error after tanh for float32 (random ngf=64 weights, real weights); PSNR in dB on
@@ -20,11 +20,13 @@ LAYER_NOISE = {"bfloat16": 0.027, "float16": 0.0055, "tf32": 0.0055}
 
 VARIANTS: dict[str, Generator] = {
     "tensorflow": unet(ngf=4, depth=5),
-    "pytorch": unet(ngf=6, depth=6, bias="last", innermost_norm=False, skip_first=True),
-    "instance": unet(ngf=5, depth=5, norm=Norm(affine=False), innermost_norm=False, skip_first=True),
-    "no-norm": unet(ngf=3, depth=5, norm=None, bias="last", innermost_norm=False, skip_first=True),
-    "keras": unet(ngf=4, depth=7, norm=Norm(eps=1e-3), bias="last", slope=0.3, skip_slope=0.3),
-    "running": unet(ngf=4, depth=5, bias="last", skip_first=True, statistics="running"),
+    "pytorch": unet(ngf=6, depth=6, variant=UnetVariant(bias="last", innermost_norm=False, skip_first=True)),
+    "instance": unet(
+        ngf=5, depth=5, variant=UnetVariant(norm=Norm(affine=False), innermost_norm=False, skip_first=True)
+    ),
+    "no-norm": unet(ngf=3, depth=5, variant=UnetVariant(norm=None, bias="last", innermost_norm=False, skip_first=True)),
+    "keras": unet(ngf=4, depth=7, variant=UnetVariant(norm=Norm(eps=1e-3), bias="last", slope=0.3, skip_slope=0.3)),
+    "running": unet(ngf=4, depth=5, statistics="running", variant=UnetVariant(bias="last", skip_first=True)),
     "grey-to-two": unet(ngf=9, depth=5, in_channels=1, out_channels=2),
     "five-to-rgba": unet(ngf=17, depth=5, in_channels=5, out_channels=4, filters=(17, 40, 33, 64, 31)),
 }

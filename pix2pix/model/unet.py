@@ -6,9 +6,28 @@ Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from .generator import DEFAULT_SLOPE, INPUT, Generator, Layer, Norm, Source, Statistics
+from .generator import DEFAULT_SLOPE, INPUT, Generator, Layer, Norm, Source
+
+
+@dataclass(frozen=True, slots=True)
+class UnetVariant:
+    """In what published U-Nets differ. The default is that of affinelayer/pix2pix-tensorflow.
+
+    ``innermost_norm``: whether the last encoder has a norm. ``bias``: which convolutions have one. ``slope``: that of
+    the encoders' leaky ReLU. ``skip_slope``: the slope with which decoders read skips, 0 (ReLU) in PyTorch and
+    TensorFlow 1, that of the leaky ReLU in Keras. ``skip_first`` puts the skip before the upsampled map, as PyTorch
+    concatenates.
+    """
+
+    norm: Norm | None = Norm()
+    innermost_norm: bool = True
+    bias: Literal["all", "last", "none"] = "all"
+    slope: float = DEFAULT_SLOPE
+    skip_slope: float = 0.0
+    skip_first: bool = False
 
 
 def unet(
@@ -16,26 +35,15 @@ def unet(
     depth: int = 8,
     in_channels: int = 3,
     out_channels: int = 3,
+    variant: UnetVariant = UnetVariant(),
     *,
-    norm: Norm | None = Norm(),
-    innermost_norm: bool = True,
-    bias: Literal["all", "last", "none"] = "all",
-    slope: float = DEFAULT_SLOPE,
-    skip_slope: float = 0.0,
-    skip_first: bool = False,
     filters: Sequence[int] | None = None,
-    statistics: Statistics = "image",
-    size: int | None = None,
-    output_scale: float = 255.0,
-    origin: str = "",
-    assumed: tuple[str, ...] = (),
+    **fields: Any,
 ) -> Generator:
     """A U-Net generator: ``depth`` convolutions encoder_1..depth, then decoder_depth..1 with skip connections.
 
-    ``filters`` are the encoders' filters, outermost first (default: ngf x 1, 2, 4, 8, 8, ...). ``skip_slope`` is the
-    slope with which decoders read skips: 0 (ReLU) in PyTorch and TensorFlow 1, that of the leaky ReLU in Keras.
-    ``skip_first`` puts the skip before the upsampled map, as PyTorch concatenates. ``size`` defaults to 2**depth
-    pixels. The default variant is that of affinelayer/pix2pix-tensorflow.
+    ``filters`` are the encoders' filters, outermost first (default: ngf x 1, 2, 4, 8, 8, ...). ``fields`` are those of
+    :class:`Generator`; ``size`` defaults to 2**depth pixels. Raises ValueError for fewer than 2 levels.
     """
     widths = list(filters) if filters is not None else [ngf * min(2**i, 8) for i in range(depth)]
     if len(widths) != depth or depth < 2:
@@ -43,21 +51,21 @@ def unet(
 
     def norm_at(level: int, *, encoder: bool) -> Norm | None:
         outermost, innermost = level == 1, level == depth
-        return None if outermost or (innermost and encoder and not innermost_norm) else norm
+        return None if outermost or (innermost and encoder and not variant.innermost_norm) else variant.norm
 
     layers = []
     for level, width in enumerate(widths, 1):
-        source = Source(f"encoder_{level - 1}", slope) if level > 1 else Source(INPUT)
+        source = Source(f"encoder_{level - 1}", variant.slope) if level > 1 else Source(INPUT)
         read = widths[level - 2] if level > 1 else in_channels
         norm_here = norm_at(level, encoder=True)
-        layers.append(Layer(f"encoder_{level}", (source,), read, width, bias=bias == "all", norm=norm_here))
+        layers.append(Layer(f"encoder_{level}", (source,), read, width, bias=variant.bias == "all", norm=norm_here))
     sources: tuple[Source, ...]
     for level in range(depth, 0, -1):
         if level == depth:
             sources, read = (Source(f"encoder_{depth}", 0.0),), widths[-1]
         else:
-            up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", skip_slope)
-            sources, read = ((skip, up) if skip_first else (up, skip)), 2 * widths[level - 1]
+            up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", variant.skip_slope)
+            sources, read = ((skip, up) if variant.skip_first else (up, skip)), 2 * widths[level - 1]
         last = level == 1
         layers.append(
             Layer(
@@ -66,9 +74,9 @@ def unet(
                 read,
                 out_channels if last else widths[level - 2],
                 transposed=True,
-                bias=bias == "all" or (bias == "last" and last),
+                bias=variant.bias == "all" or (variant.bias == "last" and last),
                 norm=norm_at(level, encoder=False),
                 activation="tanh" if last else "none",
             )
         )
-    return Generator(tuple(layers), statistics, size or 2**depth, output_scale, origin, assumed)
+    return Generator(tuple(layers), **{"size": 2**depth} | fields)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from pix2pix.checkpoints import CheckpointError, files_of, read, write
 from pix2pix.model.generator import Generator, Norm
-from pix2pix.model.unet import unet
+from pix2pix.model.unet import UnetVariant, unet
 
 DATA = Path(__file__).parent / "data"
 
@@ -29,7 +29,15 @@ def random_weights(generator: Generator, statistics: str = "running", seed: int 
 @pytest.fixture
 def model(tmp_path: Path) -> tuple[Path, Generator, dict[str, np.ndarray]]:
     """A small model in this project's format."""
-    generator = unet(2, 3, 1, 2, skip_slope=0.2, bias="last", norm=Norm(1e-3), output_scale=255.5, origin="a test")
+    generator = unet(
+        2,
+        3,
+        1,
+        2,
+        output_scale=255.5,
+        origin="a test",
+        variant=UnetVariant(skip_slope=0.2, bias="last", norm=Norm(1e-3)),
+    )
     weights = random_weights(generator)
     write(tmp_path / "model.safetensors", generator, weights)
     return tmp_path / "model.safetensors", generator, weights

@@ -19,7 +19,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
 from pix2pix.cpu.topology import available_cores, cgroup_quota
 from pix2pix.engines.reference import conv2d, conv2d_transpose, pad
-from pix2pix.model.unet import unet
+from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans.algorithms import TRANSPOSED, parse
 from pix2pix.plans.heuristics import choose
@@ -217,7 +217,7 @@ def test_padding_is_zero_after_the_norm_not_before(isa):
 
 def test_tanh_of_the_last_layer():
     """Over the whole range, through a network of one weight: the last layer alone, fed by a given map."""
-    g = unet(ngf=1, depth=2, in_channels=1, out_channels=1, norm=None, bias="none")
+    g = unet(ngf=1, depth=2, in_channels=1, out_channels=1, variant=UnetVariant(norm=None, bias="none"))
     weights = {name: np.zeros(shape, np.float32) for name, shape in g.tensors().items()}
     weights["decoder_1.kernel"][1, 1, 0, 0] = 1  # output (2i, 2j) = up (i, j), where that is positive
     weights["decoder_1.kernel"][2, 2, 0, 0] = -1  # output (2i+1, 2j+1) = -up (i, j)
@@ -392,7 +392,7 @@ def test_memory_is_bounded_by_the_largest_of_200_sizes():
     code = """
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.unet import unet
+        from pix2pix.model.unet import UnetVariant, unet
         from pix2pix.model.weights import random_weights
 
         def peak():
@@ -420,7 +420,7 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
         import os, signal, sys, threading, time
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.unet import unet
+        from pix2pix.model.unet import UnetVariant, unet
         from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
@@ -451,7 +451,7 @@ def test_ctrl_c_gives_up_what_a_stream_computes():
         import os, signal, threading, time
         import numpy as np
         from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.unet import unet
+        from pix2pix.model.unet import UnetVariant, unet
         from pix2pix.model.weights import random_weights
 
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ import numpy as np
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
 from pix2pix.model.generator import Generator
-from pix2pix.model.unet import unet
+from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
 from tests.models import VARIANTS, pictures
 
@@ -28,7 +28,9 @@ def rounded(x: np.ndarray, precision: str) -> np.ndarray:
 def network(precision: str, norm: bool, ngf: int, depth: int) -> tuple[Generator, dict[str, np.ndarray]]:
     """A generator whose slopes and kernels the precision represents exactly."""
     g = unet(
-        ngf=ngf, depth=depth, slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None
+        ngf=ngf,
+        depth=depth,
+        variant=UnetVariant(slope=0.25, skip_slope=0.5, norm=VARIANTS["tensorflow"].layers[1].norm if norm else None),
     )
     weights = {name: w * 5 if name.endswith("kernel") else w for name, w in random_weights(g, seed=5).items()}
     return g, {n: rounded(w, precision).astype(np.float32) if n.endswith("kernel") else w for n, w in weights.items()}

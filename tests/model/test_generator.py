@@ -10,7 +10,7 @@ import pytest
 
 from pix2pix.model.generator import Generator, Layer, Norm, Source
 from pix2pix.model.lowering import lower
-from pix2pix.model.unet import unet
+from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import fold, random_weights
 from tests.models import VARIANTS, weights_of
 
@@ -52,7 +52,7 @@ def test_constant_layers_only_where_a_normalised_map_is_one_pixel():
     assert lower(g).constants(256, 256) == ("encoder_8", "decoder_8")
     assert lower(g).constants(256, 512) == ()
     assert lower(g.with_statistics("running")).constants(256, 256) == ()
-    assert lower(unet(ngf=4, innermost_norm=False)).constants(256, 256) == ()
+    assert lower(unet(ngf=4, variant=UnetVariant(innermost_norm=False))).constants(256, 256) == ()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -143,6 +143,6 @@ def test_folding_gives_the_same_function_without_norms():
 def test_generators_are_values():
     g = unet(ngf=2, depth=5)
     assert g == unet(ngf=2, depth=5) and hash(g) == hash(unet(ngf=2, depth=5))
-    assert g != unet(ngf=2, depth=5, norm=Norm(eps=1e-3))
+    assert g != unet(ngf=2, depth=5, variant=UnetVariant(norm=Norm(eps=1e-3)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         g.size = 3

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from ...errors import CheckpointError
 from ...model.generator import Generator, Norm
-from ...model.unet import unet
+from ...model.unet import UnetVariant, unet
 from ..tensors import MAX_CHANNELS, Stored, Unread, Wanted, matched
 
 # A tensor inside the outermost block; what comes before the block is the prefix that a training program gave it.
@@ -93,12 +93,9 @@ def _infer(tensors: Stored, blocks: list[tuple[str, str, str]], origin: str) -> 
         in_channels=_extent(tensors, "0.weight", 1),
         out_channels=_extent(tensors, "3.weight", 1),
         filters=[_extent(tensors, f"{conv}weight", 0) for layer, conv, _ in blocks if layer.startswith("encoder")],
-        norm=norm,
-        innermost_norm=False,
-        bias="all" if all_biased else "last",
-        skip_first=True,
         origin=origin,
         assumed=tuple(name for name, unsaid in assumed if unsaid),
+        variant=UnetVariant(norm=norm, innermost_norm=False, bias="all" if all_biased else "last", skip_first=True),
     )
     return replace(generator, remarks=remarks), running
 

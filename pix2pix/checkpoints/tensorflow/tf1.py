@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ...errors import CheckpointError, NoGeneratorError
 from ...model.generator import Generator, Norm
-from ...model.unet import unet
+from ...model.unet import UnetVariant, unet
 from ..budget import Budget
 from ..model_file import inside, read_beside
 from ..tensors import MAX_CHANNELS, Stored, StoredTensor, Unread, matched
@@ -146,12 +146,14 @@ def _infer(own: Stored, names: _Names, origin: str, output_scale: float) -> Gene
         in_channels=extent("encoder_1", 2),
         out_channels=extent("decoder_1", 2),
         filters=[extent(f"encoder_{level}", 3) for level in range(1, depth + 1)],
-        norm=Norm() if any(f"/{names.norm}/" in name for name in own) else None,
-        innermost_norm=names.stored(f"encoder_{depth}.gamma") in own,
-        bias="all" if any(name.endswith("/bias") for name in own) else "none",
         output_scale=output_scale,
         origin=origin,
         assumed=("eps", "slope", "size"),
+        variant=UnetVariant(
+            norm=Norm() if any(f"/{names.norm}/" in name for name in own) else None,
+            innermost_norm=names.stored(f"encoder_{depth}.gamma") in own,
+            bias="all" if any(name.endswith("/bias") for name in own) else "none",
+        ),
     )
 
 
