@@ -79,7 +79,7 @@ def make_engine(
             weights,
             precision=options.precision,
             tune=options.tune,
-            plan=None if options.plan in ALGORITHMS["cuda"] else options.plan,
+            plan=None if on_gpus and options.plan in ALGORITHMS["cuda"] else options.plan,
             threads=options.threads,
             release=release and on_gpus is None,
         )

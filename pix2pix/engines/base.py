@@ -196,7 +196,7 @@ class BaseEngine:
             given[INPUT] = x
         single = any(np.ndim(value) == 3 for value in given.values())
         if not given:
-            raise ValueError("got neither a image nor the value of any layer")
+            raise ValueError("got neither an image nor the value of any layer")
         given = {name: self._checked_map(name, value, single) for name, value in given.items()}
         if isinstance(outputs, str):
             raise TypeError(f"got outputs {outputs!r}, expected a sequence of layer names: [{outputs!r}]")

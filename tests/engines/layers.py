@@ -44,4 +44,4 @@ NETWORKS = {
 def weights_of(name: str) -> dict[str, np.ndarray]:
     """Random weights of a network, large enough that outputs vary."""
     weights = random_weights(NETWORKS[name], seed=len(name))
-    return {key: 5 * w if key.endswith("kernel") else w for key, w in weights.items()}
+    return {key: 15 * w if key.endswith("kernel") else w for key, w in weights.items()}
