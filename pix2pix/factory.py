@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from . import devices
 from .engines.base import BaseEngine, Engine
@@ -17,6 +18,9 @@ from .plans.algorithms import ALGORITHMS
 from .plans.placements import decide
 from .plans.plan import Plan
 from .plans.precisions import check_precision
+
+if TYPE_CHECKING:
+    from .gpu.engine import GpuEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ class EngineFactory:
         self._cpu: SharedCpu | None = None
         if plan.layers_on("cpu"):
             self._cpu = SharedCpu(CpuEngine(generator, weights, precision=plan.precision, plan=plan, threads=threads))
-        self._first: dict[int, BaseEngine] = {}
+        self._first: dict[int, GpuEngine] = {}
 
     @classmethod
     def open(cls, generator: Generator, weights: Weights, options: EngineOptions, index: int) -> EngineFactory:

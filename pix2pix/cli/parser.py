@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import get_args
+from typing import TypeAlias, get_args
 
 from ..factory import EngineOptions
 from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOptions
 from ..plans.plan import TUNES
 from ..plans.precisions import PRECISIONS
 
-Commands = argparse._SubParsersAction  # argparse has no public name for it
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
 
 

@@ -1,4 +1,4 @@
-"""Memory of the CPU engine: the feature maps and the scratch of n images of one size, and the constants of that size."""
+"""Memory of the CPU engine: feature maps and scratch for n images of one size, and the constants of that size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CpuBackend:
         self.program, self.kernels, self.convolutions, self.threads = program, kernels, convolutions, threads
 
     def shapes(self, n: int, h: int, w: int) -> dict[str, Shape]:
-        """(N,H,W,C) of the maps in memory, channels padded to whole vectors. The output is written where it is asked for."""
+        """(N,H,W,C) of the maps in memory, channels padded to whole vectors; the output is no map."""
         shapes = self.program.shapes(h, w)
         inner = (op.name for op in self.program.ops if op.name in self.convolutions and not op.makes_image)
         return {name: (n, *shapes[name][:2], self.kernels.padded(shapes[name][2])) for name in inner}

@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ class Trainer:
         self.step = 0
         self.minutes = 0.0
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """All that is needed to go on later."""
         return {
             "networks": [self.generator.state_dict(), self.discriminator.state_dict()],
@@ -114,7 +115,7 @@ class Trainer:
             "minutes": self.minutes,
         }
 
-    def load(self, state: dict) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned. Networks of other sizes raise RuntimeError."""
         for network, values in zip((self.generator, self.discriminator), state["networks"], strict=True):
             network.load_state_dict(values)
@@ -220,7 +221,7 @@ def write(trainer: Trainer, labels: np.ndarray) -> None:
     _save(trainer.state(), path.with_suffix(".state"))
 
 
-def _save(value: dict, path: Path) -> None:
+def _save(value: dict[str, Any], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     torch.save(value, partial)
     partial.replace(path)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -60,7 +60,11 @@ class Context(Protocol):
         """Let go of the arrays that callers gave. Values are undefined from then on."""
 
 
-class Backend(Protocol):
+C = TypeVar("C", bound=Context)
+CMade = TypeVar("CMade", bound=Context, covariant=True)
+
+
+class Backend(Protocol[CMade]):
     """Memory and arithmetic of one device. Memory is one piece that the contexts of all sizes share."""
 
     most_images: int  # of a context
@@ -72,7 +76,7 @@ class Backend(Protocol):
     def allocate(self, size: int) -> Any:
         """That many elements. Raises MemoryError."""
 
-    def context(self, n: int, h: int, w: int, memory: Any) -> Context:
+    def context(self, n: int, h: int, w: int, memory: Any) -> CMade:
         """A context without constants, in ``memory``."""
 
     def synchronize(self) -> None:
@@ -82,12 +86,12 @@ class Backend(Protocol):
         """Give back memory that has been let go of."""
 
 
-class ForwardPass:
+class ForwardPass(Generic[C]):
     """Runs a program on a backend that has the weights of ``layers``. For one thread at a time."""
 
-    def __init__(self, program: Program, layers: Collection[str], backend: Backend, contexts_kept: int) -> None:
+    def __init__(self, program: Program, layers: Collection[str], backend: Backend[C], contexts_kept: int) -> None:
         self.program, self._layers, self._backend, self._kept = program, layers, backend, contexts_kept
-        self.contexts: OrderedDict[tuple[int, int, int], Context] = OrderedDict()
+        self.contexts: OrderedDict[tuple[int, int, int], C] = OrderedDict()
         self.memory: Any = None
         self._size = 0
 
@@ -104,7 +108,7 @@ class ForwardPass:
 
     def compute_in(
         self,
-        context: Context,
+        context: C,
         given: Maps,
         results: Maps,
         stop: threading.Event = NEVER,
@@ -112,7 +116,7 @@ class ForwardPass:
         kept: Collection[str] = (),
         keep: Collection[str] = (),
     ) -> None:
-        """Fill ``results``, and the values ``keep`` of the context, from ``given`` and the values that it has ``kept``."""
+        """Fill ``results`` and the context's values ``keep`` from ``given`` and the values that it has ``kept``."""
         output = self.program.output.name
         known, asked = frozenset((*given, *kept)), dict.fromkeys((*results, *keep))
         wanted = frozenset(name for name in asked if name not in known)
@@ -132,7 +136,7 @@ class ForwardPass:
                 context.get_value(name, results[name])
 
     def launch(
-        self, context: Context, known: Collection[str], wanted: Collection[str], stop: threading.Event = NEVER
+        self, context: C, known: Collection[str], wanted: Collection[str], stop: threading.Event = NEVER
     ) -> None:
         """Run the operations that compute ``wanted`` from the values ``known``, which the context has."""
         constants = self.program.unaffected(context.constants, known)
@@ -148,7 +152,7 @@ class ForwardPass:
 
     # -- memory -----------------------------------------------------------------------------------------------
 
-    def context(self, n: int, h: int, w: int) -> Context:
+    def context(self, n: int, h: int, w: int) -> C:
         """The context for n images of h x w. Raises MemoryError."""
         key = (n, h, w)
         if key in self.contexts:

@@ -23,12 +23,12 @@ from .execution import ForwardPass, Maps
 def pad(x: np.ndarray, padding: tuple[int, int, int, int], mode: str = "zeros") -> np.ndarray:
     """(H,W,C) -> (H + top + bottom, W + left + right, C), with zeros, by reflection or by repeating the border."""
     top, left, bottom, right = padding
-    numpy_mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
+    numpy_mode: Any = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
     return np.pad(x, ((top, bottom), (left, right), (0, 0)), mode=numpy_mode)
 
 
 def upsample(x: np.ndarray, factor: int, mode: str) -> np.ndarray:
-    """(H,W,C) -> (factor * H, factor * W, C); bilinear as PyTorch's interpolate, ``bilinear-corners`` aligns corners."""
+    """(H,W,C) -> (factor * H, factor * W, C), as PyTorch's interpolate; ``bilinear-corners`` is with align_corners."""
     for axis in (0, 1):
         size = x.shape[axis]
         at = np.arange(size * factor)

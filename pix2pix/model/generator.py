@@ -225,8 +225,8 @@ class Generator:
                 at_h, at_w, _ = shapes[layer.inputs[0].layer]
                 if not layer.sampling.fits(at_h, at_w):
                     raise ValueError(
-                        f"got {w}x{h} pixels (width x height), too few: {layer.name} reflects {layer.padding} pixels of "
-                        f"a map of {at_w}x{at_h}"
+                        f"got {w}x{h} pixels (width x height), too few: "
+                        f"{layer.name} reflects {layer.padding} pixels of a map of {at_w}x{at_h}"
                     )
 
     def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -102,7 +102,7 @@ class Communicator:
             if error.Get_error_class() not in ULFM_ERRORS:
                 raise
             self.comm.Revoke()
-            shrunk: MPI.Intracomm = self.comm.Shrink()
+            shrunk = cast("MPI.Intracomm", self.comm.Shrink())
             members = shrunk.allgather(self.rank)
             lost = [rank for rank in self.members if rank not in members]
             self.comm, self.members = shrunk, members

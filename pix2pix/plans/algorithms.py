@@ -150,7 +150,7 @@ def supports(op: Op, hardware: str = "cpu", precision: str = "float32") -> bool:
 
 
 def unsupported(op: Op, hardware: str) -> str:
-    """In words, what an operation is that the engine of that hardware has no kernel for, and what it has kernels for."""
+    """In words: an operation that the engine of that hardware has no kernel for, and what it has kernels for."""
     s, kind = op.sampling, "transposed convolution" if op.sampling.transposed else "convolution"
     traits = [f"{s.kernel}x{s.kernel} {kind}, stride {s.stride}, {s.padding_mode} padding {s.padding}"]
     traits += [f"{s.upsample_mode} upsampling by {s.upsample}"] if s.upsample > 1 else []
@@ -160,6 +160,6 @@ def unsupported(op: Op, hardware: str) -> str:
     traits += [f"activation {op.epilogue.activation}"] if op.epilogue.activation != "none" else []
     engine = {"cpu": "CPU", "cuda": "GPU"}[hardware]
     return (
-        f"the {engine} engine has no kernel for {op.name} ({'; '.join(traits)}): it takes 4x4 stride-2 layers of U-Nets "
-        "that end in a transposed convolution and tanh"
+        f"the {engine} engine has no kernel for {op.name} ({'; '.join(traits)}): "
+        "it takes 4x4 stride-2 layers of U-Nets that end in a transposed convolution and tanh"
     )

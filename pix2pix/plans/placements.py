@@ -71,7 +71,7 @@ def decide(
             )
         return given
     placed = joined(generator, precision, tune, gpu, parse_placement(gpu_layers or "all", generator), plan)
-    if plan is not None and plan not in map(str, placed.layers.values()):
+    if plan is not None and str(plan) not in map(str, placed.layers.values()):
         raise ValueError(f"none of the layers takes {plan!r} where it is placed")
     return placed
 

@@ -26,8 +26,9 @@ TUNES = ("latency", "throughput")
 class Plan:
     """One algorithm per layer, for one kind of hardware, precision and aim.
 
-    ``layers`` may be given by the names of algorithms, as files have them. ``placement`` names the hardware of those layers that don't run on ``hardware`` itself. With one plan, and one
-    instruction set or GPU model, an image's bytes don't depend on batch, threads or what ran before.
+    ``layers`` may be given by the names of algorithms, as files have them. ``placement`` names the hardware of those
+    layers that don't run on ``hardware`` itself. With one plan, and one instruction set or GPU model, an image's bytes
+    don't depend on batch, threads or what ran before.
     """
 
     layers: Mapping[str, Algorithm]
