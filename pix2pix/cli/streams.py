@@ -61,7 +61,7 @@ def unfailing_streams() -> Iterator[None]:
     """In the block, stdout and stderr never fail."""
     _reserve_descriptors()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = streams = Unfailing(sys.stdout), Unfailing(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams = Unfailing(sys.stdout), Unfailing(sys.stderr)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +48,9 @@ class InFlight:
 class Pipeline:
     """Sends batches through one GPU. For the thread that has the GPU selected."""
 
-    def __init__(self, device: Device, forward_pass: ForwardPass, stream: Any, streams: tuple[Any, Any]) -> None:
+    def __init__(
+        self, device: Device, forward_pass: ForwardPass[GpuContext], stream: Any, streams: tuple[Any, Any]
+    ) -> None:
         self._device, self._forward_pass, self._stream = device, forward_pass, stream
         self._inward, self._outward = streams
 
@@ -92,7 +94,7 @@ class Pipeline:
 
     def _send(self, b: np.ndarray, out: np.ndarray) -> InFlight:
         """Copy images to the GPU, start translating them, and have the results copied back."""
-        context = cast(GpuContext, self._forward_pass.context(*b.shape[:3]))
+        context = self._forward_pass.context(*b.shape[:3])
         buffer = context.buffers.pop() if context.buffers else self.buffer(context)
         np.copyto(buffer.staged, b)
         buffer.b.copy_to_device(buffer.staged.reshape(-1), stream=self._inward)

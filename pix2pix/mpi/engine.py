@@ -19,7 +19,7 @@ from .messages import ROOT
 from .transport import PendingRequest, Transport
 
 if TYPE_CHECKING:
-    from .root import Ranks
+    from .ranks import RankTable
 
 SECONDS_BETWEEN_CHECKS = 0.05  # of whether a translation is still wanted
 
@@ -31,7 +31,7 @@ class RanksEngine(PoolEngine):
     fail.
     """
 
-    def __init__(self, ranks: Ranks, engine: Engine) -> None:
+    def __init__(self, ranks: RankTable, engine: Engine) -> None:
         self._transport = Transport(ranks)
         groups = [WorkerGroup(ranks.name(ROOT), partial(LocalEngine, engine, ranks), engine.info.workers)]
         for rank in ranks.comm.others:
@@ -49,7 +49,7 @@ class RanksEngine(PoolEngine):
 class LocalEngine(BaseEngine):
     """Rank 0's own engine ``engine``, which counts its images."""
 
-    def __init__(self, engine: Engine, ranks: Ranks) -> None:
+    def __init__(self, engine: Engine, ranks: RankTable) -> None:
         super().__init__(engine.generator, info=engine.info)
         self._engine, self._ranks = engine, ranks
 

@@ -25,7 +25,7 @@ from .messages import POLL_SECONDS, ROOT, JobRequest, TranslateFiles, message_of
 from .work_queue import WorkQueue
 
 if TYPE_CHECKING:
-    from .root import Ranks
+    from .ranks import RankTable
 
 BATCHES_PER_CHUNK = 4  # at most
 SECONDS_BETWEEN_CHECKS = 0.05  # of whether jobs of a failed rank came back, while rank 0 waits for others
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class FileLeader:
     """One run over files: :meth:`outcomes` yields what all ranks make of ``jobs``."""
 
-    def __init__(self, ranks: Ranks, command: TranslateFiles, jobs: Sequence[Job]) -> None:
+    def __init__(self, ranks: RankTable, command: TranslateFiles, jobs: Sequence[Job]) -> None:
         self._ranks, self._comm, self._command = ranks, ranks.comm, command
         self._jobs = {job.name: job for job in jobs}
         self._queue = WorkQueue(self._jobs, len(ranks.comm.members), BATCHES_PER_CHUNK * command.batch_size)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engines.base import Engine
 from ..errors import RanksLostError
@@ -19,28 +18,15 @@ from ..model.generator import Weights
 from .engine import RanksEngine
 from .files import FileLeader
 from .messages import MakeEngine, RankInfo, ReceiveModel, Shutdown, TranslateFiles
+from .ranks import RankTable
 from .resources import NodeShare
 
 if TYPE_CHECKING:
-    from .communicator import Communicator
+    pass
 
 
-class Ranks:
-    """All ranks of a job, as rank 0 sees them.
-
-    ``lost`` says why some ranks no longer take part; ``done`` counts the images that each rank dealt with.
-    """
-
-    def __init__(self, comm: Communicator) -> None:
-        self.comm = comm
-        self.info: dict[int, RankInfo] = {}
-        self.lost: dict[int, str] = {}
-        self.done = Counter[int]()
-
-    def command(self, command: object) -> None:
-        """Send a command to all other ranks."""
-        for rank in self.comm.others:
-            self.comm.send(command, rank)
+class Ranks(RankTable):
+    """What all ranks of a job do together at rank 0's command."""
 
     def shut_down(self) -> None:
         """End the other ranks."""
@@ -108,27 +94,3 @@ class Ranks:
         seen = lock, lock.read_bytes()
         command = TranslateFiles(fitting, batch_size, thumbnail_edge, seen, todo[0].source)
         return FileLeader(self, command, todo).outcomes(engine, skipped)
-
-    # -- for messages and the summary -------------------------------------------------------------------------
-
-    def name(self, rank: int) -> str:
-        """What messages call a rank."""
-        return f"rank {rank} on {self.info[rank].host}"
-
-    def lose(self, rank: int, reason: str) -> None:
-        """Note that a rank no longer takes part."""
-        self.lost[rank] = f"{self.name(rank)}: {reason}"
-
-    def described(self) -> list[str]:
-        """What the ranks compute with, a line for each host and device."""
-        groups: dict[tuple[str, str], list[str]] = {}
-        for rank, info in sorted(self.info.items()):
-            groups.setdefault((str(info.engine), info.host), []).append(str(rank))
-        return [f"device: {device} (rank {', '.join(ranks)} on {host})" for (device, host), ranks in groups.items()]
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Where each rank ran and what it did, for JSON."""
-        return [
-            {"rank": rank, "host": info.host, "device": str(info.engine), "pictures": self.done[rank]}
-            for rank, info in sorted(self.info.items())
-        ]

@@ -21,7 +21,7 @@ from ..errors import RanksLostError
 from .messages import POLL_SECONDS, CancelRequest, EngineRequest, EngineResponse, ServeRequests
 
 if TYPE_CHECKING:
-    from .root import Ranks
+    from .ranks import RankTable
 
 
 @dataclass(eq=False)
@@ -45,7 +45,7 @@ class PendingRequest:
 class Transport:
     """Carries requests of any threads to ranks, which serve them until :meth:`close`."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: RankTable) -> None:
         self._ranks, self._comm = ranks, ranks.comm
         self._outgoing: queue.SimpleQueue[PendingRequest] = queue.SimpleQueue()
         self._closing = threading.Event()
