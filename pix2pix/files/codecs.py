@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from ..errors import ImageError
 from .png import png_without_extras
@@ -94,7 +94,7 @@ def decoded(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"more pixels than the limit of {MAX_PIXELS:,}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("damaged, or no image of a known format") from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
