@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WORKERS_PER_GPU = 4  # one copies pictures there, one computes, one copies back; and one is ready
+WORKERS_PER_GPU = 4  # one copies images in, one computes, one copies results out, one is ready
 
 
 @dataclass(frozen=True, slots=True)

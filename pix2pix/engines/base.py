@@ -185,7 +185,7 @@ class BaseEngine:
 
         ``x`` is (N,H,W,Cin) or (H,W,Cin) in [-1,1]; the result has the same rank, in [-1,1]. With ``outputs``, a
         sequence of layer names, the result is a dict of those layers' values: after the norm, before the activation
-        of whoever reads them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
+        of the layers that read them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
         left out if nothing needs it any more. No images (N = 0) give empty arrays.
 
         Raises TypeError for another dtype than float32 and for ``outputs`` that are one bare name, ValueError for a
@@ -200,7 +200,7 @@ class BaseEngine:
         given = {name: self._checked_map(name, value, single) for name, value in given.items()}
         if isinstance(outputs, str):
             raise TypeError(f"got outputs {outputs!r}, expected a sequence of layer names: [{outputs!r}]")
-        wanted = (self.generator.layers[-1].name,) if outputs is None else tuple(outputs)
+        wanted = (self.program.output.name,) if outputs is None else tuple(outputs)
         for name in wanted:
             self._layer(name)
         self._check_agreement(given)

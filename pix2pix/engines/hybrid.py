@@ -1,9 +1,9 @@
 """The hybrid engine: each layer on the engine that a placement names, a CPU's or a GPU's.
 
-The walk over the layers is cut into segments, runs of layers that follow each other on one engine. A value goes from
-one engine to the other once, after the segment that computes it, and only if a layer there reads it: a skip between two
-layers on the GPU stays in the GPU's memory while the CPU works on those between them. Values cross as they are given
-and returned by ``run``: float32, after the norm, before the activation of whoever reads them.
+The forward pass is cut into segments: consecutive layers on one engine. A value goes to the other engine once, after
+the segment that computes it, and only if a layer there reads it: a skip between two layers on the GPU stays in the
+GPU's memory while the CPU computes the layers between them. Values cross as ``run`` takes and returns them: float32,
+after the norm, before the activation of the layers that read them.
 
 Several hybrid engines may share one CPU engine, which serves them in turn: while one computes on its GPU, another has
 the cores.
@@ -30,7 +30,7 @@ PIXELS_AT_ONCE = 32 * 256 * 256  # of a batch: keeps busy any GPU, and bounds th
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the walk on one engine: what comes from outside, what others need, and what later parts here read."""
+    """Consecutive layers on one engine: what it is given, what leaves it, and what its later segments read."""
 
     on_gpu: bool
     inputs: tuple[str, ...]
@@ -41,7 +41,7 @@ class Segment:
 def segments(
     program: Program, gpu_layers: Collection[str], given: Collection[str], outputs: Sequence[str]
 ) -> list[Segment]:
-    """The walk that computes ``outputs`` from the values of ``given`` (which lie outside), cut by placement."""
+    """The forward pass from the values ``given``, in host memory, to ``outputs``, cut by placement."""
     parts: list[tuple[bool, list[str]]] = []
     reads = {op.name: op.reads for op in program.ops}
     for op in program.needed(outputs, given):

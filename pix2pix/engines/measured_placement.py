@@ -37,10 +37,10 @@ def find(
     engines: Callable[[], tuple[BaseEngine, BaseEngine]],
     gpu: str | None = None,
 ) -> Plan:
-    """The plan whose placement is the cheapest by what ``engines()`` take, one for the CPU and one for the GPU.
+    """The plan with the cheapest placement, by measuring ``engines()``: one for the CPU and one for the GPU.
 
-    It is written to ``file``, and the engines are closed. Where the file is already, or a Plan is given, that is what
-    counts: a choice is not made again, and differently. Raises ValueError for anything else.
+    The plan is written to ``file``, and the engines are closed. If the file exists, or a Plan is given, that plan is
+    taken and nothing is measured: the choice is made once. Raises ValueError for anything else.
     """
     if file is None or is_algorithm(file):
         raise ValueError("gpu_layers 'auto' writes the plan that it chooses: give the name of a file as plan")
@@ -54,14 +54,14 @@ def find(
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds that one batch takes: each layer on the CPU and on the GPU; each value, also the image, to cross."""
+    """Seconds for one batch: of each layer on the CPU and on the GPU, and for each value to cross between them."""
 
     cpu: Mapping[str, float]
     gpu: Mapping[str, float]
     crossing: Mapping[str, float]
 
     def total(self, generator: Generator, gpu_layers: Collection[str]) -> float:
-        """Seconds of the whole walk, from a image in the host's memory to a image there."""
+        """Seconds of the whole forward pass, from an image in the host's memory to an image there."""
         seconds = sum((self.gpu if y.name in gpu_layers else self.cpu)[y.name] for y in generator.layers)
         for value, readers in _readers(generator).items():
             away = {reader in gpu_layers for reader in readers} - {value in gpu_layers}
@@ -70,7 +70,7 @@ class Costs:
 
 
 def cheapest(generator: Generator, costs: Costs) -> tuple[str, ...]:
-    """The layers to put on the GPU so that :meth:`Costs.total` is least, in walking order."""
+    """The layers to put on the GPU so that :meth:`Costs.total` is least, in the order of the layers."""
     graph: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
     graph["CPU"] |= {INPUT: math.inf, OUTSIDE: math.inf}
     for layer in generator.layers:
@@ -131,10 +131,10 @@ def _source_side(graph: Mapping[Hashable, Mapping[Hashable, float]], source: Has
 def measure(cpu: BaseEngine, gpu: BaseEngine, n: int) -> Costs:
     """The costs of ``n`` images of the generator's own size, by medians; both engines must have all layers.
 
-    For a value to leave an engine and come back costs it what two layers, one of which reads the other, take longer
-    apart than together; that is linear in the value's bytes, by a fit to all layers. Half of it is the way out, half
-    the way in: crossing is the way out of one engine and into the other, and a layer takes what it takes alone less the
-    ways of what it reads and of its own value.
+    Two layers, one of which reads the other, are timed apart and together. The difference is what it costs a value to
+    leave an engine and come back, which is fitted as a linear function of its bytes. Half of that is the way out, half
+    the way in. A crossing is the way out of one engine and into the other. A layer's own time is what it takes alone,
+    less the ways of what it reads and of its result.
     """
     generator = cpu.generator
     shapes = generator.shapes(generator.size, generator.size)

@@ -178,4 +178,4 @@ class FileLeader:
         self._idle.discard(rank)
         self._working.discard(rank)
         self._ranks.lose(rank, reason)
-        log.warning("%s; %d pictures go to other ranks", self._ranks.lost[rank], self._queue.reclaim(rank))
+        log.warning("%s; %d images go to other ranks", self._ranks.lost[rank], self._queue.reclaim(rank))

@@ -1,10 +1,10 @@
-"""Which layers run on the GPU: said in words, or found out by measuring.
+"""Which layers run on the GPU, in words.
 
 A placement in words is ``all``, ``seed-b``, ``seed-c``, or a list such as ``encoder_2-4,decoder_4-2``: names of layers,
-and ranges of them in walking order.
+and ranges of them in the order of the layers.
 
 ``seed-b`` stands for the course's split, three convolutions and three transposed ones on the GPU. Which ones is not
-recorded; these are those with the most multiplications, where a tie goes to the layer walked first. In the published
+recorded; these are those with the most multiplications, where a tie goes to the earlier layer. In the published
 network (ngf=64, 8 levels) that is encoder_2-4 and decoder_4-2: three convolutions have 537 million multiplications each
 and three transposed ones 1074 million, the next largest half of that, and the six together 80 % of all. ``seed-c`` is
 all but the last layer. docs/placement.md says what speaks for these six and not for others.
@@ -29,10 +29,10 @@ SEED_B = 3  # convolutions on the GPU, and as many transposed ones
 
 
 def parse_placement(text: str, generator: Generator) -> tuple[str, ...]:
-    """Names of the layers that the placement ``text`` puts on the GPU, in walking order.
+    """Names of the layers that the placement ``text`` puts on the GPU, in the order of the layers.
 
     Raises ValueError for a layer that the generator doesn't have or that is named twice, and for a range that doesn't
-    go in walking order.
+    go in the order of the layers.
     """
     names = [layer.name for layer in generator.layers]
     if text == "all":
