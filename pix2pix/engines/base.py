@@ -185,8 +185,8 @@ class BaseEngine:
 
         ``x`` is (N,H,W,Cin) or (H,W,Cin) in [-1,1]; the result has the same rank, in [-1,1]. With ``outputs``, a
         sequence of layer names, the result is a dict of those layers' values: after the norm, before the activation
-        of the layers that read them. ``inputs`` gives the values of some layers, which are then not computed; ``x`` may be
-        left out if nothing needs it any more. No images (N = 0) give empty arrays.
+        of the layers that read them. ``inputs`` gives the values of some layers, which are then not computed; ``x``
+        may be left out if nothing needs it any more. No images (N = 0) give empty arrays.
 
         Raises TypeError for another dtype than float32 and for ``outputs`` that are one bare name, ValueError for a
         shape that the generator cannot take or a name that it doesn't have, RuntimeError after :meth:`close`.
