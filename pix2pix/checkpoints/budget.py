@@ -12,7 +12,7 @@ import os
 from ..errors import CheckpointError
 
 _FREE_STEPS = 20_000  # for files of any size
-_MAX_STEPS = 250_000  # some 0.5 s of Python; a whole training checkpoint of a U-Net takes 15,000, a SavedModel 20,000
+_MAX_STEPS = 250_000  # some 0.5 s of Python; files of a U-Net with all that training keeps take up to 18,000
 _FREE_TEXT = 4 << 20  # bytes
 _TEXT_PER_BYTE = 8  # HDF5 files are read up to twice, because every path begins at the root
 _MAX_TEXT = 32 << 20  # bytes, which can be four times as many in memory
