@@ -133,7 +133,13 @@ def test_whole_programs_run_and_make_the_tables(results, monkeypatch):
     saved = {path.name for path in results.glob("*.json")}
     assert saved == {"gpu-1.json", "gpu-2.json", "gpu-layers.json"}
     text = (results / "gpu.md").read_text()
-    for expected in ("### N=1\n", "### N=2\n", "| torch-graph-float32 |", "### float32, N=2", "| encoder_2, simt_gemm |"):
+    for expected in (
+        "### N=1\n",
+        "### N=2\n",
+        "| torch-graph-float32 |",
+        "### float32, N=2",
+        "| encoder_2, simt_gemm |",
+    ):
         assert expected in text
     monkeypatch.setattr(peers, "BEGIN_UNTIL", 0)
     assert peers.main([*arguments, "--batches", "3"]) == 0
