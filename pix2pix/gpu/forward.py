@@ -29,21 +29,21 @@ from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_w
 from .kernels.normalise import make_finish_map, make_normalise_map
 from .kernels.parameters import Images, Norm, Sums, Target, Values
 from .launches import THREADS, launch_over
-from .memory import PART, SHARED, buffer_sizes, cut, products_of
+from .memory import PART_PIXELS, SHARED, buffer_sizes, cut, products_of
 from .packing import DeviceWeights, PackedOp
 from .products import Memory, Output, arrays_and_targets
 from .ptx.fragments import VECTOR
 
-LANES, ROWS, FEW_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
-WHOLE = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
+LANES, ROWS, FINISH_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
+ONE_BLOCK_PIXELS = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
 MOST_IMAGES = MOST_PARTS = 65535  # of a grid
-CACHED = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
+CACHED_WORDS = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 
 
 @functools.cache
 def finish_kernel(kind: int, epilogue: int) -> Any:
     """The kernel that finishes maps from partial sums. Compiled at its first launch."""
-    return make_finish_map(FEW_LANES, LANES * ROWS // FEW_LANES, kind, epilogue)
+    return make_finish_map(FINISH_LANES, LANES * ROWS // FINISH_LANES, kind, epilogue)
 
 
 @functools.cache
@@ -219,7 +219,7 @@ class GpuContext:
             shape, bm = product.shape, product.tile.bm
             pixels = shape.rows * shape.phases
             tiling = Norm(pixels, shape.phases, -(-shape.rows // bm), bm, packed.columns, np.float32(norm.eps))
-            step = max(1, CACHED // (pixels * packed.columns))
+            step = max(1, CACHED_WORDS // (pixels * packed.columns))
             for first in range(0, self.n, step):
                 images = slice(first, min(first + step, self.n))
                 some = [output.from_pixel(first * pixels) for output in outputs]
@@ -250,8 +250,8 @@ class GpuContext:
         """Launch the kernel that makes maps of partial sums."""
         norm, shape = packed.op.epilogue.norm, self.products[packed.op.name].shape
         pixels = shape.phases * shape.rows
-        epilogue, share = MAPS, max(PART, -(-pixels // MOST_PARTS))
-        if norm and pixels <= WHOLE:
+        epilogue, share = MAPS, max(PART_PIXELS, -(-pixels // MOST_PARTS))
+        if norm and pixels <= ONE_BLOCK_PIXELS:
             epilogue, share = NORMALISED, pixels
         elif norm:
             epilogue = STATISTICS
@@ -259,7 +259,7 @@ class GpuContext:
         to = [outputs[0].plain()] if epilogue == STATISTICS else outputs
         out, out2, targets = arrays_and_targets(to, self.scratch)
         sums = Sums(shape.h, shape.w, shape.phases, packed.algorithm.splits, packed.columns, share, eps)
-        blocks = (-(-packed.columns // (VECTOR * FEW_LANES)), parts, self.n)
+        blocks = (-(-packed.columns // (VECTOR * FINISH_LANES)), parts, self.n)
         finish_kernel(self.kind, epilogue)[blocks, LANES * ROWS, self.stream](
             self.scratch, packed.affine, out, out2, self.statistics, sums, targets
         )

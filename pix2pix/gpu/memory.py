@@ -17,7 +17,7 @@ from .products import Product
 
 SHARED = ("output", "scratch", "statistics")
 ALIGNED = 64  # words: where buffers begin
-PART = 32 if SIMULATED else 256  # pixels of a map that one block finishes, of maps that one block does not see whole
+PART_PIXELS = 32 if SIMULATED else 256  # that a block finishes of a map too large for one block
 
 
 def products_of(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, Product]:
@@ -38,7 +38,7 @@ def buffer_sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, in
         sizes[name] = n * (map_h + 2 * at.border) * (map_w + 2 * at.border) * at.words
     for name, product in products_of(weights, n, h, w).items():
         shape = product.shape
-        tiles = shape.phases * -(-shape.rows // min(product.tile.bm, PART))
+        tiles = shape.phases * -(-shape.rows // min(product.tile.bm, PART_PIXELS))
         sizes["statistics"] = max(sizes["statistics"], 2 * n * tiles * product.packed.columns)
         sizes["scratch"] = max(sizes["scratch"], product.scratch_size)
         if product.packed.op.makes_image:

@@ -15,7 +15,7 @@ if MISSING:
 from numba import cuda
 
 from pix2pix.gpu.filters import all_taps, flipped_taps, phase_taps, plain_taps, reorder_columns
-from pix2pix.gpu.forward import FEW_LANES, LANES, ROWS, finish_kernel, kernels
+from pix2pix.gpu.forward import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
 from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from pix2pix.gpu.kernels.parameters import (
     NO_TARGET,
@@ -118,7 +118,7 @@ def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits)
         partial = np.full((splits, phases, grid.rows, filters), np.nan, np.float32)
         multiply(tile, PARTIAL_SUMS, (a, matrix, affine), gemm, (partial, None, None))
         sums = Sums(grid.h, grid.w, phases, splits, filters, 5, ZERO)
-        blocks = (-(-filters // (8 * FEW_LANES)), -(-phases * grid.h * grid.w // 5), n)
+        blocks = (-(-filters // (8 * FINISH_LANES)), -(-phases * grid.h * grid.w // 5), n)
         arguments = partial, affine, out, out2, np.zeros(1, np.float32), sums, targets
         launch(finish_kernel(FLOAT32, MAPS), blocks, LANES * ROWS, *arguments)
     tolerance = 2e-6 * np.sqrt(16 * channels) * 4
@@ -206,7 +206,7 @@ def test_norms_of_partial_sums_are_exact_even_far_from_zero(h, w, channels, offs
     expected = normalised(x, affine)
     out, out2 = (np.full((n, pixels, channels), 7, np.float32) for _ in range(2))
     targets = Targets(Target(channels, 0, ONE), Target(channels, 0, QUARTER))
-    eps, grid = np.float32(1e-5), -(-channels // (8 * FEW_LANES))
+    eps, grid = np.float32(1e-5), -(-channels // (8 * FINISH_LANES))
     parts = -(-pixels // share)
     statistics = np.full((n, parts, 2, channels), np.nan, np.float32)
     sums = Sums(h, w, 1, 2, channels, pixels if epilogue == NORMALISED else share, eps)
