@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pix2pix.model.generator import INPUT, Generator, Layer, Weights
+from pix2pix.model.generator import INPUT, Generator, Weights
+from pix2pix.model.lowering import Op, lower
 
 from .onnx_network import common_slope, torch_weight
 
@@ -24,11 +25,11 @@ def moments_norm(x: torch.Tensor, channels: int, gamma: torch.Tensor, beta: torc
 def write(path: Path, generator: Generator, weights: Weights) -> None:
     """Write the generator's description and its tensors, as :func:`read` takes them."""
     tensors = {}
-    for layer in generator.layers:
-        tensors[f"{layer.name}_kernel"] = torch.from_numpy(torch_weight(layer, weights))
+    for op in lower(generator).ops:
+        tensors[f"{op.name}_kernel"] = torch.from_numpy(torch_weight(op, weights))
         for part in ("bias", "gamma", "beta"):
-            if f"{layer.name}.{part}" in weights:
-                tensors[f"{layer.name}_{part}"] = torch.from_numpy(weights[f"{layer.name}.{part}"])
+            if f"{op.name}.{part}" in weights:
+                tensors[f"{op.name}_{part}"] = torch.from_numpy(weights[f"{op.name}.{part}"])
     torch.save({"generator": json.dumps(generator.to_dict()), "tensors": tensors}, path)
 
 
@@ -47,7 +48,8 @@ class TorchNetwork(nn.Module):
 
     def __init__(self, generator: Generator, tensors: Mapping[str, torch.Tensor], group_norm: bool) -> None:
         super().__init__()
-        self.layers = generator.layers
+        program = lower(generator)
+        self.ops, self.output = program.ops, program.output.name
         self.normalise = torch.group_norm if group_norm else moments_norm
         self.parts = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in tensors.items()})
         self.eval().to(memory_format=torch.channels_last)
@@ -55,23 +57,22 @@ class TorchNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network."""
         values = {INPUT: x}
-        for layer in self.layers:
-            values[layer.name] = self._compute(layer, values)
-        return values[self.layers[-1].name]
+        for op in self.ops:
+            values[op.name] = self._compute(op, values)
+        return values[self.output]
 
-    def _part(self, layer: Layer, name: str) -> torch.Tensor | None:
-        key = f"{layer.name}_{name}"
+    def _part(self, op: Op, name: str) -> torch.Tensor | None:
+        key = f"{op.name}_{name}"
         return self.parts[key] if key in self.parts else None
 
-    def _compute(self, layer: Layer, values: dict[str, torch.Tensor]) -> torch.Tensor:
-        read = [values[source.layer] for source in layer.inputs]
+    def _compute(self, op: Op, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        read = [values[source.layer] for source in op.sources]
         x = read[0] if len(read) == 1 else torch.cat(read, dim=1)
-        slope = common_slope(layer)
+        slope, sampling = common_slope(op), op.sampling
         if slope != 1:
             x = functional.leaky_relu(x, slope) if slope else functional.relu(x)
-        convolve = functional.conv_transpose2d if layer.transposed else functional.conv2d
-        x = convolve(x, self._part(layer, "kernel"), self._part(layer, "bias"), layer.stride, layer.padding)
-        if layer.norm:
-            affine = self._part(layer, "gamma"), self._part(layer, "beta")
-            x = self.normalise(x, layer.filters, *affine, layer.norm.eps)
-        return torch.tanh(x) if layer.activation == "tanh" else x
+        convolve = functional.conv_transpose2d if sampling.transposed else functional.conv2d
+        x = convolve(x, self._part(op, "kernel"), self._part(op, "bias"), sampling.stride, sampling.padding[0])
+        if norm := op.epilogue.norm:
+            x = self.normalise(x, op.filters, self._part(op, "gamma"), self._part(op, "beta"), norm.eps)
+        return torch.tanh(x) if op.epilogue.activation == "tanh" else x
