@@ -5,15 +5,16 @@
 #
 #   build   deletes cached kernels, builds in place, and prints versions and GPUs
 #   test    runs the tests of all engines and of the kernels on the GPU, and compute-sanitizer if it is installed
-#   bench   the benchmarks, or those that are named; results go to bench/results
-#               gpu-64, gpu-1   beside PyTorch, compiled too, in all precisions: batches of 64, and one picture
+#   bench   runs all benchmarks, or those that are named; results go to bench/results
+#               gpu-64, gpu-1   beside PyTorch, also compiled, in all precisions: batches of 64, and single images
 #               gpu-batches     the same for batches of 8, 32, 128 and 256, without compiling
-#               layers          every layer beside the roof, and every kernel
+#               layers          every layer beside its roof, and every kernel
 #               quality         PSNR on real weights
-#               mode_b pool mode_c
-#   tune    times the tiles and splits that each layer may have, in all precisions, and writes pix2pix/plans/measured/GPU.json,
-#           by which plans on such GPUs go from then on: commit it, then run bench. On an H100 or H200, --hopper does
-#           so for what only they can do, beside what was timed before: once the tests have shown it right
+#               mode_b, mode_c  the course program's measurement with one GPU, with four GPUs
+#               pool            1 to 16 workers on one GPU
+#   tune    times the tiles and splits of each layer in all precisions, and writes pix2pix/plans/measured/GPU.json, from
+#           which later plans take their algorithms. Commit that file, then run bench. On an H100 or H200, run it again
+#           with --hopper, once the tests pass there: it adds the algorithms that only these GPUs have
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -87,7 +88,7 @@ tune() {
 case "${1:-}" in
     build | test | bench | tune) "$@" ;;
     *)
-        sed -n '2,16s/^# \?//p' "$0"
+        sed -n '2,17s/^# \?//p' "$0"
         exit 2
         ;;
 esac
