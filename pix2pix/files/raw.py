@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from io import BufferedReader
@@ -12,7 +13,7 @@ import numpy as np
 from ..atomic import open_atomically
 from ..engines.base import Engine
 from .provenance import Made, Source, absolute
-from .stream import BATCH_SIZE
+from .stream import BATCH_SIZE, NOT_FINITE, is_finite, is_suspicious
 
 RAW = ".rgb"  # the suffix of such files
 
@@ -41,7 +42,8 @@ def translate_raw(
     generator = engine.generator
     height, width = size or (generator.size, generator.size)
     generator.check_size(height, width)
-    total = raw_frames(source, height, width, generator.in_channels)
+    shape = height, width, generator.in_channels
+    total = raw_frames(source, *shape)
 
     def batches(file: BufferedReader) -> Iterator[np.ndarray]:
         for first in range(0, total, batch_size):
@@ -50,11 +52,21 @@ def translate_raw(
                 raise ValueError(f"{str(source)!r} became shorter while it was read")
             yield batch
 
-    before = source.stat()
+    before, done = source.stat(), 0
     with open(source, "rb") as reader, open_atomically(output) as writer:
         with closing(engine.stream(batches(reader))) as results:
             for result in results:
+                for y in result:
+                    if is_suspicious(y) and not is_finite(engine, _frame(source, done, shape)):
+                        raise ValueError(f"frame {done}: {NOT_FINITE}")
+                    done += 1
                 writer.write(result.data.cast("B"))
                 yield len(result)
         size_made = writer.tell()
     return Made(Source(absolute(source), before.st_size, before.st_mtime_ns, None), size_made, None)
+
+
+def _frame(source: Path, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """One frame of a raw file, uint8 (H,W,C)."""
+    length = math.prod(shape)
+    return np.fromfile(source, np.uint8, length, offset=number * length).reshape(shape)

@@ -30,6 +30,7 @@ from .jobs import Job
 from .provenance import Made, Source
 
 BATCH_SIZE = 8
+NOT_FINITE = "the generator's output is not finite: its weights are damaged, or its options (eps) do not suit it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,19 @@ def split(jobs: Sequence[Job], finished: Collection[Path]) -> tuple[list[Job], l
 def best_batch_size(engine: Engine) -> int:
     """How many images of 256 x 256 an engine runs most efficiently at once."""
     return engine.info.best_batch
+
+
+def is_suspicious(y: np.ndarray) -> bool:
+    """Whether a translated image (H,W,C) may come from values that are not finite.
+
+    Engines turn these into one byte, black or white, and norms spread them over the whole image.
+    """
+    return y.flat[0] in (0, 255) and bool((y == y.flat[0]).all())
+
+
+def is_finite(engine: Engine, x: np.ndarray) -> bool:
+    """Whether the engine's output for an image, uint8 (H,W,Cin), is finite. Computes it in floating point."""
+    return bool(np.isfinite(engine.run(x / np.float32(127.5) - np.float32(1))).all())
 
 
 def io_threads() -> int:
@@ -248,6 +262,8 @@ class _Pipeline:
 
     def _finish(self, item: _Item, output: np.ndarray) -> Outcome:
         job = item.job
+        if is_suspicious(output) and not is_finite(self.engine, item.image.pixels):
+            return Outcome(job, "failed", NOT_FINITE)
         try:
             content = codecs.encode(output, job.output.suffix)
             made = Made.of(item.source, content)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from pix2pix.atomic import process_name
+from pix2pix.cpu.engine import CpuEngine
 from pix2pix.files.raw import translate_raw
 from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from tests.files.samples import SIZE, engine_of, noise
 
 
@@ -37,4 +39,13 @@ def test_a_raw_output_appears_only_when_it_is_whole(tmp_path, engine):
     next(frames)
     assert {p.name for p in tmp_path.iterdir()} == {"in.rgb", f".out.rgb.{process_name()}.partial"}
     frames.close()
+    assert not (tmp_path / "out.rgb").exists()
+
+
+def test_frames_that_are_not_finite_end_the_run(tmp_path):
+    generator = unet(2, 5)
+    huge = {name: value * np.float32(1e30) for name, value in random_weights(generator).items()}
+    (tmp_path / "in.rgb").write_bytes(noise(2 * SIZE, SIZE).tobytes())
+    with CpuEngine(generator, huge, threads=1) as engine, pytest.raises(ValueError, match="frame 0: .*not finite"):
+        list(translate_raw(engine, tmp_path / "in.rgb", tmp_path / "out.rgb"))
     assert not (tmp_path / "out.rgb").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.files import codecs, metrics, stream
 from pix2pix.files.codecs import MODES
@@ -259,3 +260,18 @@ def test_an_output_that_cannot_be_encoded_fails_alone(tmp_path, engine, monkeypa
     monkeypatch.setattr(codecs, "encode", fail_once)
     outcomes = run(engine, find_jobs([tmp_path / "in"], tmp_path / "out"), batch_size=2)
     assert [name for name, outcome in outcomes.items() if outcome.status == "failed"] == ["x3.png"]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_what_is_not_finite_is_no_image(tmp_path):
+    """A damaged model gives failures, and not white images; a model that makes white images does not."""
+    generator = unet(2, 5)
+    huge = {name: value * np.float32(1e30) for name, value in random_weights(generator).items()}
+    white = {name: np.zeros_like(value) for name, value in random_weights(generator).items()}
+    white["decoder_1.bias"] += 100
+    jobs = [single_job(save(tmp_path, f"x{i}.png", SIZE, SIZE, i), tmp_path / f"y{i}.png") for i in range(3)]
+    for weights, status in ((huge, "failed"), (white, "done")):
+        outcomes = run(CpuEngine(generator, weights, threads=1), jobs)
+        assert {outcome.status for outcome in outcomes.values()} == {status}
+        assert all("not finite" in outcome.reason for outcome in outcomes.values() if status == "failed")
+    assert (pixels_of(tmp_path / "y0.png") == 255).all()

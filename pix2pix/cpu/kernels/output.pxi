@@ -1,16 +1,19 @@
 """The last layer: a transposed convolution to few channels, tanh, and the conversion to 8 bits."""
 
 cdef inline float tanh_of(float x) noexcept nogil:
-    """x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by weighted least squares to 2.1e-8 (4e-7 in float32)."""
+    """x P(x^2) / Q(x^2), fitted to tanh on [-9, 9] by weighted least squares to 2.1e-8 (4e-7 in float32).
+
+    Comparisons are such that NaN stays NaN.
+    """
     cdef float limit = 9.0, z, u, p, q, y
-    z = x if x < limit else limit
-    z = z if z > -limit else -limit
+    z = limit if x > limit else x
+    z = -limit if z < -limit else z
     u = z * z
     p = (((<float>1.3354655e-8 * u + <float>2.060909e-5) * u + <float>3.4955891e-3) * u + <float>0.13381027) * u
     q = (((<float>7.7765594e-7 * u + <float>3.2856362e-4) * u + <float>2.5876988e-2) * u + <float>0.46714342) * u
     y = z * (p + <float>1.0) / (q + <float>1.0)
-    y = y if y < <float>1.0 else <float>1.0
-    return y if y > <float>-1.0 else <float>-1.0
+    y = <float>1.0 if y > <float>1.0 else y
+    return <float>-1.0 if y < <float>-1.0 else y
 
 
 cdef class OutputConvolution:
