@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..model.lowering import Op, Program
 
 Maps = Mapping[str, np.ndarray]  # values by the name of their operation, (N,H,W,C)
 NEVER = threading.Event()  # of work that nobody stops
+SCHEDULES_KEPT = 64
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +87,20 @@ class Backend(Protocol[CMade]):
         """Give back memory that has been let go of."""
 
 
+class Schedule(NamedTuple):
+    """Operations to run in order, constants of the size that they use or that are asked for, and all that they read."""
+
+    ops: tuple[Op, ...]
+    constants: tuple[str, ...]
+    reads: frozenset[str]
+
+
 class ForwardPass(Generic[C]):
     """Runs a program on a backend that has the weights of ``layers``. For one thread at a time."""
 
     def __init__(self, program: Program, layers: Collection[str], backend: Backend[C], contexts_kept: int) -> None:
         self.program, self._layers, self._backend, self._kept = program, layers, backend, contexts_kept
+        self._schedules: dict[Any, Schedule] = {}
         self.contexts: OrderedDict[tuple[int, int, int], C] = OrderedDict()
         self.memory: Any = None
         self._size = 0
@@ -120,9 +130,9 @@ class ForwardPass(Generic[C]):
         output = self.program.output.name
         known, asked = frozenset((*given, *kept)), dict.fromkeys((*results, *keep))
         wanted = frozenset(name for name in asked if name not in known)
-        reads = {name for op in self.program.needed(tuple(wanted), known) for name in op.reads}
+        schedule = self._schedule(context, known, wanted)
         for name, value in given.items():
-            if name in reads or name in keep:
+            if name in schedule.reads or name in keep:
                 context.set_value(name, value)
         if output in results and output in wanted:
             context.bind_output(results[output])
@@ -139,16 +149,26 @@ class ForwardPass(Generic[C]):
         self, context: C, known: Collection[str], wanted: Collection[str], stop: threading.Event = NEVER
     ) -> None:
         """Run the operations that compute ``wanted`` from the values ``known``, which the context has."""
-        constants = self.program.unaffected(context.constants, known)
-        ops = self.program.needed(tuple(wanted), constants.union(known))
-        used = {name for op in ops for name in op.reads}.union(wanted)
-        for name in context.constants:
-            if name in constants and name in used:
-                context.set_constant(name)
-        for op in ops:
+        schedule = self._schedule(context, frozenset(known), frozenset(wanted))
+        for name in schedule.constants:
+            context.set_constant(name)
+        for op in schedule.ops:
             if stop.is_set():
                 return
             context.run(op, op.name in wanted)
+
+    def _schedule(self, context: C, known: frozenset[str], wanted: frozenset[str]) -> Schedule:
+        """What to do for ``wanted``; remembered, for small networks take less time than finding it out."""
+        key = frozenset(context.constants), known, wanted
+        if key not in self._schedules:
+            if len(self._schedules) >= SCHEDULES_KEPT:
+                self._schedules.clear()
+            constants = self.program.unaffected(context.constants, known)
+            ops = self.program.needed(tuple(wanted), constants.union(known))
+            reads = frozenset(name for op in ops for name in op.reads)
+            used = tuple(name for name in context.constants if name in constants and name in reads | wanted)
+            self._schedules[key] = Schedule(ops, used, reads)
+        return self._schedules[key]
 
     # -- memory -----------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One convolution with everything around it. Names are those of layers."""
+    """One convolution with everything around it. Names are those of layers; ``reads`` has those of all operands."""
 
     name: str
     sources: tuple[Source, ...]
@@ -45,12 +45,7 @@ class Op:
     sampling: Sampling
     depthwise: tuple[float, ...]
     epilogue: Epilogue
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of all values that are read."""
-        residual = self.epilogue.residual
-        return (*(source.layer for source in self.sources), *((residual.layer,) if residual else ()))
+    reads: tuple[str, ...]
 
     @property
     def reads_image(self) -> bool:
@@ -153,6 +148,7 @@ def lower(generator: Generator) -> Program:
 
 def _lower(layer: Layer, output_scale: float | None) -> Op:
     epilogue = Epilogue(layer.bias, layer.norm, layer.activation, layer.residual, output_scale)
+    operands = (*layer.inputs, layer.residual) if layer.residual else layer.inputs
     return Op(
         layer.name,
         layer.inputs,
@@ -162,4 +158,5 @@ def _lower(layer: Layer, output_scale: float | None) -> Op:
         layer.sampling,
         layer.depthwise,
         epilogue,
+        tuple(source.layer for source in operands),
     )
