@@ -77,15 +77,19 @@ class FileLeader:
         if not first and not skipped:
             return
         outcomes = self._command.outcomes(engine, chain(first, self._later_jobs()), skipped)
-        try:
-            with closing(outcomes):
-                for outcome in outcomes:
-                    self._complete(outcome, ROOT)
-                    yield outcome
-                    yield from self._collect()
-        except RuntimeError as error:
-            self._engine_works = False
-            self._lose(ROOT, message_of(error))
+        with closing(outcomes):
+            while True:
+                try:
+                    outcome = next(outcomes, None)
+                except RuntimeError as error:
+                    self._engine_works = False
+                    self._lose(ROOT, message_of(error))
+                    return
+                if outcome is None:
+                    return
+                self._complete(outcome, ROOT)
+                yield outcome
+                yield from self._collect()
 
     def _later_jobs(self) -> Iterator[Job]:
         while jobs := self._take(ROOT):
