@@ -7,7 +7,8 @@ Pix2PixError
 |-- InputError        (ValueError)    inputs and an output that no run can be made of
 |-- RecordError       (ValueError)    an output folder with something that a run must not replace
 |-- RanksLostError    (RuntimeError)  MPI processes that died
-`-- RootLostError     (RuntimeError)  rank 0 died
+|-- RootLostError     (RuntimeError)  rank 0 died
+`-- RankHungError     (RuntimeError)  an MPI process that no longer responds
 
 Each keeps a base of Python's own, so that callers can catch them without this module. Wrong arguments raise plain
 TypeError and ValueError; unavailable hardware raises plain RuntimeError.
@@ -52,6 +53,10 @@ class RanksLostError(Pix2PixError, RuntimeError):
         named = ", ".join(f"rank {rank}" for rank in ranks)
         super().__init__(f"{named} died before the work had begun: give the same command again")
         self.ranks = ranks
+
+
+class RankHungError(Pix2PixError, RuntimeError):
+    """An MPI rank gave no sign of life within its timeout, or its engine no result. The job ends."""
 
 
 class RootLostError(Pix2PixError, RuntimeError):

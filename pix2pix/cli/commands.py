@@ -29,15 +29,19 @@ def run(argv: Sequence[str] | None) -> int:
     if comm.rank:
         return _serve(comm)
     with mpi.leading(comm) as ranks:
-        return _run(parser().parse_args(argv), ranks)
+        args = parser().parse_args(argv)
+        if args.command == "translate":
+            ranks.comm.heartbeat.timeout = args.rank_timeout
+        return _run(args, ranks)
 
 
 def _serve(comm: MPI.Intracomm) -> int:
     """Follow rank 0's orders. An error here ends all ranks: rank 0 would wait for ever."""
-    for name in ("SIGINT", *ENDINGS):  # these reach all ranks; rank 0 decides what follows
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignored = [getattr(signal, name) for name in ("SIGINT", *ENDINGS)]  # they reach all ranks; rank 0 decides
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     try:
-        mpi.serve(comm)
+        mpi.serve(comm, ignored)
     except Exception as error:
         print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         comm.Abort(2)

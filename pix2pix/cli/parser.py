@@ -9,6 +9,7 @@ from typing import TypeAlias, get_args
 
 from ..factory import EngineOptions
 from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOptions
+from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
 from ..plans.precisions import PRECISIONS
 
@@ -99,6 +100,13 @@ def _add_translate(commands: Commands) -> None:
         choices=get_args(FileAccess),
         help="under mpiexec: each rank reads and writes files [ranks], or rank 0 alone, where they share no folder",
     )
+    run.add_argument(
+        "--rank-timeout",
+        type=_seconds,
+        default=RANK_TIMEOUT,
+        metavar="SECONDS",
+        help=f"under mpiexec: end the job when a rank gives no sign of life for so long [{RANK_TIMEOUT:g}]",
+    )
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
     run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
@@ -138,6 +146,16 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of seconds above 0")
+    return seconds
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import RankHungError
 from ..model.generator import Generator
 from .base import BaseEngine, EngineInfo
 from .scheduler import BackPressureWindow, DeviceLoad, Request, Scheduler, Worker
@@ -30,11 +31,8 @@ from .scheduler import BackPressureWindow, DeviceLoad, Request, Scheduler, Worke
 # keeps fast devices busy for as long as slow ones after the last batch has been read.
 READ_AHEAD, UNFINISHED = 8, 4
 MIN_CHUNK_PIXELS = 8 * 256 * 256  # where workers share a device: smaller chunks are slower
-REQUEST_ERRORS = (
-    ValueError,
-    TypeError,
-    MemoryError,
-)  # the request's fault; others are the device's
+REQUEST_ERRORS = (ValueError, TypeError, MemoryError)  # the request's fault; others are the device's
+FINAL_ERRORS = (RankHungError,)  # the job ends: other workers cannot go on either
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +102,7 @@ class PoolEngine(BaseEngine):
             began = time.perf_counter()
             try:
                 chunk.request.compute(engine, chunk.images, chunk.request.stop)
-            except REQUEST_ERRORS as error:
+            except (*REQUEST_ERRORS, *FINAL_ERRORS) as error:
                 self._scheduler.request_failed(worker, chunk, error)
             except BaseException as error:
                 left = self._scheduler.worker_failed(worker, chunk, error)

@@ -9,19 +9,23 @@ Programs in Python share an engine with :func:`load`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..engines.base import Engine
 from ..factory import EngineOptions, make_engine
 from ..loading import read_model
 from ..model.generator import Statistics
-from .launch import launched, world
+from .launch import RANK_TIMEOUT, launched, world
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .heartbeat import Heartbeat
     from .root import Ranks
 
 __all__ = ["launched", "leading", "load", "serve", "world"]
@@ -36,6 +40,7 @@ def load(
     key: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     comm: MPI.Intracomm | None = None,
+    rank_timeout: float = RANK_TIMEOUT,
     **options: Any,
 ) -> Iterator[Engine | None]:
     """:func:`pix2pix.load` on all ranks of ``comm`` (default: all of the job) together, as a context manager.
@@ -47,8 +52,8 @@ def load(
             if engine is not None:
                 y = engine.translate(x)
 
-    Only rank 0 reads the model file. Rank 0 raises what :func:`pix2pix.load` raises, and RuntimeError if another rank
-    cannot make its engine.
+    Only rank 0 reads the model file. A rank that hangs for ``rank_timeout`` seconds ends the job. Rank 0 raises what
+    :func:`pix2pix.load` raises, and RuntimeError if another rank cannot make its engine.
     """
     comm, engine_options = comm or world(), EngineOptions(device, **options)
     if comm is None:
@@ -59,28 +64,61 @@ def load(
         serve(comm)
         yield None
     else:
-        with leading(comm) as ranks:
+        with leading(comm, rank_timeout) as ranks:
             read = read_model(model, statistics, key, overrides)
             with closing(ranks.one_engine(ranks.make_engine(*read, engine_options, release=True))) as shared:
                 yield shared
 
 
 @contextmanager
-def leading(comm: MPI.Intracomm) -> Iterator[Ranks]:
-    """On rank 0: all ranks, to share work with. The other ranks call :func:`serve`, which returns after the block."""
+def leading(comm: MPI.Intracomm, rank_timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
+    """On rank 0: all ranks, to share work with. The other ranks call :func:`serve`, which returns after the block.
+
+    If a rank hangs, RankHungError is raised in the block, and the job is aborted after it.
+    """
     from .communicator import Communicator
     from .root import Ranks
 
-    ranks = Ranks(Communicator(comm))
+    ranks = Ranks(Communicator(comm, rank_timeout))
     try:
-        yield ranks
+        with _hurried_by_signals(ranks.comm.heartbeat):
+            yield ranks
     finally:
         ranks.shut_down()
 
 
-def serve(comm: MPI.Intracomm) -> None:
-    """On the other ranks: carry out rank 0's commands until it leaves its block. Raises RootLostError if it dies."""
+def serve(comm: MPI.Intracomm, ignored: Sequence[int] = ()) -> None:
+    """On the other ranks: carry out rank 0's commands until it leaves its block.
+
+    ``ignored`` are signals that reach all ranks and are left to rank 0. Raises RootLostError if rank 0 dies,
+    RankHungError if it hangs.
+    """
     from .communicator import Communicator
     from .worker import Worker
 
-    Worker(Communicator(comm)).serve()
+    worker = Worker(Communicator(comm))
+    with _hurried_by_signals(worker.comm.heartbeat, ignored):
+        worker.serve()
+
+
+@contextmanager
+def _hurried_by_signals(heartbeat: Heartbeat, ignored: Sequence[int] = ()) -> Iterator[None]:
+    """In the block, signals that end a program first shorten the timeout of ranks."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {n: signal.getsignal(n) for n in numbers if n in ignored or callable(signal.getsignal(n))}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        heartbeat.hurry()
+        previous = before[number]
+        if callable(previous):
+            previous(number, frame)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

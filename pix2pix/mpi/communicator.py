@@ -6,6 +6,8 @@ MPI from one thread at a time.
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,25 +16,34 @@ from typing import Any, cast
 import numpy as np
 from mpi4py import MPI
 
-from ..errors import RanksLostError
+from ..errors import RankHungError, RanksLostError
 from ..model.generator import Weights
+from .heartbeat import Heartbeat
+from .launch import RANK_TIMEOUT
 from .messages import POLL_SECONDS, ROOT
 
 MESSAGE, ARRAY = 0, 1  # tags
+log = logging.getLogger(__name__)
 ULFM_ERRORS = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}
 
 
 class Communicator:
     """Sends objects and arrays between ranks. A rank keeps its number when others are lost.
 
-    All methods raise RanksLostError when ranks have died; ``members`` are those left, in the order of ``comm``.
+    All methods raise RanksLostError when ranks have died; ``members`` are those left, in the order of ``comm``. Waiting
+    for messages raises RankHungError when ``heartbeat`` finds that a rank hangs.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.comm: MPI.Intracomm = comm.Dup()
+    def __init__(self, comm: MPI.Intracomm, timeout: float = RANK_TIMEOUT) -> None:
+        self.comm = comm.Dup()
         self.members = list(range(comm.size))
         self.rank = comm.rank
         self._sending: list[MPI.Request] = []
+        self.heartbeat = Heartbeat(comm.Dup(), timeout)
+        if MPI.Query_thread() >= MPI.THREAD_MULTIPLE:
+            self.heartbeat.start()
+        elif self.rank == ROOT:
+            log.warning("this MPI cannot be called from several threads at once: ranks that hang will not be noticed")
 
     @property
     def others(self) -> list[int]:
@@ -52,6 +63,8 @@ class Communicator:
 
     def poll(self) -> tuple[int, Any] | None:
         """The next message as (sender, object), or None if there is none."""
+        if self.heartbeat.failure:
+            raise RankHungError(self.heartbeat.failure)
         status = MPI.Status()
         with self.survivable():
             self._sending = [request for request in self._sending if not request.test()[0]]
@@ -76,6 +89,14 @@ class Communicator:
             for request in self._sending:
                 request.wait()
             self._sending.clear()
+
+    def close(self) -> None:
+        """Collective. If a rank hangs, this ends the job, because MPI's own end would wait for that rank."""
+        if not self.heartbeat.close():
+            log.critical("%s", self.heartbeat.failure)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.comm.Abort(1)
 
     def broadcast(self, shapes: Mapping[str, tuple[int, ...]], weights: Weights | None) -> Weights:
         """The weights of rank 0, float32 of ``shapes`` by name. Collective; the other ranks pass None."""

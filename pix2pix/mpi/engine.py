@@ -54,11 +54,13 @@ class LocalEngine(BaseEngine):
         self._engine, self._ranks = engine, ranks
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        self._engine.translate_until(stop, b, out)
+        with self._ranks.comm.heartbeat.working():
+            self._engine.translate_until(stop, b, out)
         self._ranks.done[ROOT] += len(b)
 
     def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        return self._engine.run(inputs=given, outputs=outputs)
+        with self._ranks.comm.heartbeat.working():
+            return self._engine.run(inputs=given, outputs=outputs)
 
     def _close(self) -> None:
         self._engine.close()

@@ -77,10 +77,11 @@ class FileLeader:
         if not first and not skipped:
             return
         outcomes = self._command.outcomes(engine, chain(first, self._later_jobs()), skipped)
+        watched = self._comm.heartbeat.watch(outcomes)
         with closing(outcomes):
             while True:
                 try:
-                    outcome = next(outcomes, None)
+                    outcome = next(watched, None)
                 except RuntimeError as error:
                     self._engine_works = False
                     self._lose(ROOT, message_of(error))

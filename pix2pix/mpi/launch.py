@@ -24,6 +24,8 @@ VARIABLES = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
 
+RANK_TIMEOUT = 300.0  # seconds without a sign of life after which a rank is taken to hang
+
 
 def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """(rank, number of ranks) as a launcher set them; (0, 1) without a launcher."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..engines.base import Engine
 from ..errors import RanksLostError
@@ -21,9 +20,6 @@ from .messages import MakeEngine, RankInfo, ReceiveModel, Shutdown, TranslateFil
 from .ranks import RankTable
 from .resources import NodeShare
 
-if TYPE_CHECKING:
-    pass
-
 
 class Ranks(RankTable):
     """What all ranks of a job do together at rank 0's command."""
@@ -31,10 +27,12 @@ class Ranks(RankTable):
     def shut_down(self) -> None:
         """End the other ranks."""
         try:
-            self.command(Shutdown())
-            self.comm.flush()
+            if not self.comm.heartbeat.failure:
+                self.command(Shutdown())
+                self.comm.flush()
         except RanksLostError:
-            self.shut_down()
+            return self.shut_down()
+        self.comm.close()
 
     def make_engine(
         self, generator: Network, weights: Weights, options: EngineOptions = EngineOptions(), *, release: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..engines.pool import REQUEST_ERRORS
-from ..errors import RanksLostError, RootLostError
+from ..errors import RankHungError, RanksLostError, RootLostError
 from ..factory import make_engine
 from ..files.durable import sync
 from ..files.jobs import Job
@@ -70,7 +70,7 @@ class Worker:
         self._held: set[str] = set()  # names of this rank's jobs without an outcome
 
     def serve(self) -> None:
-        """Carry out commands until shut down. Raises RootLostError."""
+        """Carry out commands until shut down. Raises RootLostError, and RankHungError if rank 0 hangs."""
         commands: dict[type, Callable[[Any], None]] = {
             ReceiveModel: self._receive_model,
             MakeEngine: self._make_engine,
@@ -82,6 +82,7 @@ class Worker:
                 with suppress(_EndOfCommand), self._survive():
                     command = self._receive()
                     commands[type(command)](command)
+        self.comm.close()
 
     def _receive(self) -> Any:
         """The next message of rank 0."""
@@ -111,7 +112,8 @@ class Worker:
 
     def _make_engine(self, command: MakeEngine) -> None:
         try:
-            self.engine = make_engine(*self._model, self._share.options(command.options), release=True)
+            with self.comm.heartbeat.working():
+                self.engine = make_engine(*self._model, self._share.options(command.options), release=True)
             self._open.callback(self.engine.close)
             response = RankInfo(engine=self.engine.info)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
@@ -128,11 +130,11 @@ class Worker:
             _wait_for_files(command)
             while first := self._request_jobs(idle=True):
                 with closing(command.outcomes(self.engine, chain(first, self._later_jobs()))) as outcomes:
-                    for outcome in outcomes:
+                    for outcome in self.comm.heartbeat.watch(outcomes):
                         self._outcomes.append(packed_outcome(outcome))
                         self._not_synced.append(outcome.job.output)
                         self._held.discard(outcome.job.name)
-        except RootLostError:
+        except (RootLostError, RankHungError):
             raise
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             self._request_jobs(failure=message_of(error), fatal=not isinstance(error, RuntimeError))
@@ -206,10 +208,11 @@ class Worker:
     def _compute(self, request: EngineRequest, b: np.ndarray | None, stop: threading.Event) -> Computed:
         """The response to a request, and images to send after it."""
         try:
-            if b is None:
-                values = self.engine.run(inputs=request.inputs, outputs=request.outputs)
-                return EngineResponse(request.number, values), None
-            images = self.engine.translate_until(stop, b)
+            with self.comm.heartbeat.working():
+                if b is None:
+                    values = self.engine.run(inputs=request.inputs, outputs=request.outputs)
+                    return EngineResponse(request.number, values), None
+                images = self.engine.translate_until(stop, b)
             if stop.is_set():
                 return EngineResponse(request.number), None
             return EngineResponse(request.number, images=True), images

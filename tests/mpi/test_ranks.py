@@ -1,18 +1,15 @@
-"""Jobs of a few ranks, started by mpiexec. Skipped where there is no MPI."""
+"""Jobs of a few ranks: the same bytes as one process, files and bytes on the wire, what cannot start, several hosts."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,60 +21,7 @@ from pix2pix import checkpoints
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.gpu.gpus import needs_gpu
-
-ROOT = Path(pix2pix.__file__).resolve().parents[1]
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-OPENMPI = ROOT / "build" / "openmpi"  # where ci/test-full installs it, for its ULFM
-IMAGES = 60
-
-needs_mpi = pytest.mark.skipif(
-    MPIEXEC is None or subprocess.run([sys.executable, "-c", "import mpi4py"], capture_output=True).returncode != 0,
-    reason="needs mpi4py and mpiexec: pip install .[mpi]",
-)
-
-
-needs_ulfm = pytest.mark.skipif(not OPENMPI.is_dir(), reason="needs Open MPI in build/openmpi, see ci/test-full")
-
-
-# -- jobs -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with a model, images in ``in``, and in ``expected`` what one process makes of them."""
-    folder = tmp_path_factory.mktemp("mpi")
-    generator = unet(ngf=4, depth=5)
-    checkpoints.write(folder / "model.safetensors", generator, random_weights(generator))
-    (folder / "in" / "deep").mkdir(parents=True)
-    for i in range(IMAGES):
-        pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "in" / ("deep" if i % 3 else "") / f"x{i}.png")
-    assert command(folder, "-o", "expected").returncode == 0
-    return folder
-
-
-def command(folder: Path, *options: str, ranks: int = 0, shell: str = "", **keywords) -> subprocess.CompletedProcess:
-    """Run ``pix2pix translate in ...`` by so many ranks, if any; ``shell`` is run by each of them before."""
-    return subprocess.run(argv(*options, ranks=ranks, shell=shell), **settings(folder), timeout=100, **keywords)
-
-
-def argv(*options: str, ranks: int = 0, shell: str = "") -> list[str]:
-    program = [sys.executable, "-m", "pix2pix", "translate", "in", "-m", "model.safetensors", "--threads", "1"]
-    program += ["--batch-size", "2", "--size", "64", *options]
-    if shell:
-        program = ["bash", "-c", f'{shell}\nexec "$@"', "bash", *program]
-    return [MPIEXEC, "-n", str(ranks), *program] if ranks else program
-
-
-def settings(folder: Path, **environment: str) -> dict[str, object]:
-    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    variables = {**os.environ, "PYTHONPATH": search, **environment}
-    return {"cwd": folder, "env": variables, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All that is in a folder, hidden files too."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+from tests.mpi.jobs import IMAGES, MPIEXEC, ROOT, argv, command, files, needs_mpi, settings
 
 
 @needs_mpi
@@ -197,86 +141,6 @@ def test_ranks_on_gpus_write_the_same_bytes(tmp_path):
         done = command(tmp_path, "-o", str(ranks), *options, ranks=ranks)
         assert done.returncode == 0 and done.stderr.startswith("device: cuda:0"), done.stderr
     assert files(tmp_path / "0") == files(tmp_path / "2") and len(files(tmp_path / "0")) == 5
-
-
-# -- ranks that die -------------------------------------------------------------------------------------------
-
-REMEMBER = 'echo $$ > "pid-${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"'  # exec keeps the process's number
-SLOW = ("--size", "256")
-ULFM = [str(OPENMPI / "bin" / "mpiexec"), "--oversubscribe", "--with-ft", "ulfm"]
-OPENMPI_SETTINGS = {
-    "MPI4PY_MPIABI": "openmpi",
-    "LD_LIBRARY_PATH": str(OPENMPI / "lib"),
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-}
-
-
-def kill_one(
-    folder: Path, start: list[str], rank: int, when: Callable[[], bool], **environment: str
-) -> tuple[int, str, str]:
-    """Start a job, kill a rank as soon as ``when()``; (exit status, stdout, stderr). The rank may have ended before."""
-    for old in folder.glob("pid-*"):
-        old.unlink()
-    job = subprocess.Popen(start, **settings(folder, **environment))
-    while job.poll() is None and not when():
-        time.sleep(0.001)
-    with suppress(FileNotFoundError, ValueError, ProcessLookupError):  # not started yet, or ended
-        os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
-    out, err = job.communicate(timeout=100)
-    return job.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def slow(folder) -> float:
-    """Seconds that three ranks take for larger pictures; ``slow`` holds what they make of them."""
-    start = time.monotonic()
-    assert command(folder, "-o", "slow", *SLOW, ranks=3).returncode == 0
-    return time.monotonic() - start
-
-
-@needs_mpi
-@pytest.mark.parametrize("attempt", [0, *(pytest.param(i, marks=pytest.mark.full) for i in range(1, 20))])
-def test_the_same_command_finishes_what_a_killed_rank_left(folder, slow, attempt):
-    chance = random.Random(attempt)
-    shutil.rmtree(folder / "killed", ignore_errors=True)
-    rank, moment = chance.randrange(3), time.monotonic() + slow * chance.uniform(0.2, 1)
-
-    def now() -> bool:
-        return time.monotonic() > moment if attempt else len(list((folder / "killed").rglob("x*"))) > IMAGES // 3
-
-    status, _, _ = kill_one(folder, argv("-o", "killed", *SLOW, ranks=3, shell=REMEMBER), rank, now)
-    there = files(folder / "killed")
-    expected = files(folder / "slow")
-    half = {name: data for name, data in there.items() if expected.get(name) != data}
-    assert all(name.endswith(".partial") for name in half), "what has its final name is whole"
-    if not attempt:
-        assert status != 0 and 1 < len(there) < len(expected), "killed midway"
-    done = command(folder, "-o", "killed", *SLOW, ranks=chance.randrange(1, 4))
-    assert done.returncode == 0, done.stderr
-    assert files(folder / "killed") == expected
-
-
-@needs_mpi
-@needs_ulfm
-@pytest.mark.full
-@pytest.mark.parametrize("attempt", range(10))
-def test_survivors_finish_where_the_mpi_lets_them(folder, slow, attempt):
-    chance = random.Random(attempt)
-    rank, after = chance.randrange(1, 4), chance.randrange(1, IMAGES - 10)
-    output = folder / f"ulfm{attempt}"
-    options = ["-o", output.name, *SLOW, "--json", "ulfm.json"]
-    start = [*ULFM, "-n", "4", *argv(*options, shell=REMEMBER)]
-
-    def now() -> bool:
-        return len(list(output.rglob("*.png"))) >= after
-
-    status, out, err = kill_one(folder, start, rank, now, **OPENMPI_SETTINGS)
-    assert status == 0, err
-    assert re.search(rf"60 done, 0 skipped, 0 failed.*\nwithout rank {rank} on .*: lost\n", out)
-    assert files(output) == files(folder / "slow")
-    summary = json.loads((folder / "ulfm.json").read_text())
-    assert len(summary["lost"]) == 1 and sum(r["pictures"] for r in summary["ranks"]) == IMAGES
 
 
 # -- several hosts --------------------------------------------------------------------------------------------
