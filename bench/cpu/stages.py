@@ -42,9 +42,9 @@ ON_CPU = tuple(name for name, precision in PRECISIONS.items() if "cpu" in precis
 STAGES = {  # by the functions' names
     "multiply": r"^(floats|bfloat16)_\d+x\d",
     "read maps": r"read_row",
-    "transform input": r"read_tile|read_parities|read_block",
+    "transform input": r"read_tile|read_phases|read_block",
     "transform output, write": r"write_tile|write_block|place_patches",
-    "statistics": r"merge_tile|finish_norm",
+    "statistics": r"merge_rows|finish_norm",
     "last layer's sums, tanh": r"OutputConvolution|tanh",
 }
 

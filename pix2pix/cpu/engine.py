@@ -21,6 +21,7 @@ from ..model.lowering import lower
 from ..model.weights import fold_parts, without_stored_statistics
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
+from .convolution import ConvolutionSpec
 from .instruction_sets import extension
 from .topology import available_cores
 from .workspace import CpuBackend
@@ -72,13 +73,24 @@ class CpuEngine(BaseEngine):
         super().__init__(generator, self.plan.layers_on("cpu"), info)
         folded = without_stored_statistics(generator)
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
-        served = [layer.name for layer in generator.layers if layer.name in self.layers]
-        self.convolutions = {name: self._pack(name, folded, remaining) for name in served}
-        remaining.clear()  # of what nothing reads
+        # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
+        # would wait for that team for ever.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
+        try:
+            self.convolutions = self._executor.submit(self._pack_all, folded, remaining).result()
+        except BaseException:
+            self._executor.shutdown()
+            raise
         program = lower(folded)
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads)
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
+
+    def _pack_all(self, folded: Generator, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
+        served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
+        convolutions = {name: self._pack(name, folded, remaining) for name in served}
+        remaining.clear()  # of what nothing reads
+        return convolutions
 
     def _pack(self, name: str, folded: Generator, remaining: dict[str, np.ndarray]) -> Any:
         """The convolution of a layer with its weights packed, which are taken out of ``remaining``."""
@@ -89,22 +101,23 @@ class CpuEngine(BaseEngine):
             parts = fold_parts(given, parts)
         kernel = np.ascontiguousarray(parts["kernel"])
         channels = [op.in_channels] if op.reads_image else [folded[s.layer].filters for s in op.sources]
-        bfloat16 = self._info.precision == "bfloat16" and not op.reads_image
-        if op.makes_image:
-            return self._kernels.OutputConvolution(kernel, channels, parts.get("bias"), bfloat16)
-        vectors = (parts.get(key) for key in ("bias", "gamma", "beta"))
-        common = (
+        spec = ConvolutionSpec(
             kernel,
             op.sampling.transposed,
             channels,
-            *vectors,
-            op.epilogue.norm and op.epilogue.norm.eps,
-            bfloat16,
+            parts.get("bias"),
+            parts.get("gamma"),
+            parts.get("beta"),
+            eps=op.epilogue.norm.eps if op.epilogue.norm else None,
+            bfloat16=self._info.precision == "bfloat16" and not op.reads_image,
+            reads_image=op.reads_image,
         )
+        if op.makes_image:
+            return self._kernels.OutputConvolution(spec)
         algorithm = self.plan.layers[name]
         if algorithm.kind == "direct":
-            return self._kernels.DirectConvolution(*common, op.reads_image, self.threads)
-        return self._kernels.WinogradConvolution(*common, algorithm.m, algorithm.shared, self.threads)
+            return self._kernels.DirectConvolution(spec, self.threads)
+        return self._kernels.WinogradConvolution(spec, algorithm.m, algorithm.shared, self.threads)
 
     def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
         """Compute in the engine's own thread. If the wait for it is interrupted, it is given up after an operation."""

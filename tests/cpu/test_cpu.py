@@ -15,6 +15,7 @@ import pytest
 
 from pix2pix.cpu import instruction_sets as isa_module
 from pix2pix.cpu import peaks, topology
+from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
 from pix2pix.cpu.topology import available_cores, cgroup_quota
@@ -58,12 +59,11 @@ def to_bfloat16(x):
     return (bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16).astype(np.uint32).view(np.float32)
 
 
-def convolution(kernels, algorithm, kernel, transposed, channels, bias, norm, threads, half=False):
-    """A packed layer. norm: (gamma, beta, eps), or three times None."""
-    common = kernel, transposed, channels, bias, *norm, half
+def convolution(kernels, algorithm, spec, threads):
+    """A packed layer."""
     if algorithm == "direct":
-        return kernels.DirectConvolution(*common, False, threads)
-    return kernels.WinogradConvolution(*common, int(algorithm[-1]), "shared" in algorithm, threads)
+        return kernels.DirectConvolution(spec, threads)
+    return kernels.WinogradConvolution(spec, int(algorithm[-1]), "shared" in algorithm, threads)
 
 
 def run_layer(
@@ -77,11 +77,12 @@ def run_layer(
     slopes=(1.0,),
     splits=(),
     norm=(None, None, None),
-    half=False,
+    bfloat16=False,
 ):
     """One layer over maps cut from x at `splits`: (value, mean, scale)."""
     parts = np.split(x, splits, axis=3)
-    layer = convolution(kernels, algorithm, kernel, transposed, [p.shape[3] for p in parts], bias, norm, threads, half)
+    spec = ConvolutionSpec(kernel, transposed, [p.shape[3] for p in parts], bias, *norm, bfloat16)
+    layer = convolution(kernels, algorithm, spec, threads)
     n, h, w, _ = x.shape
     out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
     filters = kernel.shape[2] if transposed else kernel.shape[3]
@@ -207,7 +208,7 @@ def test_padding_is_zero_after_the_norm_not_before(isa):
     """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
     kernels = extension(isa)
     kernel = np.ones((4, 4, 4, 4), np.float32)
-    layer = kernels.DirectConvolution(kernel, False, [4], None, None, None, None, False, False, 1)
+    layer = kernels.DirectConvolution(ConvolutionSpec(kernel, False, [4]), 1)
     source = as_map(kernels, np.zeros((1, 16, 16, 4), np.float32), shift=np.ones((1, 4), np.float32))
     target = as_map(kernels, np.zeros((1, 8, 8, 4), np.float32))
     layer.run([(source, 1.0)], target, np.zeros(layer.scratch(1, 16, 16, 1), np.float32), 1)
@@ -327,7 +328,7 @@ def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
     function = transposed_convolution if transposed else strided_convolution
-    raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, half=True)
+    raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, bfloat16=True)
     expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
     error = np.sqrt(((raw - expected) ** 2).mean()) / expected.std()
     assert error < noise_of(algorithm)[1]
@@ -480,3 +481,32 @@ def test_measured_peaks_are_plausible():
         assert 1 < peaks.measure(1, 0.05, "bfloat16")["fma_gflops"] < 2000
     with pytest.raises(RuntimeError, match="AVX512_BF16"):
         extension("portable").run_multiply_adds(1, 1, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_model_is_loaded_and_run_in_a_forked_process():
+    """As data loaders and web servers do: the parent has loaded and used an engine, and the child makes its own."""
+    code = """
+        import multiprocessing
+        import numpy as np
+        from pix2pix.cpu.engine import CpuEngine
+        from pix2pix.model.unet import unet
+        from pix2pix.model.weights import random_weights
+
+        generator = unet(ngf=8, depth=5)
+        weights = random_weights(generator)
+        b = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(1, 64, 64, 3)
+
+        def translate():
+            with CpuEngine(generator, weights, threads=2) as engine:
+                return engine.translate(b)
+
+        if __name__ == "__main__":
+            expected = translate()
+            for _ in range(2):
+                with multiprocessing.get_context("fork").Pool(2) as pool:
+                    results = [pool.apply_async(translate) for _ in range(2)]
+                    print(all(np.array_equal(result.get(timeout=30), expected) for result in results))
+                parent = CpuEngine(generator, weights, threads=2)
+    """
+    assert run_code(code).split() == ["True", "True"]

@@ -1,21 +1,85 @@
-"""Direct convolution: for every tap, the patches' pixels are the rows of a matrix, multiplied where they lie."""
+"""Direct convolution: each tap multiplies the input's pixels where they lie, as the rows of a matrix (see Product).
 
-cdef enum Way:
-    BY_BLOCK    # each thread reads a block and computes all of its filters
-    BY_PANEL    # all read all images, then each thread computes some filters of many blocks
+The work is divided among threads in one of three ways, by the size of the layer. None changes a bit of the result.
+A patch that is read into a matrix takes more memory than the input, since patches overlap; but the rows of all images
+then fill the micro-kernels, and each weight is read once.
+"""
+
+cdef enum Partitioning:
+    BY_BLOCK    # each thread reads a block of the input, and computes all of its filters
+    BY_PANEL    # all threads read all of the input; then each computes some filters of many blocks
     BY_PATCH    # the same, with the patches of all images as one matrix
+
+cdef enum:
+    BLOCK_PIXELS = 64   # blocks with fewer don't use the weights often enough
+    PATCHES_BELOW = 8   # grids narrower than this are read as patches
+
+
+cdef struct Task:
+    # one panel of filters of one phase, over the blocks or patches begin <= i < end
+    long phase, panel, begin, end
+    const float* weights        # of the panel
+    long first, last            # the taps that are being added up
+
+
+cdef void set_taps(Geometry* g, long depth, bint reads_image) noexcept nogil:
+    """Fill the table of taps for the line length of `g`; taps that meet only padding are left out.
+
+    depth: words of a tap. The pixels of an image lie side by side, so a whole row of taps is one tap to the product.
+    """
+    cdef long size = KERNEL_SIZE if g.phases == 1 else PHASE_SIZE, across = 1 if reads_image else size
+    cdef long phase, r, s, u, v
+    g.depth = depth
+    for phase in range(g.phases):
+        r, s = phase // STRIDE, phase % STRIDE
+        g.tap_count = 0
+        for u in range(size):
+            for v in range(across):
+                if meets(r + u, g.stride, g.grid.h, g.h) and (reads_image or meets(s + v, g.stride, g.grid.w, g.w)):
+                    g.taps[phase][2 * g.tap_count] = (r + u) * g.line + (s + v) * g.pixel
+                    g.taps[phase][2 * g.tap_count + 1] = (u * across + v) * depth * NR
+                    g.tap_count = g.tap_count + 1
+    g.per_pass = max(1, PANEL_BYTES // (4 * NR * depth))
+
+
+cdef inline bint meets(long offset, long stride, long grid, long size) noexcept nogil:
+    """Whether the row at `offset` of a patch is inside a map of `size` rows, for any of `grid` patches."""
+    cdef long i
+    for i in range(grid):
+        if 0 <= i * stride + offset - PADDING < size:
+            return True
+    return False
+
+
+cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
+    """Go on to as many taps as fit PANEL_BYTES; False if there are none left."""
+    task.first = task.last
+    task.last = min(task.first + g.per_pass, g.tap_count)
+    return task.first < task.last
+
+
+cdef inline void set_product(const Geometry* g, const Task* task, const float* bias, Product* p) noexcept nogil:
+    """Describe the product of the task's taps, given the rows of A and of C."""
+    cdef const long* taps = g.taps[task.phase]
+    p.bfloat16, p.vectors = g.bfloat16, panel_vectors(g.filters, task.panel)
+    p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
+    p.b = task.weights
+    if task.first:
+        p.init, p.init_stride = p.c, p.c_stride
+    else:
+        p.init, p.init_stride = bias + task.panel * NR, 0
 
 
 cdef class DirectConvolution(Convolution):
-    """A Convolution without any transform. Weights: [parity][panel][tap][word][NR]."""
+    """A Convolution without any transform. Weights: [phase][panel][tap][word][NR]."""
     cdef long panels, taps
 
-    def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps,
-                 bint half, bint picture, long threads):
-        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, half, picture)
-        self.panels, self.taps = (self.filters + NR - 1) // NR, 4 if transposed else 16
-        self.weights = aligned(self.parities * self.panels * self.taps * self.words * NR)
-        self.pack(kernel, threads)
+    def __init__(self, spec, long threads):
+        Convolution.__init__(self, spec, spec.bfloat16)
+        self.panels = (self.filters + NR - 1) // NR
+        self.taps = PHASE_SIZE * PHASE_SIZE if self.transposed else TAPS
+        self.weights = aligned(self.phases * self.panels * self.taps * self.words * NR)
+        self.pack(spec.kernel, threads)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Pack the weights, VL filters and a few channels at a time."""
@@ -26,169 +90,187 @@ cdef class DirectConvolution(Convolution):
 
     cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long filter,
                         long first) noexcept nogil:
-        """Parity (r, s) uses the kernel's (3 - r - 2u, 3 - s - 2v) as its tap (u, v)."""
-        cdef float[16 * PACK_CHANNELS * VL] taps
-        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), parity, tap, k, j, a, b
+        """Pack VL filters of the channels from `first`."""
+        cdef float[TAPS * PACK_CHANNELS * VL] taps
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), phase, tap, at, k, j
         cdef float* out
         cdef const float* given
         gather_taps(kernel, self.transposed, where, first, count, filter, taps)
-        for parity in range(self.parities):
-            out = &self.weights[(parity * self.panels + filter // NR) * self.taps * self.words * NR]
+        for phase in range(self.phases):
+            out = &self.weights[(phase * self.panels + filter // NR) * self.taps * self.words * NR]
             for tap in range(self.taps):
+                at = tap
                 if self.transposed:
-                    a = 3 - parity // 2 - 2 * (tap // 2)
-                    b = 3 - parity % 2 - 2 * (tap % 2)
-                    given = taps + (4 * a + b) * PACK_CHANNELS * VL
-                else:
-                    given = taps + tap * PACK_CHANNELS * VL
+                    at = KERNEL_SIZE * phase_tap(phase // STRIDE, tap // PHASE_SIZE)
+                    at = at + phase_tap(phase % STRIDE, tap % PHASE_SIZE)
+                given = taps + at * PACK_CHANNELS * VL
                 for k in range(count):
                     for j in range(VL):
-                        set_weight(out, first + k, filter % NR + j, given[k * VL + j], self.half)
+                        set_weight(out, first + k, filter % NR + j, given[k * VL + j], self.bfloat16)
                 out = out + self.words * NR
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
-        cdef Geometry g = self.lay_out(n, h, w)
-        way = self.way(&g, threads)
-        if way == BY_PATCH:
-            work = n * g.grid_h * g.grid_w * (self.patch_floats(&g) + self.parities * self.filters)
-        elif way == BY_PANEL:
-            work = n * self.input_floats(&g, g.grid_h, g.grid_w)
+        cdef Geometry g = self.geometry(n, h, w)
+        partitioning = self.partitioning(&g, threads)
+        if partitioning == BY_PATCH:
+            work = n * g.grid.h * g.grid.w * (self.patch_words(&g) + g.phases * g.filters)
+        elif partitioning == BY_PANEL:
+            work = n * input_words(&g, g.grid.h, g.grid.w)
         else:
-            work = threads * self.input_floats(&g, g.rows, g.columns)
-        return self.partial_floats(&g) + work
+            work = threads * input_words(&g, g.grid.rows, g.grid.columns)
+        return n * self.parts(&g) * moments_size(g.filters) + work
 
-    cdef long compute(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
-                      long threads) noexcept nogil:
-        cdef int way = self.way(g, threads)
-        if way == BY_PATCH:
-            self.run_patches(g, operand, out, work, partial, threads)
+    cdef long compute(self, Geometry* g, const Call* call) noexcept nogil:
+        cdef int partitioning = self.partitioning(g, call.threads)
+        if partitioning == BY_PATCH:
+            self.run_patches(g, call)
             return 1
-        if way == BY_PANEL:
-            self.run_panels(g, operand, out, work, partial, threads)
+        if partitioning == BY_PANEL:
+            self.run_panels(g, call)
         else:
-            self.run_blocks(g, operand, out, work, partial, threads)
-        return g.down * g.across * g.parities
+            self.run_blocks(g, call)
+        return self.parts(g)
 
-    cdef int way(self, const Geometry* g, long threads) noexcept nogil:
-        """How the work is divided among threads. No way changes a bit of the result."""
-        if g.grid_w < PATCHES_BELOW:
+    cdef int partitioning(self, const Geometry* g, long threads) noexcept nogil:
+        """How the work is divided among threads."""
+        if g.grid.w < PATCHES_BELOW:
             return BY_PATCH
-        if g.n * g.down * g.across < 2 * threads or g.rows * g.columns < BLOCK_PIXELS:
+        if g.n * g.grid.down * g.grid.across < 2 * threads or g.grid.rows * g.grid.columns < BLOCK_PIXELS:
             return BY_PANEL
         return BY_BLOCK
 
-    cdef long patch_floats(self, const Geometry* g) noexcept nogil:
+    cdef void set_taps(self, Geometry* g) noexcept nogil:
+        set_taps(g, self.words * (KERNEL_SIZE if self.reads_image else 1), self.reads_image)
+
+    cdef Task task(self, long phase, long panel) noexcept nogil:
+        """A panel of filters, before its first tap."""
+        cdef Task task
+        task.phase, task.panel, task.begin, task.end, task.first, task.last = phase, panel, 0, 0, 0, 0
+        task.weights = &self.weights[(phase * self.panels + panel) * self.taps * self.words * NR]
+        return task
+
+    cdef Task share(self, long item, long groups, long total) noexcept nogil:
+        """Task `item` of phases * panels * groups: a panel of filters, over one of `groups` parts of 0..total."""
+        cdef Task task = self.task(item // groups // self.panels, item // groups % self.panels)
+        task.begin, task.end = total * (item % groups) // groups, total * (item % groups + 1) // groups
+        return task
+
+    cdef void multiply_block(self, const Geometry* g, const Call* call, const Task* task, long index,
+                             const float* a) noexcept nogil:
+        """Add the task's taps to one block of one panel, and gather its moments with the last. a: the block's input."""
+        cdef Block b = block_at(&g.grid, index)
+        cdef long r = task.phase // STRIDE, s = task.phase % STRIDE, line = g.upscale * g.out_w * g.filters, _y
+        cdef Moments moments
+        cdef Product p
+        cdef bint complete = task.last == g.tap_count
+        if complete:
+            moments = begin_moments(call.moments + (index * g.phases + task.phase) * moments_size(g.filters),
+                                    g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0))
+        p.a, p.a_stride, p.rows = a, g.stride * g.pixel, b.x1 - b.x0
+        p.c = image_of(g, call, b.image) + task.panel * NR
+        p.c = p.c + ((b.y0 * g.upscale + r) * g.out_w + b.x0 * g.upscale + s) * g.filters
+        p.c_stride = g.upscale * g.filters
+        set_product(g, task, &self.bias[0], &p)
+        for _y in range(b.y0, b.y1):
+            multiply_rows(&p, &moments if complete else NULL)
+            p.a, p.c = p.a + g.stride * g.line, p.c + line
+            if task.first:
+                p.init = p.c
+
+    cdef void run_blocks(self, Geometry* g, const Call* call) noexcept nogil:
+        cdef long item
+        g.line = covered(g, g.grid.columns) * g.pixel
+        self.set_taps(g)
+        for item in prange(g.n * g.grid.down * g.grid.across, num_threads=call.threads, schedule="dynamic"):
+            self.run_block(g, call, item, call.work + threadid() * input_words(g, g.grid.rows, g.grid.columns))
+
+    cdef void run_block(self, const Geometry* g, const Call* call, long index, float* a) noexcept nogil:
+        """All filters of one block."""
+        cdef Block b = block_at(&g.grid, index)
+        cdef long top = b.y0 * g.stride - PADDING, left = b.x0 * g.stride - PADDING, y, phase, panel
+        cdef Task task
+        for y in range(covered(g, g.grid.rows)):
+            read_row(call.input, b.image, top + y, left, left + g.line // g.pixel, a + y * g.line)
+        for phase in range(g.phases):
+            for panel in range(self.panels):
+                task = self.task(phase, panel)
+                while next_taps(g, &task):
+                    self.multiply_block(g, call, &task, index, a)
+
+    cdef void run_panels(self, Geometry* g, const Call* call) noexcept nogil:
+        cdef long height = covered(g, g.grid.h), blocks = g.n * g.grid.down * g.grid.across
+        cdef long panels = g.phases * self.panels, item, groups
+        g.line = covered(g, g.grid.w) * g.pixel
+        self.set_taps(g)
+        for item in prange(g.n * height, num_threads=call.threads, schedule="static"):
+            read_row(call.input, item // height, item % height - PADDING, -PADDING, g.line // g.pixel - PADDING,
+                     call.work + item * g.line)
+        groups = min(blocks, (4 * call.threads + panels - 1) // panels)
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic"):
+            self.run_panel(g, call, item, groups)
+
+    cdef void run_panel(self, const Geometry* g, const Call* call, long item, long groups) noexcept nogil:
+        """One panel of filters of some blocks of all images."""
+        cdef Task task = self.share(item, groups, g.n * g.grid.down * g.grid.across)
+        cdef long index, row
+        cdef Block b
+        while next_taps(g, &task):
+            for index in range(task.begin, task.end):
+                b = block_at(&g.grid, index)
+                row = b.image * covered(g, g.grid.h) + b.y0 * g.stride
+                self.multiply_block(g, call, &task, index, call.work + row * g.line + b.x0 * g.stride * g.pixel)
+
+    cdef long patch_words(self, const Geometry* g) noexcept nogil:
         return g.patch * g.patch * g.pixel + SKEW
 
-    cdef void set_taps(self, Geometry* g) noexcept nogil:
-        set_taps(g, self.words * (4 if self.picture else 1), self.picture)
-
-    cdef const float* panel_weights(self, long parity, long panel) noexcept nogil:
-        return &self.weights[(parity * self.panels + panel) * self.taps * self.words * NR]
-
-    cdef void run_blocks(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
-                         long threads) noexcept nogil:
-        cdef long margin = g.patch - g.stride, blocks = g.down * g.across, item
-        g.line = (g.stride * g.columns + margin) * g.pixel
-        self.set_taps(g)
-        for item in prange(g.n * blocks, num_threads=threads, schedule="dynamic"):
-            self.run_block(g, operand, item // blocks, item % blocks, out,
-                           work + threadid() * self.input_floats(g, g.rows, g.columns),
-                           partial + item * g.parities * partial_size(self.filters))
-
-    cdef void run_block(self, const Geometry* g, const Operand* operand, long image, long block, float* out, float* a,
-                        float* partial) noexcept nogil:
-        """All filters of one block of one image."""
-        cdef long top = block // g.across * g.rows * g.stride - 1, left = block % g.across * g.columns * g.stride - 1
-        cdef long height = g.stride * g.rows + g.patch - g.stride, y, parity, panel, first
-        for y in range(height):
-            read_row(operand, image, top + y, left, left + g.line // g.pixel, a + y * g.line)
-        for parity in range(g.parities):
-            for panel in range(self.panels):
-                first = 0
-                while first < g.count:
-                    multiply_block(g, a, block, parity, panel, first, min(first + g.per_pass, g.count),
-                                   self.panel_weights(parity, panel), &self.bias[0],
-                                   out + image * g.out_h * g.out_w * self.filters, self.filters,
-                                   partial + parity * partial_size(self.filters))
-                    first = first + g.per_pass
-
-    cdef void run_panels(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
-                         long threads) noexcept nogil:
-        cdef long margin = g.patch - g.stride, height = g.stride * g.grid_h + margin, items = g.n * g.down * g.across
-        cdef long tasks = g.parities * self.panels, item, groups
-        g.line = (g.stride * g.grid_w + margin) * g.pixel
-        self.set_taps(g)
-        for item in prange(g.n * height, num_threads=threads, schedule="static"):
-            read_row(operand, item // height, item % height - 1, -1, g.line // g.pixel - 1, work + item * g.line)
-        groups = min(items, (4 * threads + tasks - 1) // tasks)
-        for item in prange(tasks * groups, num_threads=threads, schedule="dynamic"):
-            self.run_panel(g, item // groups // self.panels, item // groups % self.panels,
-                           items * (item % groups) // groups, items * (item % groups + 1) // groups, work, out,
-                           partial)
-
-    cdef void run_panel(self, const Geometry* g, long parity, long panel, long begin, long end, const float* a,
-                        float* out, float* partial) noexcept nogil:
-        """One panel of filters of the blocks begin..end of all images."""
-        cdef long blocks = g.down * g.across, first = 0, item, image, block, row
-        while first < g.count:
-            for item in range(begin, end):
-                image = item // blocks
-                block = item % blocks
-                row = image * (g.stride * g.grid_h + g.patch - g.stride) + block // g.across * g.rows * g.stride
-                multiply_block(g, a + row * g.line + block % g.across * g.columns * g.stride * g.pixel, block, parity,
-                               panel, first, min(first + g.per_pass, g.count), self.panel_weights(parity, panel),
-                               &self.bias[0], out + image * g.out_h * g.out_w * self.filters, self.filters,
-                               partial + (item * g.parities + parity) * partial_size(self.filters))
-            first = first + g.per_pass
-
-    cdef void run_patches(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
-                          long threads) noexcept nogil:
-        cdef long patches = g.n * g.grid_h * g.grid_w, size = self.patch_floats(g), tasks = g.parities * self.panels
-        cdef long groups = min((patches + MR_MAX - 1) // MR_MAX, (4 * threads + tasks - 1) // tasks), item
-        cdef float* product = work + patches * size
+    cdef void run_patches(self, Geometry* g, const Call* call) noexcept nogil:
+        cdef long patches = g.n * g.grid.h * g.grid.w, panels = g.phases * self.panels, item
+        cdef long groups = min((patches + MR_MAX - 1) // MR_MAX, (4 * call.threads + panels - 1) // panels)
+        cdef float* products = call.work + patches * self.patch_words(g)    # [phase][patch][filter]
         g.line = g.patch * g.pixel
         self.set_taps(g)
-        for item in prange(patches, num_threads=threads, schedule="static"):
-            self.read_patch(g, operand, item, work + item * size)
-        for item in prange(tasks * groups, num_threads=threads, schedule="dynamic"):
-            self.multiply_patches(g, work, item // groups // self.panels, item // groups % self.panels,
-                                  patches * (item % groups) // groups, patches * (item % groups + 1) // groups, product)
-        for item in prange(g.n, num_threads=threads, schedule="static"):
-            self.place_patches(g, item, product, out + item * g.out_h * g.out_w * self.filters,
-                               partial + item * partial_size(self.filters))
+        for item in prange(patches, num_threads=call.threads, schedule="static"):
+            self.read_patch(g, call, item)
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic"):
+            self.multiply_patches(g, call.work, item, groups, products)
+        for item in prange(g.n, num_threads=call.threads, schedule="static"):
+            self.place_patches(g, call, item, products)
 
-    cdef void read_patch(self, const Geometry* g, const Operand* operand, long item, float* a) noexcept nogil:
-        cdef long x = item % g.grid_w * g.stride - 1, y = item // g.grid_w % g.grid_h * g.stride - 1, u
+    cdef void read_patch(self, const Geometry* g, const Call* call, long item) noexcept nogil:
+        cdef long x = item % g.grid.w * g.stride - PADDING, y = item // g.grid.w % g.grid.h * g.stride - PADDING, u
+        cdef float* a = call.work + item * self.patch_words(g)
         for u in range(g.patch):
-            read_row(operand, item // g.grid_w // g.grid_h, y + u, x, x + g.patch, a + u * g.line)
+            read_row(call.input, item // g.grid.w // g.grid.h, y + u, x, x + g.patch, a + u * g.line)
 
-    cdef void multiply_patches(self, const Geometry* g, const float* a, long parity, long panel, long begin, long end,
-                               float* product) noexcept nogil:
-        """product[parity][patch][filter] = bias + patches @ weights for the patches begin..end."""
-        cdef long size = self.patch_floats(g), first = 0, last
-        cdef float* c = product + (parity * g.n * g.grid_h * g.grid_w + begin) * self.filters + panel * NR
-        while first < g.count:
-            last = min(first + g.per_pass, g.count)
-            multiply_rows(g, a + begin * size, size, g.taps[parity], first, last, self.panel_weights(parity, panel),
-                          <const float*>c if first else &self.bias[panel * NR], self.filters if first else 0, c,
-                          self.filters, end - begin, min(2, (self.filters - panel * NR) // VL), 0, NULL, NULL)
-            first = last
+    cdef void multiply_patches(self, const Geometry* g, const float* a, long item, long groups,
+                               float* products) noexcept nogil:
+        """One panel of filters of some patches: products = bias + patches @ weights."""
+        cdef long patches = g.n * g.grid.h * g.grid.w
+        cdef Task task = self.share(item, groups, patches)
+        cdef Product p
+        p.a_stride, p.c_stride, p.rows = self.patch_words(g), g.filters, task.end - task.begin
+        p.a = a + task.begin * p.a_stride
+        p.c = products + (task.phase * patches + task.begin) * g.filters + task.panel * NR
+        while next_taps(g, &task):
+            set_product(g, &task, &self.bias[0], &p)
+            multiply_rows(&p, NULL)
 
-    cdef void place_patches(self, const Geometry* g, long image, const float* product, float* out,
-                            float* partial) noexcept nogil:
-        """Interleave the parities of one image, and gather its statistics row by row."""
-        cdef long up = g.out_h // g.grid_h, y, x, patch, panel, vectors
-        memset(partial, 0, 2 * self.filters * sizeof(float))
-        partial[2 * self.filters] = g.out_h * g.out_w
+    cdef void place_patches(self, const Geometry* g, const Call* call, long image,
+                            const float* products) noexcept nogil:
+        """Interleave the phases of one image, and gather its moments row by row."""
+        cdef long filters = g.filters, y, x, patch, panel
+        cdef float* out = image_of(g, call, image)
+        cdef float* part = call.moments + image * moments_size(filters)
+        cdef Moments moments
+        for panel in range(self.panels):
+            begin_moments(part, filters, panel, g.out_h * g.out_w)
         for y in range(g.out_h):
             for x in range(g.out_w):
-                patch = (y % up * up + x % up) * g.n + image
-                patch = (patch * g.grid_h + y // up) * g.grid_w + x // up
-                memcpy(out + (y * g.out_w + x) * self.filters, product + patch * self.filters,
-                       self.filters * sizeof(float))
+                patch = (y % g.upscale * g.upscale + x % g.upscale) * g.n + image
+                patch = (patch * g.grid.h + y // g.upscale) * g.grid.w + x // g.upscale
+                memcpy(out + (y * g.out_w + x) * filters, products + patch * filters, filters * sizeof(float))
             for panel in range(self.panels):
-                vectors = min(2, (self.filters - panel * NR) // VL)
-                merge_tile(out + y * g.out_w * self.filters + panel * NR, self.filters, g.out_w, vectors, y * g.out_w,
-                           partial + panel * NR, partial + self.filters + panel * NR)
+                moments = moments_at(part, filters, panel, y * g.out_w)
+                merge_rows(out + y * g.out_w * filters + panel * NR, filters, g.out_w,
+                           panel_vectors(filters, panel), &moments)

@@ -1,12 +1,12 @@
-/* The micro-kernels: MR rows x NV vectors of C, kept in registers while K runs through.
+/* Vectors, bfloat16, and the micro-kernels: MR rows x NV vectors of C, which stay in registers for all of K.
  *
- * Vectors are the compiler's own (gcc, clang), so one source serves every instruction set: the flags that this file
- * is compiled with decide VL. NR = 2 * VL columns; MR_MAX rows, so that MR_MAX * 2 accumulators, two vectors of B and
- * one broadcast element of A fill the register file (32 registers of 512 bits, else 16).
+ * Vectors are an extension of gcc and clang, so one source serves every instruction set: the compiler's flags decide
+ * VL, the floats of a vector. A micro-kernel has at most MR_MAX rows and NR = 2 * VL columns: its accumulators, two
+ * vectors of B and one broadcast element of A fill the register file (32 registers with AVX-512, 16 without).
  *
- * A is addressed indirectly, as in Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129: K is split into
- * taps, and a table says where in A and in B each tap begins. That lets one kernel read a padded feature map, a
- * matrix of patches or any packed operand.
+ * A is addressed indirectly, as in Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129: K is cut into taps,
+ * and a table says where in a row of A, and where in B, each tap begins. So the same kernel reads a padded feature map,
+ * a matrix of patches and any packed operand.
  */
 #ifndef PIX2PIX_SIMD_H
 #define PIX2PIX_SIMD_H
@@ -26,12 +26,27 @@
 #endif
 #define NR (2 * VL)
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
 typedef unsigned vec_bits __attribute__((vector_size(4 * VL)));
-typedef unsigned short vec_half __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+typedef unsigned short vec_bfloat16 __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
+
+/* a * b + c, rounded once where the instruction set has that. */
+static inline vec fused(vec a, vec b, vec c) {
+#if VL == 16 && defined(__x86_64__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VL == 8 && defined(__x86_64__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
 
 static inline vec larger(vec a, vec b) {
     vec_int take_a = a > b;
@@ -48,15 +63,14 @@ static inline unsigned short to_bfloat16(float x) {
 static inline void store_bfloat16(unsigned short *to, vec x) {
     vec_bits bits = (vec_bits)x;
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    *(vec_half *)to = __builtin_convertvector(bits, vec_half);
+    *(vec_bfloat16 *)to = __builtin_convertvector(bits, vec_bfloat16);
 }
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* Two ways to add a product: floats, and pairs of bfloat16 in the place of floats (then `depth` counts pairs). */
+/* sum + x * w, where a word of x and w is a float, or a pair of bfloat16 whose two products are both added. */
 #define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
 #if VL == 16 && defined(__x86_64__)
-#include <immintrin.h>
 #define HAS_BFLOAT16 1
 #define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(w))
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
@@ -64,47 +78,49 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
 #define HAS_BFLOAT16 0
 #endif
 
-/* B comes from memory or the second level once for every MR rows. Half the vectors' size, half as far ahead does the
- * processor see what it needs next: with 512 bits it reads as fast as memory gives, with 256 this is 1.1 times faster
- * for one picture. 64 rows of NR are 4 KiB, and each is a line of the cache. */
+/* B is read from the second-level cache or from memory, once for every MR rows. The processor's window of
+ * instructions covers half as many bytes of B with vectors of 256 bits as with 512, too few to hide memory's latency.
+ * Prefetching 64 rows (4 KiB) ahead makes a single image 1.1 times faster there; with 512 bits it gains nothing. */
 #if VL == 8
 #define FETCH_AHEAD(q) __builtin_prefetch((q) + 64 * NR)
 #else
 #define FETCH_AHEAD(q)
 #endif
 
-/* c[i][:] = init[i][:] + sum over taps t and k < depth of a[i * a_stride + taps[2t] + k] * b[taps[2t+1] + k*NR + :]
+/* c[i][:] = init[i][:] + sum over taps t, words k < depth of a[i * a_stride + taps[2t] + k] * b[taps[2t+1] + k*NR + :]
  *
- * i < MR, rows of NV * VL columns. init may be c itself (to go on with a sum) or a bias (init_stride 0). The order of
- * summation is t, then k, for every MR and NV alike: how rows are grouped never changes a bit. depth % 4 == 0. */
-#define MICRO_KERNEL(MR, NV, NAME, TARGET, ADD)                                                                                      \
-    TARGET static void NAME##_##MR##x##NV(const float *a, long a_stride, const long *taps, long count, long depth,      \
-                                   const float *b, const float *init, long init_stride, float *c, long c_stride) { \
-        vec sum[MR][NV];                                                                                          \
-        UNROLL for (int i = 0; i < MR; i++)                                                                       \
-            UNROLL for (int j = 0; j < NV; j++) sum[i][j] = *(const vec *)(init + i * init_stride + j * VL);      \
-        for (long t = 0; t < count; t++) {                                                                        \
-            const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];                                           \
-            for (long k = 0; k < depth; k += 4)                                                                   \
-                UNROLL for (int s = 0; s < 4; s++, q += NR) {                                                     \
-                    FETCH_AHEAD(q);                                                                               \
-                    vec w[NV];                                                                                    \
-                    UNROLL for (int j = 0; j < NV; j++) w[j] = *(const vec *)(q + j * VL);                        \
-                    UNROLL for (int i = 0; i < MR; i++) {                                                         \
-                        vec x = splat(p[i * a_stride + k + s]);                                                   \
-                        UNROLL for (int j = 0; j < NV; j++) sum[i][j] = ADD(sum[i][j], x, w[j]);                                \
-                    }                                                                                             \
-                }                                                                                                 \
-        }                                                                                                         \
-        UNROLL for (int i = 0; i < MR; i++)                                                                       \
-            UNROLL for (int j = 0; j < NV; j++) *(vec *)(c + i * c_stride + j * VL) = sum[i][j];                  \
+ * i < MR, rows of NV * VL columns. init may be c itself, to go on with a sum, or a bias, with init_stride 0. All
+ * kernels add up in the same order, t and then k, so the bits don't depend on how rows are grouped. depth % 4 == 0. */
+#define MICRO_KERNEL(MR, NV, NAME, TARGET, ADD)                                                                       \
+    TARGET static void NAME##_##MR##x##NV(const float *a, long a_stride, const long *taps, long count, long depth,    \
+                                          const float *b, const float *init, long init_stride, float *c,              \
+                                          long c_stride) {                                                            \
+        vec sum[MR][NV];                                                                                              \
+        UNROLL for (int i = 0; i < MR; i++)                                                                           \
+            UNROLL for (int j = 0; j < NV; j++) sum[i][j] = *(const vec *)(init + i * init_stride + j * VL);          \
+        for (long t = 0; t < count; t++) {                                                                            \
+            const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];                                               \
+            for (long k = 0; k < depth; k += 4)                                                                       \
+                UNROLL for (int s = 0; s < 4; s++, q += NR) {                                                         \
+                    FETCH_AHEAD(q);                                                                                   \
+                    vec w[NV];                                                                                        \
+                    UNROLL for (int j = 0; j < NV; j++) w[j] = *(const vec *)(q + j * VL);                            \
+                    UNROLL for (int i = 0; i < MR; i++) {                                                             \
+                        vec x = splat(p[i * a_stride + k + s]);                                                       \
+                        UNROLL for (int j = 0; j < NV; j++) sum[i][j] = ADD(sum[i][j], x, w[j]);                      \
+                    }                                                                                                 \
+                }                                                                                                     \
+        }                                                                                                             \
+        UNROLL for (int i = 0; i < MR; i++)                                                                           \
+            UNROLL for (int j = 0; j < NV; j++) *(vec *)(c + i * c_stride + j * VL) = sum[i][j];                      \
     }
 
 #define BOTH_WIDTHS_FLOAT(MR) MICRO_KERNEL(MR, 1, floats, , ADD_FLOAT) MICRO_KERNEL(MR, 2, floats, , ADD_FLOAT)
 #if HAS_BFLOAT16
-#define BOTH_WIDTHS(MR)                                                                                            \
-    BOTH_WIDTHS_FLOAT(MR)                                                                                          \
-    MICRO_KERNEL(MR, 1, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16) MICRO_KERNEL(MR, 2, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)
+#define BOTH_WIDTHS(MR)                                                                                               \
+    BOTH_WIDTHS_FLOAT(MR)                                                                                             \
+    MICRO_KERNEL(MR, 1, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)                                                        \
+    MICRO_KERNEL(MR, 2, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)
 #else
 #define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR)
 #endif
@@ -117,12 +133,12 @@ BOTH_WIDTHS(11) BOTH_WIDTHS(12) BOTH_WIDTHS(13) BOTH_WIDTHS(14)
 typedef void (*micro_kernel)(const float *, long, const long *, long, long, const float *, const float *, long,
                              float *, long);
 
-/* The kernel for that many rows (1..MR_MAX) and vectors (1 or 2), of floats or of pairs of bfloat16. */
+/* The micro-kernel for that many rows (1..MR_MAX) and vectors (1 or 2). */
 static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
 #define PAIR(NAME, MR) {NAME##_##MR##x1, NAME##_##MR##x2}
 #if MR_MAX > 6
-#define TABLE(NAME)                                                                                                \
-    {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6), PAIR(NAME, 7),      \
+#define TABLE(NAME)                                                                                                   \
+    {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6), PAIR(NAME, 7),         \
      PAIR(NAME, 8), PAIR(NAME, 9), PAIR(NAME, 10), PAIR(NAME, 11), PAIR(NAME, 12), PAIR(NAME, 13), PAIR(NAME, 14)}
 #else
 #define TABLE(NAME) {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6)}
@@ -141,7 +157,7 @@ static inline float first_lane(vec v) { return v[0]; }
 
 static const float ZEROS[NR] = {0};
 
-/* What the processor can run: the best of the instruction sets that this project builds for. */
+/* The best instruction set that this project builds for and the processor can run. */
 static inline const char *processor_isa(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -153,7 +169,7 @@ static inline const char *processor_isa(void) {
     return "portable";
 }
 
-/* Whether bfloat16 kernels are built and the processor can run them. */
+/* Whether this file was compiled with bfloat16 kernels and the processor can run them. */
 static inline int can_bfloat16(void) {
 #if HAS_BFLOAT16
     __builtin_cpu_init();
@@ -176,7 +192,7 @@ WITH_BFLOAT16 static float multiply_add_bfloat16(long rounds) {
 }
 #endif
 
-/* Fused multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations, twice that in bfloat16. */
+/* Multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations, twice that in bfloat16. */
 static inline float multiply_add(long rounds, int bfloat16) {
 #if HAS_BFLOAT16
     if (bfloat16) return multiply_add_bfloat16(rounds);

@@ -1,233 +1,92 @@
-"""Winograd's minimal filtering with 2x2 taps, F(m x m, 2 x 2) for m = 2, 3, 4: m x m outputs of a 2x2 convolution with
-(m + 1)^2 multiplications instead of 4 m^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-arXiv:1509.09308).
+"""Convolution by Winograd's minimal filtering with 2 x 2 taps; its transforms are in winograd_transforms.pxi.
 
-- A 4x4 stride-2 convolution is a 2x2 convolution of the four phases (p, q) of its input's rows and columns: K = 4 C.
-- Each parity (r, s) of a transposed one is a 2x2 convolution of the input itself: K = C.
-- *Shared*: with the tiles of the even parities shifted by a pixel, all four parities read the same window, so one
-  transformed input serves them all, and their filters stand side by side: N = 4 filters.
+Supports a kernel of 4 x 4 taps with stride 2, which both directions cut into 2 x 2 taps of stride 1:
 
-y = A^T [(G k G^T) * (B^T d B)] A. Kernels are transformed when they are packed, in float64. For every one of the
-products' positions xi, the tiles are the rows of one matrix V, and the product is M = V @ U:
+- A convolution becomes a 2 x 2 convolution over the four phases (p, q) of its input's rows and columns: K = 4 C.
+- Each phase (r, s) of a transposed convolution's output is a 2 x 2 convolution of the input: K = C.
+- *Shared* phases: if the tiles of the phases with r = 1, or s = 1, begin a pixel earlier, all four phases read the same
+  window. One transformed input then serves them all, and their filters stand side by side: N = 4 filters.
+
+For each of the products' points xi, the tiles are the rows of one matrix V, and the product is M = V @ U:
 
     V [xi][tile][K]     U [xi][panel][K][NR]     M [xi][tile][N]
 
-The polynomials' points are 0, 1 and infinity for m = 2; -1 too for m = 3; for m = 4, OUTER and INNER with either sign,
-and infinity: the multiples of 1/8 with the least rounding errors, less than half of those of 0, 1, -1 and 2, and 1.4
-times those of m = 2.
+Kernels are transformed in float64 when they are packed. In bfloat16, U and V are rounded; the input and the transforms
+stay float32.
+
+The work is divided among threads in one of two ways, by the size of the layer; neither changes a bit of the result.
+Per thread: each takes blocks through all steps in its own cache, reading all weights for every block. Cooperatively:
+all threads read some blocks, multiply them, each some panels, and write them, so weights are read once for many blocks.
 """
 
-cdef extern from *:
-    """
-    #define OUTER 1.25f
-    #define INNER 0.375f
-    """
-    const float OUTER, INNER
-
 cdef enum:
-    MAX_POINTS = 5      # m + 1
-
-
-def weighted(double p, double q):
-    """Rows of G for the points p and -p, where the others are q, -q and infinity."""
-    weight = 0.5 / (p * (p * p - q * q))
-    return [weight, weight * p], [-weight, weight * p]
-
-
-cdef double[3][5][2] KERNEL_TRANSFORM = [
-    [[1, 0], [1, 1], [0, 1], [0, 0], [0, 0]],
-    [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1], [0, 0]],
-    [*weighted(OUTER, INNER), *weighted(INNER, OUTER), [0, 1]],
-]
-
-
-cdef inline void transform_input(const long m, vec* d, const long s) noexcept nogil:
-    """d[i * s], i <= m, becomes B^T d."""
-    cdef vec a, b, c, e
-    if m == 2:
-        d[0] = d[0] - d[s]
-        d[2 * s] = d[2 * s] - d[s]
-    elif m == 3:
-        a = d[0] - d[2 * s]
-        b = d[s] + d[2 * s]
-        c = d[2 * s] - d[s]
-        e = d[3 * s] - d[s]
-        d[0], d[s], d[2 * s], d[3 * s] = a, b, c, e
-    else:
-        a = d[3 * s] - splat(INNER * INNER) * d[s]
-        b = splat(OUTER) * (d[2 * s] - splat(INNER * INNER) * d[0])
-        c = d[3 * s] - splat(OUTER * OUTER) * d[s]
-        e = splat(INNER) * (d[2 * s] - splat(OUTER * OUTER) * d[0])
-        d[4 * s] = (d[4 * s] - splat(OUTER * OUTER + INNER * INNER) * d[2 * s]
-                    + splat(OUTER * OUTER * INNER * INNER) * d[0])
-        d[0], d[s], d[2 * s], d[3 * s] = a + b, a - b, c + e, c - e
-
-
-cdef inline void transform_output(const long m, vec* d, const long s) noexcept nogil:
-    """d[i * s], i <= m, becomes A^T d, i < m."""
-    cdef vec p, q, t, u
-    if m == 2:
-        d[0] = d[0] + d[s]
-        d[s] = d[s] + d[2 * s]
-    elif m == 3:
-        p = d[s] + d[2 * s]
-        q = d[s] - d[2 * s]
-        d[0] = d[0] + p
-        d[s] = q
-        d[2 * s] = p + d[3 * s]
-    else:
-        p = d[0] + d[s]
-        q = splat(OUTER) * (d[0] - d[s])
-        t = d[2 * s] + d[3 * s]
-        u = splat(INNER) * (d[2 * s] - d[3 * s])
-        d[0] = p + t
-        d[s] = q + u
-        d[2 * s] = splat(OUTER * OUTER) * p + splat(INNER * INNER) * t
-        d[3 * s] = splat(OUTER * OUTER) * q + (splat(INNER * INNER) * u + d[4 * s])
+    BLOCK_TILES = 16                        # in a row of a block, at most
+    TILES_BYTES = 768 * 1024                # of a block's V and M, so that they stay in the second-level cache
+    PER_THREAD_BYTES = 8 * 1024 * 1024      # of weights, at most, that each thread reads for every block
+    COOPERATIVE_BYTES = 12 * 1024 * 1024    # of V and M, at least, if blocks are worked on cooperatively
 
 
 cdef struct Tiling:
     # how one layer at one size is cut into tiles, and those into blocks
-    long m                      # outputs of a tile, in each direction, of each parity
-    long down, across           # tiles of an image
-    long rows, columns          # tiles of a block
-    long blocks_down, blocks_across
-    long margin                 # input pixels of a block beyond stride * m * its tiles
+    Blocking tiles
+    long m                      # outputs of a tile in each direction, of each phase
+    long scale                  # input pixels from one tile to the next
+    long margin                 # input pixels of a block beyond `scale` times its tiles
     long line                   # floats of a row of a block's input
-    long points                 # xi: products that are computed
-    long k, n                   # columns of V and of M
-    long k_stride               # floats from one tile to the next in V
+    long points                 # products that are computed
+    long k, n                   # words of a row of V, columns of M
+    long k_stride               # words from one tile to the next in V
 
 
-cdef struct Block:
-    long image, y0, y1, x0, x1  # the tiles y0 <= y < y1, x0 <= x < x1 of that image
-
-
-cdef inline Block block_at(const Tiling* t, long index) noexcept nogil:
-    cdef Block b
-    cdef long within = index % (t.blocks_down * t.blocks_across)
-    b.image = index // (t.blocks_down * t.blocks_across)
-    b.y0 = within // t.blocks_across * t.rows
-    b.x0 = within % t.blocks_across * t.columns
-    b.y1, b.x1 = min(b.y0 + t.rows, t.down), min(b.x0 + t.columns, t.across)
-    return b
+cdef struct TileSet:
+    # the tiles of consecutive blocks, which go through all steps together
+    long begin, count           # the first of them over all images; how many they are
+    float* v
+    float* products             # M
+    long v_point, m_point       # words from one point to the next in V and M
 
 
 cdef inline long first_tile(const Tiling* t, const Block* b) noexcept nogil:
     """How many tiles the blocks before this one have, over all images."""
-    return b.image * t.down * t.across + b.y0 * t.across + (b.y1 - b.y0) * b.x0
+    return b.image * t.tiles.h * t.tiles.w + b.y0 * t.tiles.w + (b.y1 - b.y0) * b.x0
 
 
-cdef inline long v_point(const Tiling* t, long count) noexcept nogil:
-    """Floats from one point to the next in the V of `count` tiles. SKEW: no two points in the same cache set."""
-    return count * t.k_stride + SKEW
+cdef inline TileSet tile_set(const Tiling* t, long first, long last, float* v) noexcept nogil:
+    """The tiles of the blocks first <= i < last, with V and M from v on."""
+    cdef TileSet tiles
+    cdef Block b = block_at(&t.tiles, first)
+    tiles.begin = first_tile(t, &b)
+    b = block_at(&t.tiles, last - 1)
+    tiles.count = first_tile(t, &b) + (b.y1 - b.y0) * (b.x1 - b.x0) - tiles.begin
+    tiles.v_point, tiles.m_point = tiles.count * t.k_stride + SKEW, tiles.count * t.n + SKEW
+    tiles.v, tiles.products = v, v + t.points * tiles.v_point
+    return tiles
 
 
-cdef inline long m_point(const Tiling* t, long count) noexcept nogil:
-    """The same for M."""
-    return count * t.n + SKEW
+cdef inline long tile_set_floats(const Tiling* t, long count) noexcept nogil:
+    """Floats of V and M together for `count` tiles."""
+    return t.points * (count * (t.k_stride + t.n) + 2 * SKEW)
 
 
-cdef inline long both_floats(const Tiling* t, long count) noexcept nogil:
-    """Floats of V and M together."""
-    return t.points * (v_point(t, count) + m_point(t, count))
-
-
-cdef inline void read_tile(const Geometry* g, const Tiling* t, const long m, const float* x, long c, float* v,
-                           long first, long point, const bint half) noexcept nogil:
-    """V[:][one tile][first + c : first + c + VL] of one phase, or of a shared window: B^T d B.
-
-    x: the window's first pixel; its others are `g.stride` pixels and rows apart. point: floats from xi to xi + 1.
-    """
-    cdef vec[MAX_POINTS * MAX_POINTS] d
-    cdef long i, j
-    for i in range(m + 1):
-        for j in range(m + 1):
-            d[i * (m + 1) + j] = (<const vec*>(x + i * g.stride * t.line + j * g.stride * g.pixel + c))[0]
-        transform_input(m, d + i * (m + 1), 1)
-    for j in range(m + 1):
-        transform_input(m, d + j, m + 1)
-    for i in range((m + 1) * (m + 1)):
-        store(v + i * point, first + c, d[i], half)
-
-
-cdef inline void read_parities(const Geometry* g, const Tiling* t, const long m, const float* x, long c, float* v,
-                               long point, const bint half) noexcept nogil:
-    """The same for the four parities of a transposed convolution: windows (r, s) pixels apart, from one reading."""
-    cdef vec[(MAX_POINTS + 1) * (MAX_POINTS + 1)] e
-    cdef vec[MAX_POINTS * (MAX_POINTS + 1)] f
-    cdef vec[MAX_POINTS] d
-    cdef long i, j, r, s
-    for i in range(m + 2):
-        for j in range(m + 2):
-            e[i * (m + 2) + j] = (<const vec*>(x + i * t.line + j * g.pixel + c))[0]
-    for r in range(2):
-        for i in range((m + 1) * (m + 2)):
-            f[i] = e[r * (m + 2) + i]
-        for j in range(m + 2):
-            transform_input(m, f + j, m + 2)
-        for i in range(m + 1):
-            for s in range(2):
-                for j in range(m + 1):
-                    d[j] = f[i * (m + 2) + s + j]
-                transform_input(m, d, 1)
-                for j in range(m + 1):
-                    store(v + (((2 * r + s) * (m + 1) + i) * (m + 1) + j) * point, c, d[j], half)
-
-
-cdef inline void write_tile(const Tiling* t, const long m, const float* products, long point, const float* bias,
-                            float* out, long y, long x, long step, long h, long w, long filters) noexcept nogil:
-    """out[y + step * i, x + step * j] = A^T products A + bias for VL filters, where that is inside h x w."""
-    cdef vec[MAX_POINTS * MAX_POINTS] d
-    cdef vec b = (<const vec*>bias)[0]
-    cdef long i, j
-    for i in range((m + 1) * (m + 1)):
-        d[i] = (<const vec*>(products + i * point))[0]
-    for i in range(m + 1):
-        transform_output(m, d + i * (m + 1), 1)
-    for j in range(m):
-        transform_output(m, d + j, m + 1)
-    for i in range(m):
-        if not 0 <= y + step * i < h:
-            continue
-        for j in range(m):
-            if 0 <= x + step * j < w:
-                (<vec*>(out + ((y + step * i) * w + x + step * j) * filters))[0] = d[i * (m + 1) + j] + b
-
-
-cdef void transform_kernel(const long m, const float* k, long down, long across, double* u) noexcept nogil:
-    """u[x][y][j] = (G k G^T)[x,y], x, y <= m, of the 2x2 taps k, k + across, k + down, k + down + across; j < VL."""
-    cdef double[2][2] g
-    cdef double t0, t1
-    cdef long x, y, j
-    for x in range(m + 1):
-        for y in range(m + 1):
-            g[0] = KERNEL_TRANSFORM[m - 2][x]
-            g[1] = KERNEL_TRANSFORM[m - 2][y]
-            for j in range(VL):
-                t0 = g[0][0] * k[j] + g[0][1] * k[down + j]
-                t1 = g[0][0] * k[across + j] + g[0][1] * k[down + across + j]
-                u[(x * (m + 1) + y) * VL + j] = g[1][0] * t0 + g[1][1] * t1
+cdef inline long block_input_floats(const Tiling* t) noexcept nogil:
+    """Floats of the input that a block reads."""
+    return (t.scale * t.tiles.rows + t.margin) * t.line
 
 
 cdef class WinogradConvolution(Convolution):
-    """A Convolution by F(m x m, 2 x 2). `shared`: see above, of transposed ones only. Weights: U.
+    """A Convolution by F(m x m, 2 x 2). Weights: U. `shared` phases are of transposed convolutions only."""
+    cdef long m, points, k, n, panels   # k: words of a row of V; n: columns of M
+    cdef bint shared, products_bfloat16
 
-    `half`: U and V are bfloat16, in pairs along K; the input and the transforms stay float32.
-    """
-    cdef long m, points, k, n, panels   # k: words of a row of V
-    cdef bint shared, products_half
-
-    def __init__(self, const float[:, :, :, ::1] kernel, bint transposed, channels, bias, gamma, beta, eps, bint half,
-                 long m, bint shared, long threads):
-        Convolution.__init__(self, kernel, transposed, channels, bias, gamma, beta, eps, False, False)
-        self.m, self.shared, self.products_half = m, shared, half
-        self.points = (m + 1) * (m + 1) * (1 if shared else self.parities)
-        self.k = self.depth * (1 if transposed else 4) // (2 if half else 1)
-        self.n = self.filters * (4 if shared else 1)
+    def __init__(self, spec, long m, bint shared, long threads):
+        Convolution.__init__(self, spec, False)
+        self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
+        self.points = (m + 1) * (m + 1) * (1 if shared else self.phases)
+        self.k = self.depth * (1 if self.transposed else PHASES) // (2 if self.products_bfloat16 else 1)
+        self.n = self.filters * (PHASES if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
-        self.pack(kernel, threads)
+        self.pack(spec.kernel, threads)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Transform and pack the weights, VL columns and a few channels at a time."""
@@ -238,20 +97,22 @@ cdef class WinogradConvolution(Convolution):
 
     cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long column,
                         long first) noexcept nogil:
-        """VL columns of U, which are filters of one parity, and the rows of a few channels of all phases."""
-        cdef float[16 * PACK_CHANNELS * VL] taps
+        """VL columns of U, which are filters of one phase, and the rows of a few channels of all input phases."""
+        cdef float[TAPS * PACK_CHANNELS * VL] taps
         cdef long count = min(<long>PACK_CHANNELS, self.depth - first), k, r, s, point, tap = PACK_CHANNELS * VL
+        cdef long down = STRIDE * KERNEL_SIZE * tap, across = STRIDE * tap  # to the next tap of the same phase
+        cdef const float* k00
         gather_taps(kernel, self.transposed, where, first, count, column % self.filters, taps)
         for k in range(count):
-            for r in range(2):
-                for s in range(2):
-                    if not self.transposed:     # (r, s): the phase, that is, the taps (r + 2u, s + 2v)
-                        self.pack_row(taps + (4 * r + s) * tap + k * VL, 8 * tap, 2 * tap, 0,
-                                      (2 * r + s) * self.depth + first + k, column)
-                    elif not self.shared or column // self.filters == 2 * r + s:    # the parity: (3-r-2u, 3-s-2v)
-                        point = 0 if self.shared else (2 * r + s) * (self.m + 1) * (self.m + 1)
-                        self.pack_row(taps + (4 * (3 - r) + 3 - s) * tap + k * VL, -8 * tap, -2 * tap, point, first + k,
-                                      column)
+            for r in range(STRIDE):
+                for s in range(STRIDE):
+                    if not self.transposed:     # (r, s): a phase of the input, that is, of the taps
+                        k00 = taps + (KERNEL_SIZE * r + s) * tap + k * VL
+                        self.pack_row(k00, down, across, 0, (STRIDE * r + s) * self.depth + first + k, column)
+                    elif not self.shared or column // self.filters == STRIDE * r + s:
+                        k00 = taps + (KERNEL_SIZE * phase_tap(r, 0) + phase_tap(s, 0)) * tap + k * VL
+                        point = 0 if self.shared else (STRIDE * r + s) * (self.m + 1) * (self.m + 1)
+                        self.pack_row(k00, -down, -across, point, first + k, column)
 
     cdef void pack_row(self, const float* k, long down, long across, long point, long row, long column) noexcept nogil:
         """VL columns of one row of U, at `point` and those that follow."""
@@ -262,197 +123,189 @@ cdef class WinogradConvolution(Convolution):
         for i in range((self.m + 1) * (self.m + 1)):
             out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
             for j in range(VL):
-                set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products_half)
+                set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products_bfloat16)
 
-    cdef Tiling tile(self, const Geometry* g) noexcept nogil:
+    cdef Tiling tiling(self, const Geometry* g) noexcept nogil:
         """The tiles of one layer, in blocks whose V and M together fit the second-level cache."""
         cdef Tiling t
+        cdef Blocking* tiles = &t.tiles
         cdef long bytes
         t.m, t.points, t.k, t.n, t.k_stride = self.m, self.points, self.k, self.n, self.k + SKEW
-        t.down, t.across = (g.grid_h + t.m - 1) // t.m, (g.grid_w + t.m - 1) // t.m
-        t.margin = g.patch - g.stride
-        if self.shared:
-            t.down, t.across = (2 * g.grid_h + 2 * t.m) // (2 * t.m), (2 * g.grid_w + 2 * t.m) // (2 * t.m)
-            t.margin = 1
+        t.scale, t.margin = g.stride * t.m, 1 if self.shared else g.patch - g.stride
+        tiles.h, tiles.w = (g.grid.h + t.m - 1) // t.m, (g.grid.w + t.m - 1) // t.m
+        if self.shared:     # whose tiles begin a pixel before the map
+            tiles.h, tiles.w = (g.grid.h + t.m) // t.m, (g.grid.w + t.m) // t.m
         bytes = 4 * t.points * (t.k_stride + t.n)
-        t.columns = min(<long>BLOCK_TILES, t.across)
-        t.blocks_across = (t.across + t.columns - 1) // t.columns
-        t.columns = (t.across + t.blocks_across - 1) // t.blocks_across
-        t.rows = min(max(1, TILES_BYTES // (bytes * t.columns)), t.down)
-        t.blocks_down = (t.down + t.rows - 1) // t.rows
-        t.line = (g.stride * t.m * t.columns + t.margin) * g.pixel
+        tiles.columns = min(<long>BLOCK_TILES, tiles.w)
+        tiles.across = (tiles.w + tiles.columns - 1) // tiles.columns
+        tiles.columns = (tiles.w + tiles.across - 1) // tiles.across
+        tiles.rows = min(max(1, TILES_BYTES // (bytes * tiles.columns)), tiles.h)
+        tiles.down = (tiles.h + tiles.rows - 1) // tiles.rows
+        t.line = (t.scale * tiles.columns + t.margin) * g.pixel
         return t
 
-    cdef long input_of_block(self, const Geometry* g, const Tiling* t) noexcept nogil:
-        return (g.stride * t.m * t.rows + t.margin) * t.line
+    cdef bint per_thread(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
+        """Whether threads work by themselves rather than cooperatively."""
+        return (g.n * t.tiles.down * t.tiles.across >= 2 * threads
+                and 4 * self.weights.shape[0] <= PER_THREAD_BYTES)
 
-    cdef bint alone(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
-        """Whether each thread takes blocks through all steps by itself, in its own cache, reading all weights anew."""
-        return g.n * t.blocks_down * t.blocks_across >= 2 * threads and 4 * self.weights.shape[0] <= ALONE_BYTES
-
-    cdef long tiles_at_once(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
-        """Tiles that threads take through the steps together: enough to make it worth reading all weights once."""
-        cdef long enough = max(ROUND_BYTES // 4, self.weights.shape[0]) // (t.points * (t.k_stride + t.n))
-        cdef long blocks = max(2 * threads, enough // (t.rows * t.columns))
-        return t.rows * t.columns * min(blocks, g.n * t.blocks_down * t.blocks_across)
+    cdef long cooperative_blocks(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
+        """Blocks that are worked on cooperatively: enough to make it worth reading all weights once."""
+        cdef long enough = max(COOPERATIVE_BYTES // 4, self.weights.shape[0]) // (t.points * (t.k_stride + t.n))
+        cdef long blocks = max(2 * threads, enough // (t.tiles.rows * t.tiles.columns))
+        return min(blocks, g.n * t.tiles.down * t.tiles.across)
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
-        cdef Geometry g = self.lay_out(n, h, w)
-        cdef Tiling t = self.tile(&g)
-        if self.alone(&g, &t, threads):
-            work = threads * both_floats(&t, t.rows * t.columns)
+        cdef Geometry g = self.geometry(n, h, w)
+        cdef Tiling t = self.tiling(&g)
+        tiles = t.tiles.rows * t.tiles.columns
+        if self.per_thread(&g, &t, threads):
+            work = threads * tile_set_floats(&t, tiles)
         else:
-            work = both_floats(&t, self.tiles_at_once(&g, &t, threads))
-        return self.partials(&g, &t) + work + threads * self.input_of_block(&g, &t)
+            work = tile_set_floats(&t, tiles * self.cooperative_blocks(&g, &t, threads))
+        return n * self.parts(&g) * moments_size(g.filters) + work + threads * block_input_floats(&t)
 
-    cdef long partials(self, const Geometry* g, const Tiling* t) noexcept nogil:
-        return g.n * t.blocks_down * t.blocks_across * partial_size(self.filters)
+    cdef long parts(self, const Geometry* g) noexcept nogil:
+        cdef Tiling t = self.tiling(g)
+        return t.tiles.down * t.tiles.across
 
-    cdef long partial_floats(self, const Geometry* g) noexcept nogil:
-        cdef Tiling t = self.tile(g)
-        return self.partials(g, &t)
-
-    cdef long compute(self, Geometry* g, const Operand* operand, float* out, float* work, float* partial,
-                      long threads) noexcept nogil:
-        cdef Tiling t = self.tile(g)
-        cdef float* v = work + threads * self.input_of_block(g, &t)
+    cdef long compute(self, Geometry* g, const Call* call) noexcept nogil:
+        cdef Tiling t = self.tiling(g)
         cdef long item
-        if self.alone(g, &t, threads):
-            for item in prange(g.n * t.blocks_down * t.blocks_across, num_threads=threads, schedule="dynamic"):
-                self.run_block(g, &t, operand, item, work + threadid() * self.input_of_block(g, &t),
-                               v + threadid() * both_floats(&t, t.rows * t.columns), out, partial)
+        if self.per_thread(g, &t, call.threads):
+            for item in prange(g.n * t.tiles.down * t.tiles.across, num_threads=call.threads, schedule="dynamic"):
+                self.run_block(g, &t, call, item, threadid())
         else:
-            self.run_rounds(g, &t, operand, work, v, out, partial, threads)
-        return t.blocks_down * t.blocks_across
+            self.run_cooperatively(g, &t, call)
+        return t.tiles.down * t.tiles.across
 
-    cdef void run_block(self, const Geometry* g, const Tiling* t, const Operand* operand, long index, float* a,
-                        float* v, float* out, float* partial) noexcept nogil:
+    cdef void run_block(self, const Geometry* g, const Tiling* t, const Call* call, long index,
+                        long thread) noexcept nogil:
         """One block by one thread."""
-        cdef Block b = block_at(t, index)
-        cdef long begin = first_tile(t, &b), count = (b.y1 - b.y0) * (b.x1 - b.x0), item
-        cdef float* products = v + t.points * v_point(t, count)
-        self.read_block(g, t, operand, index, begin, count, a, v)
+        cdef long size = tile_set_floats(t, t.tiles.rows * t.tiles.columns), item
+        cdef float* v = call.work + call.threads * block_input_floats(t) + thread * size
+        cdef TileSet tiles = tile_set(t, index, index + 1, v)
+        self.read_block(g, t, &tiles, call, index, thread)
         for item in range(t.points * self.panels):
-            self.multiply(t, item // self.panels, item % self.panels, count, v, products)
-        self.write_block(g, t, index, begin, count, products, out, partial)
+            self.multiply(t, &tiles, item // self.panels, item % self.panels)
+        self.write_block(g, t, &tiles, call, index)
 
-    cdef void run_rounds(self, const Geometry* g, const Tiling* t, const Operand* operand, float* a, float* v,
-                         float* out, float* partial, long threads) noexcept nogil:
+    cdef void run_cooperatively(self, const Geometry* g, const Tiling* t, const Call* call) noexcept nogil:
         """All threads together: read some blocks, multiply them, write them."""
-        cdef long blocks = g.n * t.blocks_down * t.blocks_across, first = 0, last, item, count, begin
-        cdef long step = self.tiles_at_once(g, t, threads) // (t.rows * t.columns)
-        cdef float* products
-        cdef Block b
+        cdef long blocks = g.n * t.tiles.down * t.tiles.across, first = 0, last, item
+        cdef long step = self.cooperative_blocks(g, t, call.threads)
+        cdef TileSet tiles
         while first < blocks:
             last = min(first + step, blocks)
-            b = block_at(t, first)
-            begin = first_tile(t, &b)
-            b = block_at(t, last - 1)
-            count = first_tile(t, &b) + (b.y1 - b.y0) * (b.x1 - b.x0) - begin
-            products = v + t.points * v_point(t, count)
-            for item in prange(first, last, num_threads=threads, schedule="dynamic"):
-                self.read_block(g, t, operand, item, begin, count, a + threadid() * self.input_of_block(g, t), v)
-            for item in prange(t.points * self.panels, num_threads=threads, schedule="dynamic", chunksize=4):
-                self.multiply(t, item // self.panels, item % self.panels, count, v, products)
-            for item in prange(first, last, num_threads=threads, schedule="dynamic"):
-                self.write_block(g, t, item, begin, count, products, out, partial)
+            tiles = tile_set(t, first, last, call.work + call.threads * block_input_floats(t))
+            for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
+                self.read_block(g, t, &tiles, call, item, threadid())
+            for item in prange(t.points * self.panels, num_threads=call.threads, schedule="dynamic", chunksize=4):
+                self.multiply(t, &tiles, item // self.panels, item % self.panels)
+            for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
+                self.write_block(g, t, &tiles, call, item)
             first = last
 
-    cdef void read_block(self, const Geometry* g, const Tiling* t, const Operand* operand, long index, long begin,
-                         long count, float* a, float* v) noexcept nogil:
+    cdef void read_block(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Call* call, long index,
+                         long thread) noexcept nogil:
         """The input of a block, then its tiles' rows of V."""
-        cdef Block b = block_at(t, index)
-        cdef long scale = g.stride * t.m, y, tile = first_tile(t, &b) - begin, point = v_point(t, count)
-        for y in range(scale * (b.y1 - b.y0) + t.margin):
-            read_row(operand, b.image, scale * b.y0 - 1 + y, scale * b.x0 - 1,
-                     scale * b.x1 - 1 + t.margin, a + y * t.line)
+        cdef Block b = block_at(&t.tiles, index)
+        cdef float* a = call.work + thread * block_input_floats(t)
+        cdef long left = t.scale * b.x0 - PADDING, right = t.scale * b.x1 - PADDING + t.margin, y
+        for y in range(t.scale * (b.y1 - b.y0) + t.margin):
+            read_row(call.input, b.image, t.scale * b.y0 - PADDING + y, left, right, a + y * t.line)
         if t.m == 2:
-            if self.products_half:
-                self.read_tiles(g, t, &b, 2, True, a, v + tile * t.k_stride, point)
-            else:
-                self.read_tiles(g, t, &b, 2, False, a, v + tile * t.k_stride, point)
+            self.read_tiles(g, t, tiles, &b, a, 2)
         elif t.m == 3:
-            if self.products_half:
-                self.read_tiles(g, t, &b, 3, True, a, v + tile * t.k_stride, point)
-            else:
-                self.read_tiles(g, t, &b, 3, False, a, v + tile * t.k_stride, point)
-        elif self.products_half:
-            self.read_tiles(g, t, &b, 4, True, a, v + tile * t.k_stride, point)
+            self.read_tiles(g, t, tiles, &b, a, 3)
         else:
-            self.read_tiles(g, t, &b, 4, False, a, v + tile * t.k_stride, point)
+            self.read_tiles(g, t, tiles, &b, a, 4)
 
-    cdef inline void read_tiles(self, const Geometry* g, const Tiling* t, const Block* b, const long m, const bint half,
-                                const float* a, float* row, long point) noexcept nogil:
-        """The rows of V of a block. Called with constants for m and half, so that the transforms lie in registers."""
-        cdef long scale = g.stride * m, y, x, phase, c
-        cdef const float* window
+    cdef inline void read_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
+                                const float* a, const long m) noexcept nogil:
+        """The rows of V of a block's tiles. Constants as arguments make the compiler specialise the transforms."""
+        cdef float* v = tiles.v + (first_tile(t, b) - tiles.begin) * t.k_stride
+        cdef long y, x, phase, phase_words = self.depth // 2 if self.products_bfloat16 else self.depth
+        cdef const float* corner
+        cdef Window window
+        window.down, window.across = g.stride * t.line, g.stride * g.pixel
         for y in range(b.y1 - b.y0):
             for x in range(b.x1 - b.x0):
-                window = a + scale * (y * t.line + x * g.pixel)
+                corner = a + t.scale * (y * t.line + x * g.pixel)
                 if self.transposed and not self.shared:
-                    for c in range(self.depth // VL):
-                        read_parities(g, t, m, window, c * VL, row, point, half)
+                    window.x = corner
+                    if self.products_bfloat16:
+                        read_phases(m, True, &window, self.depth, v, tiles.v_point)
+                    else:
+                        read_phases(m, False, &window, self.depth, v, tiles.v_point)
                 else:
                     for phase in range(g.stride * g.stride):
-                        for c in range(self.depth // VL):
-                            read_tile(g, t, m, window + phase // 2 * t.line + phase % 2 * g.pixel, c * VL, row,
-                                      phase * self.depth, point, half)
-                row = row + t.k_stride
+                        window.x = corner + phase // g.stride * t.line + phase % g.stride * g.pixel
+                        if self.products_bfloat16:
+                            read_tile(m, True, &window, self.depth, v + phase * phase_words, tiles.v_point)
+                        else:
+                            read_tile(m, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
+                v = v + t.k_stride
 
-    cdef void multiply(self, const Tiling* t, long point, long panel, long count, const float* v,
-                       float* products) noexcept nogil:
+    cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long panel) noexcept nogil:
         """One panel of M[point] = V[point] @ U[point] for all tiles."""
-        cdef Geometry g
-        cdef long taps[2]
         cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), k = 0
-        cdef const float* a = v + point * v_point(t, count)
+        cdef const float* a = tiles.v + point * tiles.v_point
         cdef const float* b = &self.weights[(point * self.panels + panel) * t.k * NR]
-        cdef float* c = products + point * m_point(t, count) + panel * NR
-        taps[0] = taps[1] = 0
-        g.half = self.products_half
+        cdef Product p
+        p.bfloat16, p.vectors, p.rows = self.products_bfloat16, panel_vectors(t.n, panel), tiles.count
+        p.taps, p.tap_count = ONE_TAP, 1
+        p.c = tiles.products + point * tiles.m_point + panel * NR
+        p.init, p.init_stride = ZEROS, 0
+        p.a_stride, p.c_stride = t.k_stride, t.n
         while k < t.k:
-            g.depth = min(per_pass, t.k - k)
-            multiply_rows(&g, a + k, t.k_stride, taps, 0, 1, b + k * NR, <const float*>c if k else ZEROS,
-                          t.n if k else 0, c, t.n, count, min(2, (t.n - panel * NR) // VL), 0, NULL, NULL)
+            p.a, p.b, p.depth = a + k, b + k * NR, min(per_pass, t.k - k)
+            multiply_rows(&p, NULL)
+            p.init, p.init_stride = p.c, p.c_stride
             k = k + per_pass
 
-    cdef void write_block(self, const Geometry* g, const Tiling* t, long index, long begin, long count,
-                          const float* products, float* out, float* partial) noexcept nogil:
-        """The outputs of a block's tiles, and its partial statistics."""
-        cdef Block b = block_at(t, index)
-        cdef long up = g.out_h // g.grid_h, y, x, parity, r, s, c, tile = first_tile(t, &b) - begin
-        cdef long square = (t.m + 1) * (t.m + 1), point = m_point(t, count), panel
-        cdef long top = up * t.m * b.y0 - self.shared, bottom = min(up * t.m * b.y1 - self.shared, g.out_h)
-        cdef long left = up * t.m * b.x0 - self.shared, right = min(up * t.m * b.x1 - self.shared, g.out_w)
-        cdef float* part = partial + index * partial_size(self.filters)
-        cdef float* image = out + b.image * g.out_h * g.out_w * self.filters
-        cdef const float* p
+    cdef void write_block(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Call* call,
+                          long index) noexcept nogil:
+        """The outputs of a block's tiles, and their moments."""
+        cdef Block b = block_at(&t.tiles, index)
+        cdef long scale = g.upscale * t.m, y, panel
+        cdef long top = max(scale * b.y0 - self.shared, 0), bottom = min(scale * b.y1 - self.shared, g.out_h)
+        cdef long left = max(scale * b.x0 - self.shared, 0), right = min(scale * b.x1 - self.shared, g.out_w)
+        cdef float* part = call.moments + index * moments_size(g.filters)
+        cdef float* image = image_of(g, call, b.image)
+        cdef Moments moments
+        if t.m == 2:
+            self.write_tiles(g, t, tiles, &b, image, 2)
+        elif t.m == 3:
+            self.write_tiles(g, t, tiles, &b, image, 3)
+        else:
+            self.write_tiles(g, t, tiles, &b, image, 4)
+        for panel in range((g.filters + NR - 1) // NR):
+            begin_moments(part, g.filters, panel, (bottom - top) * (right - left))
+        for y in range(top, bottom):
+            for panel in range((g.filters + NR - 1) // NR):
+                moments = moments_at(part, g.filters, panel, (y - top) * (right - left))
+                merge_rows(image + (y * g.out_w + left) * g.filters + panel * NR, g.filters, right - left,
+                           panel_vectors(g.filters, panel), &moments)
+
+    cdef inline void write_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
+                                 float* image, const long m) noexcept nogil:
+        """The outputs of a block's tiles, in all phases."""
+        cdef long tile = first_tile(t, b) - tiles.begin, y, x, phase, r, s, c
+        cdef const float* products
+        cdef OutputTile place
+        place.step, place.h, place.w, place.filters = g.upscale, g.out_h, g.out_w, g.filters
         for y in range(b.y0, b.y1):
             for x in range(b.x0, b.x1):
-                for parity in range(g.parities):
-                    r, s = parity // 2, parity % 2
+                for phase in range(g.phases):
+                    r, s = phase // STRIDE, phase % STRIDE
                     if self.shared:
-                        p = products + tile * t.n + parity * self.filters
+                        products = tiles.products + tile * t.n + phase * g.filters
                         r, s = -r, -s
                     else:
-                        p = products + parity * square * point + tile * t.n
-                    for c in range(self.filters // VL):
-                        if t.m == 2:
-                            write_tile(t, 2, p + c * VL, point, &self.bias[c * VL], image + c * VL, up * t.m * y + r,
-                                       up * t.m * x + s, up, g.out_h, g.out_w, self.filters)
-                        elif t.m == 3:
-                            write_tile(t, 3, p + c * VL, point, &self.bias[c * VL], image + c * VL, up * t.m * y + r,
-                                       up * t.m * x + s, up, g.out_h, g.out_w, self.filters)
-                        else:
-                            write_tile(t, 4, p + c * VL, point, &self.bias[c * VL], image + c * VL, up * t.m * y + r,
-                                       up * t.m * x + s, up, g.out_h, g.out_w, self.filters)
+                        products = tiles.products + phase * (m + 1) * (m + 1) * tiles.m_point + tile * t.n
+                    place.y, place.x = g.upscale * m * y + r, g.upscale * m * x + s
+                    for c in range(g.filters // VL):
+                        write_tile(m, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL, &place)
                 tile = tile + 1
-        top, left = max(top, 0), max(left, 0)
-        memset(part, 0, partial_size(self.filters) * sizeof(float))
-        part[2 * self.filters] = (bottom - top) * (right - left)
-        for y in range(top, bottom):
-            for panel in range((self.filters + NR - 1) // NR):
-                merge_tile(image + (y * g.out_w + left) * self.filters + panel * NR, self.filters, right - left,
-                           min(2, (self.filters - panel * NR) // VL), (y - top) * (right - left),
-                           part + panel * NR, part + self.filters + panel * NR)

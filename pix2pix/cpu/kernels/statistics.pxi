@@ -1,0 +1,82 @@
+"""Mean and variance of a layer's output, gathered while each tile of it is in the first-level cache.
+
+Tiles of rows are merged into the moments of a part of an image, and the parts of an image in a fixed order (Chan, Golub
+and LeVeque, "Algorithms for Computing the Sample Variance", 1983). So the result doesn't depend on the number of
+threads, and large means don't cancel as they do in sums of squares.
+
+A part's moments are stored as mean[filters], m2[filters], the number of its pixels, and padding to `moments_size`.
+"""
+
+cdef struct Moments:
+    # of up to NR channels: the mean, and the sum of squared deviations from it, over `pixels` pixels
+    float* mean
+    float* m2
+    long pixels
+
+
+cdef inline long moments_size(long filters) noexcept nogil:
+    """Floats that the moments of a part of an image take."""
+    return 2 * filters + VL
+
+
+cdef inline long panel_vectors(long filters, long panel) noexcept nogil:
+    """Vectors of VL filters in a panel: 2, or 1 in a last panel that is half full."""
+    return min(2, (filters - panel * NR) // VL)
+
+
+cdef inline Moments moments_at(float* part, long filters, long panel, long pixels) noexcept nogil:
+    """One panel's moments of a part, of which `pixels` pixels are merged already."""
+    cdef Moments moments
+    moments.mean, moments.m2, moments.pixels = part + panel * NR, part + filters + panel * NR, pixels
+    return moments
+
+
+cdef inline Moments begin_moments(float* part, long filters, long panel, long pixels) noexcept nogil:
+    """One panel's moments of a part that will have `pixels` pixels, none of which is merged yet."""
+    cdef Moments moments = moments_at(part, filters, panel, 0)
+    part[2 * filters] = pixels
+    memset(moments.mean, 0, panel_vectors(filters, panel) * VL * sizeof(float))
+    memset(moments.m2, 0, panel_vectors(filters, panel) * VL * sizeof(float))
+    return moments
+
+
+cdef void merge_rows(const float* c, long stride, long rows, long vectors, Moments* moments) noexcept nogil:
+    """Merge `rows` pixels, `stride` floats apart, of `vectors` * VL channels into the moments."""
+    cdef float weight = <float>rows / <float>(moments.pixels + rows)
+    cdef float* mean = moments.mean
+    cdef float* m2 = moments.m2
+    cdef vec total, deviation, squares, tile_mean, delta
+    cdef vec w = splat(weight), cross = splat(weight * <float>moments.pixels)
+    cdef long i, j
+    for j in range(vectors):
+        total = splat(0)
+        for i in range(rows):
+            total = total + (<const vec*>(c + i * stride + j * VL))[0]
+        tile_mean = total * splat(1.0 / rows) if rows > 1 else total
+        squares = splat(0)
+        for i in range(rows):
+            deviation = (<const vec*>(c + i * stride + j * VL))[0] - tile_mean
+            squares = squares + deviation * deviation
+        delta = tile_mean - (<vec*>(mean + j * VL))[0]
+        (<vec*>(mean + j * VL))[0] = (<vec*>(mean + j * VL))[0] + delta * w
+        (<vec*>(m2 + j * VL))[0] = (<vec*>(m2 + j * VL))[0] + squares + delta * delta * cross
+    moments.pixels += rows
+
+
+cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, float eps, float* mean,
+                      float* scale) noexcept nogil:
+    """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts."""
+    cdef long c, p
+    cdef double pixels, total, mu, m2, delta
+    cdef const float* part
+    for c in range(filters):
+        total, mu, m2 = 0.0, 0.0, 0.0
+        for p in range(count):
+            part = parts + p * moments_size(filters)
+            pixels = part[2 * filters]
+            delta = part[c] - mu
+            mu = mu + delta * (pixels / (total + pixels))
+            m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))
+            total = total + pixels
+        mean[c] = <float>mu
+        scale[c] = <float>(gamma[c] / sqrt(m2 / total + eps))
