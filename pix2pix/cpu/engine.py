@@ -73,24 +73,13 @@ class CpuEngine(BaseEngine):
         super().__init__(generator, self.plan.layers_on("cpu"), info)
         folded = without_stored_statistics(generator)
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
-        # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
-        # would wait for that team for ever.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
-        try:
-            self.convolutions = self._executor.submit(self._pack_all, folded, remaining).result()
-        except BaseException:
-            self._executor.shutdown()
-            raise
+        served = [layer.name for layer in generator.layers if layer.name in self.layers]
+        self.convolutions = {name: self._pack(name, folded, remaining) for name in served}
+        remaining.clear()  # of what nothing reads
         program = lower(folded)
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads)
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
-
-    def _pack_all(self, folded: Generator, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
-        served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
-        convolutions = {name: self._pack(name, folded, remaining) for name in served}
-        remaining.clear()  # of what nothing reads
-        return convolutions
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
 
     def _pack(self, name: str, folded: Generator, remaining: dict[str, np.ndarray]) -> Any:
         """The convolution of a layer with its weights packed, which are taken out of ``remaining``."""

@@ -481,32 +481,3 @@ def test_measured_peaks_are_plausible():
         assert 1 < peaks.measure(1, 0.05, "bfloat16")["fma_gflops"] < 2000
     with pytest.raises(RuntimeError, match="AVX512_BF16"):
         extension("portable").run_multiply_adds(1, 1, True)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_model_is_loaded_and_run_in_a_forked_process():
-    """As data loaders and web servers do: the parent has loaded and used an engine, and the child makes its own."""
-    code = """
-        import multiprocessing
-        import numpy as np
-        from pix2pix.cpu.engine import CpuEngine
-        from pix2pix.model.unet import unet
-        from pix2pix.model.weights import random_weights
-
-        generator = unet(ngf=8, depth=5)
-        weights = random_weights(generator)
-        b = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(1, 64, 64, 3)
-
-        def translate():
-            with CpuEngine(generator, weights, threads=2) as engine:
-                return engine.translate(b)
-
-        if __name__ == "__main__":
-            expected = translate()
-            for _ in range(2):
-                with multiprocessing.get_context("fork").Pool(2) as pool:
-                    results = [pool.apply_async(translate) for _ in range(2)]
-                    print(all(np.array_equal(result.get(timeout=30), expected) for result in results))
-                parent = CpuEngine(generator, weights, threads=2)
-    """
-    assert run_code(code).split() == ["True", "True"]
