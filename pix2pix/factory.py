@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from . import devices
 from .engines.base import BaseEngine, Engine
-from .engines.measured_placement import find
 from .model.generator import Generator, Weights
 from .plans.algorithms import ALGORITHMS
 from .plans.placements import decide
@@ -137,6 +136,8 @@ class EngineFactory:
         except (ImportError, RuntimeError):  # making an engine there says what is missing
             gpu = None
         if options.gpu_layers == "auto":
+            from .engines.measured_placement import find
+
             plan = find(generator, options.plan, precision, tune, engines, gpu)
         else:
             plan = decide(generator, options.gpu_layers, options.plan, precision, tune, gpu)
