@@ -68,6 +68,13 @@ def test_the_courses_plan_computes_the_whole_network():
         check_output(engine.run(x), expected, "float32")
 
 
+def test_weights_that_float16_cannot_hold_are_refused():
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    weights["encoder_1.kernel"] = weights["encoder_1.kernel"] * np.float32(1e6)
+    with pytest.raises(ValueError, match="encoder_1 has a weight of .* too large for float16: use bfloat16 or tf32"):
+        GpuEngine(g, weights, precision="float16")
+
+
 def test_engines_share_weights_and_outlive_each_other():
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     b = pictures(2, 32, 32)
