@@ -63,11 +63,11 @@ def make_engine(
     Raises ValueError for options that contradict each other, RuntimeError for hardware that isn't there.
     """
     from .cpu.engine import CpuEngine
-    from .cpu.topology import available_cores
+    from .cpu.topology import default_threads
 
     shares = options.shares()
     if options.threads is None and len(shares) > 1:  # each GPU's workers need a core
-        options = replace(options, threads=max(1, available_cores() - (len(shares) - 1)))
+        options = replace(options, threads=default_threads(reserved=len(shares) - 1))
     gpus = [device for device in shares if device.kind == "cuda"]
     on_gpus = EngineFactory.open(generator, weights, options, gpus[0].index) if gpus else None
     if on_gpus and len(gpus) < len(shares) and on_gpus.plan.layers_on("cpu"):

@@ -15,7 +15,7 @@ ROOT = Path(pix2pix.__file__).resolve().parents[1]
 # From the ground up; what stands in one row must not know its neighbours.
 LAYERS = (
     {"errors"},
-    {"atomic", "devices", "model"},
+    {"atomic", "cgroups", "devices", "model"},
     {"plans", "checkpoints"},
     {"engines"},
     {"cpu", "gpu"},

@@ -23,7 +23,8 @@ from ..plans.heuristics import choose
 from ..plans.plan import Plan
 from .convolution import ConvolutionSpec
 from .instruction_sets import extension
-from .topology import available_cores
+from .openmp import requested_threads
+from .topology import default_threads, use_allowed_cpus
 from .workspace import CpuBackend
 
 CONTEXTS_KEPT = 4  # of different sizes or numbers of images
@@ -34,11 +35,11 @@ class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
     ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first
-    layer. ``threads`` defaults to the physical cores that this process may use. ``isa`` forces an instruction set, as
-    the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs
-    those on the CPU alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``,
-    ``weights`` is a dict that the engine empties tensor by tensor while it packs, so that memory for all of them is
-    never needed twice.
+    layer. ``threads`` defaults to what OMP_NUM_THREADS says, else to the physical cores that this process may use.
+    ``isa`` forces an instruction set, as the environment variable PIX2PIX_ISA does. Under a plan that places layers
+    elsewhere too, the engine packs and runs those on the CPU alone: it then can ``run`` from given layers to others,
+    but not ``translate``. With ``release``, ``weights`` is a dict that the engine empties tensor by tensor while it
+    packs, so that memory for all of them is never needed twice.
 
     Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that are not
     those of a U-Net; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
@@ -58,28 +59,42 @@ class CpuEngine(BaseEngine):
     ) -> None:
         self.plan = choose(generator, tune, plan, precision)
         generator.check_weights(weights)
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        source = "OMP_NUM_THREADS" if threads is None and requested_threads() else ""
+        if threads is None:
+            threads = default_threads()
+        if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"got {threads!r} threads, expected a whole number from 1 to {MAX_THREADS}")
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
-        self.threads = 1 if facts["openmp"] == "no" else threads or available_cores()
+        self.threads = 1 if facts["openmp"] == "no" else threads
         isa = facts["isa"]
         if precision == "bfloat16" and facts["bfloat16"] != "yes":
             raise RuntimeError(
                 f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
                 f"{facts['processor']} using {isa}: use float32"
             )
-        info = EngineInfo("cpu", "", precision, isa, self.threads, self.plan)
+        info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
         super().__init__(generator, self.plan.layers_on("cpu"), info)
         folded = without_stored_statistics(generator)
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
-        served = [layer.name for layer in generator.layers if layer.name in self.layers]
-        self.convolutions = {name: self._pack(name, folded, remaining) for name in served}
-        remaining.clear()  # of what nothing reads
+        # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
+        # would wait for that team for ever.
+        self._executor = ThreadPoolExecutor(1, "pix2pix-cpu", use_allowed_cpus)
+        try:
+            self.convolutions = self._executor.submit(self._pack_all, folded, remaining).result()
+        except BaseException:
+            self._executor.shutdown()
+            raise
         program = lower(folded)
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads)
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="pix2pix-cpu")
+
+    def _pack_all(self, folded: Generator, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
+        served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
+        convolutions = {name: self._pack(name, folded, remaining) for name in served}
+        remaining.clear()  # of what nothing reads
+        return convolutions
 
     def _pack(self, name: str, folded: Generator, remaining: dict[str, np.ndarray]) -> Any:
         """The convolution of a layer with its weights packed, which are taken out of ``remaining``."""

@@ -7,7 +7,8 @@ import importlib.util
 import os
 from types import ModuleType
 
-from .topology import available_cores
+from .openmp import loading_environment
+from .topology import default_threads
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"
@@ -31,7 +32,8 @@ def extension(isa: str | None = None) -> ModuleType:
     if isa != "portable" and isa not in instruction_sets():
         raise RuntimeError(f"instruction set {isa!r}: this machine and this build have {', '.join(instruction_sets())}")
     try:
-        return importlib.import_module(f"pix2pix._cpu_{isa}")
+        with loading_environment():
+            return importlib.import_module(f"pix2pix._cpu_{isa}")
     except ImportError as error:
         raise RuntimeError(f"the compiled extension is missing ({error}): run make build, or pip install .") from None
 
@@ -44,5 +46,5 @@ def build_info() -> dict[str, str]:
         "compiler": facts["compiler"],
         "OpenMP": facts["openmp"],
         "bfloat16": facts["bfloat16"],
-        "threads": str(1 if facts["openmp"] == "no" else available_cores()),
+        "threads": str(1 if facts["openmp"] == "no" else default_threads()),
     }

@@ -35,7 +35,8 @@ class EngineInfo:
     """What an engine computes with.
 
     ``device`` is what ``--device`` calls it; ``description`` says more, for people. ``instruction_set`` and
-    ``threads`` are the CPU's, where it has a part. ``workers`` share the work, ``pixels_at_once`` is how much of a
+    ``threads`` are the CPU's, where it has a part; ``threads_from`` is the environment variable that set them, if one
+    did. ``workers`` share the work, ``pixels_at_once`` is how much of a
     batch is best done at once: more costs memory and gains no speed.
     """
 
@@ -44,6 +45,7 @@ class EngineInfo:
     precision: str = "float32"
     instruction_set: str = ""
     threads: int | None = None
+    threads_from: str = ""
     plan: Plan | None = None
     workers: int = 1
     pixels_at_once: int = BATCH_PIXELS
@@ -54,7 +56,9 @@ class EngineInfo:
         return max(1, self.pixels_at_once // (256 * 256))
 
     def __str__(self) -> str:
-        threads = f"{self.threads} threads" if self.threads else ""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
+        if self.threads_from:
+            threads += f" ({self.threads_from})"
         return ", ".join(filter(None, (self.description or self.device, threads, self.instruction_set)))
 
 

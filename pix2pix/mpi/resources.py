@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .. import devices
-from ..cpu.topology import available_cores
+from ..cpu.openmp import requested_threads
+from ..cpu.topology import allowed_cpus, available_cores
 from ..factory import EngineOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class NodeShare:
         from mpi4py import MPI
 
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        share = cls(node.allgather((_allowed_cpus(), () if device == "cpu" else _visible_gpus())), node.rank)
+        share = cls(node.allgather((allowed_cpus(), () if device == "cpu" else _visible_gpus())), node.rank)
         node.Free()
         return share
 
@@ -57,7 +57,9 @@ class NodeShare:
 
     def options(self, options: EngineOptions) -> EngineOptions:
         """The options of this rank, given those of all ranks together."""
-        threads = options.threads or self.threads(available_cores())
+        threads = options.threads
+        if threads is None and requested_threads() is None:  # else the engine asks for those
+            threads = self.threads(available_cores())
         return replace(options, device=self.device(options.device), threads=threads)
 
 
@@ -70,9 +72,3 @@ def _visible_gpus() -> tuple[str, ...]:
     from numba import cuda
 
     return tuple(getattr(gpu, "uuid", "the simulator's") for gpu in cuda.gpus)
-
-
-def _allowed_cpus() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))

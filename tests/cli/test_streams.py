@@ -63,9 +63,10 @@ def test_characters_that_a_stream_lacks_are_escaped():
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from pix2pix import cli
 from pix2pix.files.fitting import Fitting
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
 read = Fitting.read
 def slowly(self, path):
     time.sleep(0.2)

@@ -5,36 +5,27 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
-import subprocess
 import sys
-import textwrap
 import threading
 
 import numpy as np
 import pytest
 
 from pix2pix.cpu import instruction_sets as isa_module
-from pix2pix.cpu import peaks, topology
+from pix2pix.cpu import peaks
 from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
-from pix2pix.cpu.topology import available_cores, cgroup_quota
 from pix2pix.engines.reference import conv2d, conv2d_transpose, pad
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans.algorithms import TRANSPOSED, parse
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
+from tests.fresh import run_code
 from tests.models import VARIANTS, pictures, weights_of
 
 ISAS = instruction_sets()
-
-
-def run_code(code: str) -> str:
-    """What a fresh process prints that runs `code`."""
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 def as_map(kernels, value, mean=None, scale=None, shift=None):
@@ -267,25 +258,6 @@ def test_callers_in_many_threads_do_not_multiply_the_engines_threads():
         for caller in callers:
             caller.join()
         assert max(seen) <= before + len(callers)
-
-
-def test_threads_default_to_the_cores_that_the_process_may_use():
-    assert 1 <= available_cores() <= os.cpu_count()
-    if hasattr(os, "sched_setaffinity"):
-        code = """
-            import os
-            os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-            from pix2pix.cpu.topology import available_cores
-            print(available_cores())
-        """
-        assert run_code(code).strip() == "1"
-
-
-def test_quota_of_the_cgroup_is_honoured(monkeypatch):
-    monkeypatch.setattr(topology.Path, "read_text", lambda self: "150000 100000" if self.name == "cpu.max" else "0")
-    assert cgroup_quota() == 2
-    monkeypatch.setattr(topology.Path, "read_text", lambda self: "max 100000" if self.name == "cpu.max" else "-1")
-    assert cgroup_quota() > 1000
 
 
 @pytest.mark.parametrize("isa", ISAS)

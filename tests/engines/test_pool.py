@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from pix2pix.factory import EngineOptions, make_engine
 from pix2pix.files import translate
 from pix2pix.model.weights import random_weights
 from tests.engines.fakes import SMALL, FakeDevice, FakeEngine, SlowReference
+from tests.fresh import run_code
 from tests.gpu.gpus import EDGE, MISSING, NUMBER, needs_gpu
 from tests.models import VARIANTS, pictures, weights_of
 
@@ -300,13 +299,6 @@ def test_a_device_that_cannot_start_is_an_error_and_the_others_are_closed():
 def test_a_pool_has_workers(groups):
     with pytest.raises(ValueError, match="expected devices with 1 or more each"):
         PoolEngine(SMALL, groups)
-
-
-def run_code(code: str) -> str:
-    """What a Python process that runs ``code`` from the repository prints."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

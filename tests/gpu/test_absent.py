@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
+from tests.fresh import run_code
+
 needs_numba = pytest.mark.skipif(not importlib.util.find_spec("numba_cuda"), reason="needs numba-cuda")
-
-
-def run_code(code: str, **environment: str) -> str:
-    """What a fresh process prints that runs `code`; without the simulator, unless `environment` says so."""
-    clean = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean | environment)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 def test_importing_the_package_and_running_on_the_cpu_imports_no_numba():
