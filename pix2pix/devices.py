@@ -9,10 +9,14 @@ cpu,cuda:0    the CPU and a GPU together
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+DRIVERS = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 WORKERS_PER_GPU = 4  # one copies images in, one computes, one copies results out, one is ready
 
 
@@ -94,6 +98,11 @@ def _gpus(count: int) -> tuple[Device, ...]:
 
 def count_gpus() -> int:
     """How many GPUs can be used. Raises RuntimeError that says what is missing if none can."""
+    if not _has_driver():
+        raise RuntimeError(
+            "device cuda: no GPU can be used (the library of NVIDIA's driver is not there): install the driver, and "
+            "pip install 'pix2pix[cuda]', or use device 'cpu'"
+        )
     try:
         from numba import config, cuda
     except ImportError as error:
@@ -116,6 +125,17 @@ def count_gpus() -> int:
             "pip install 'pix2pix[cuda]' brings it"
         ) from None
     return len(cuda.gpus)
+
+
+def _has_driver() -> bool:
+    """Whether it is worth half a second to import numba and have it look for GPUs: there is a driver or a simulator."""
+    if "NUMBA_CUDA_DRIVER" in os.environ or os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+        return True
+    try:
+        ctypes.CDLL(DRIVERS[sys.platform])
+    except (KeyError, OSError):
+        return False
+    return True
 
 
 def gpu_name(index: int) -> str:

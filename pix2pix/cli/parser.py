@@ -73,7 +73,9 @@ def _add_translate(commands: Commands) -> None:
     engine = p.add_argument_group("engine")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
     engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
-    engine.add_argument("--threads", type=_count, metavar="N", help="CPU threads [OMP_NUM_THREADS, else the cores that may be used]")
+    engine.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads [OMP_NUM_THREADS, else the cores that may be used]"
+    )
     engine.add_argument(
         "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
     )

@@ -39,6 +39,21 @@ def test_without_numba_the_error_names_the_package():
     assert "pip install 'pix2pix[cuda]'" in run_code(code)
 
 
+def test_nobody_waits_for_numba_where_there_is_no_driver():
+    code = """
+        import sys
+        import pix2pix.devices
+        pix2pix.devices.DRIVERS = {}
+        print(pix2pix.devices.parse("auto", pix2pix.devices.count_gpus)[0], "numba" in sys.modules)
+        try:
+            pix2pix.devices.count_gpus()
+        except RuntimeError as error:
+            print(error)
+    """
+    found, told = run_code(code).splitlines()
+    assert found == "cpu False" and "the library of NVIDIA's driver is not there" in told
+
+
 @needs_numba
 def test_without_a_driver_the_error_names_it():
     code = """
