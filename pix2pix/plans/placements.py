@@ -82,12 +82,7 @@ def is_algorithm(plan: object) -> bool:
 
 
 def joined(
-    generator: Generator,
-    precision: str,
-    tune: str,
-    gpu: str | None,
-    gpu_layers: Collection[str],
-    algorithm: Any = None,
+    generator: Generator, precision: str, tune: str, gpu: str | None, gpu_layers: Collection[str], algorithm: Any = None
 ) -> Plan:
     """The plan that has ``gpu_layers`` on the GPU, and ``algorithm`` for every layer that takes it there."""
     known = {hardware: algorithm if algorithm in ALGORITHMS[hardware] else None for hardware in ("cpu", "cuda")}
