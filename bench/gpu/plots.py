@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import common
+from ..peers.tables import OURS, fastest
 from ..plots import plt, write
 from . import tables
 
@@ -25,11 +26,11 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
         ours: dict[int, float] = {}
         peers: dict[int, float] = {}
         for run in sorted(runs, key=lambda run: run["n"]):
-            engines, peer = run["engines"], tables.best_peer(run["engines"], precision, "resident")
-            for points, name in ((ours, f"{tables.OURS}-{precision}"), (peers, peer)):
+            engines, peer = run["engines"], fastest(run["engines"], precision, "resident")
+            for points, name in ((ours, f"{OURS}-{precision}"), (peers, peer)):
                 if name in engines:
                     points[run["n"]] = engines[name]["resident"]["median_images_per_s"]
-        for points, style, who in ((ours, "-", tables.OURS), (peers, "--", "PyTorch at its best")):
+        for points, style, who in ((ours, "-", OURS), (peers, "--", "PyTorch at its best")):
             if points:
                 panel.plot(
                     list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"

@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..common import markdown
-from ..peers.tables import block_ratio, distance
+from ..peers.tables import OURS, block_ratio, distance, fastest
 
-OURS = "pix2pix"
 WAYS = ("resident", "stream", "translate")
-
-Engines = Mapping[str, Mapping[str, Any]]
-
-
-def best_peer(engines: Engines, precision: str, way: str) -> str | None:
-    """The peer of that precision with the best median, or None."""
-    peers = [name for name, e in engines.items() if e["precision"] == precision and not name.startswith(OURS)]
-    return max(peers, key=lambda name: engines[name][way]["median_images_per_s"], default=None)
 
 
 def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
@@ -31,7 +22,7 @@ def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
             if name.startswith(OURS):
                 row = [f"N={run['n']}, {engines[name]['precision']}"]
                 for way in WAYS:
-                    peer = best_peer(engines, engines[name]["precision"], way)
+                    peer = fastest(engines, engines[name]["precision"], way)
                     ratio = block_ratio(engines[name][way], engines[peer][way]) if peer else None
                     row += [f"{engines[name][way]['median_images_per_s']:.0f}", ratio, peer]
                 rows.append(row)
@@ -45,7 +36,7 @@ def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
     for precision, goal, images in (("float16", 1.3, 30000), ("tf32", 1.2, 14000)):
         if ours := engines.get(64, {}).get(f"{OURS}-{precision}"):
             what, resident = f"{precision}, N=64", ours["resident"]
-            if peer := best_peer(engines[64], precision, "resident"):
+            if peer := fastest(engines[64], precision, "resident"):
                 ratio = block_ratio(resident, engines[64][peer]["resident"])
                 rows.append([f"{what}, resident, against {peer}", ratio, 1.0, goal])
             rows.append([f"{what}, resident, images/s", resident["median_images_per_s"], None, images])
@@ -53,7 +44,7 @@ def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
             rows.append([f"{what}, stream as a share of resident", round(share, 3), 0.9, 0.95])
     if ours := engines.get(1, {}).get(f"{OURS}-float16"):
         rows.append(["float16, N=1, host to host, ms", ours["translate"]["median_ms_per_image"], 0.8, 0.35])
-        if peer := best_peer(engines[1], "float16", "translate"):
+        if peer := fastest(engines[1], "float16", "translate"):
             theirs = engines[1][peer]["translate"]["median_ms_per_image"]
             rows.append([f"the same of {peer}, for comparison", theirs, None, None])
     return rows
