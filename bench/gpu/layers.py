@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"not measured: no CUDA device ({missing})")
         return 0
     common.save("gpu-layers", measure(arguments))
-    print(f"wrote {tables.write(common.RESULTS).name}")
+    tables.write()
     return 0
 
 

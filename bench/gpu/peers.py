@@ -225,7 +225,7 @@ class Benchmark:
         """Write the record so far, and the tables."""
         self.record["minutes"] = round(self.seconds / 60, 1)
         common.save(self.arguments.name, self.record)
-        tables.write(common.RESULTS)
+        tables.write()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -64,7 +64,7 @@ def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
 def main(argv: list[str] | None = None) -> int:
     """Draw the plots whose results exist."""
     common.argument_parser("bench.gpu.plots", __doc__).parse_args(argv)
-    if runs := [run for record in tables.comparisons(common.RESULTS) for run in record["runs"]]:
+    if runs := [run for record in tables.comparisons() for run in record["runs"]]:
         write("gpu-throughput", throughput(runs))
     if (common.RESULTS / "gpu-layers.json").exists():
         write("gpu-roofline", roofline(common.read("gpu-layers")["runs"]))

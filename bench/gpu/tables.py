@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from .. import common
 from ..common import markdown
 from ..peers.tables import OURS, block_ratio, distance, fastest
 
@@ -142,25 +141,19 @@ def quality_part(record: Mapping[str, Any]) -> str:
     return f"## Quality on real weights\n\n{where(record)}\n\n{markdown(head, rows)}"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a file of results."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def comparisons() -> list[dict[str, Any]]:
+    """The records of :mod:`.peers`: gpu-1.json and the like."""
+    return [common.read(path.stem) for path in sorted(common.RESULTS.glob("gpu-[0-9]*.json"))]
 
 
-def comparisons(folder: Path) -> list[dict[str, Any]]:
-    """The records of :mod:`.peers` in a folder: gpu-1.json and the like."""
-    return [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]
-
-
-def write(folder: Path) -> Path:
-    """Write gpu.md from gpu-1.json and the like, gpu-layers.json and gpu-quality.json of the same folder."""
+def write() -> None:
+    """Write gpu.md from gpu-1.json and the like, gpu-layers.json and gpu-quality.json."""
     parts = ["# One GPU, and PyTorch on the same", "Made by ci/gpu.sh; bench/README.md has the rules."]
-    if records := comparisons(folder):
+    if records := comparisons():
         parts += comparison_parts(records)
-    if (layers := folder / "gpu-layers.json").exists():
-        parts += layer_parts(read(layers))
-    if (quality := folder / "gpu-quality.json").exists():
-        parts.append(quality_part(read(quality)))
-    path = folder / "gpu.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    if (common.RESULTS / "gpu-layers.json").exists():
+        parts += layer_parts(common.read("gpu-layers"))
+    if (common.RESULTS / "gpu-quality.json").exists():
+        parts.append(quality_part(common.read("gpu-quality")))
+    (common.RESULTS / "gpu.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("wrote gpu.md")

@@ -198,17 +198,15 @@ class GpuSession(Session):
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """See :meth:`pix2pix.engines.base.Session.run`."""
-        return self._gpu.do(self._run, inputs, outputs, keep)
-
-    def _run(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str]
-    ) -> dict[str, np.ndarray]:
         forward_pass = self._gpu.forward_pass
-        if inputs:
-            self._context = forward_pass.context(*forward_pass.program.batch_of(inputs))
-        context = self._context
-        shapes = forward_pass.program.shapes(context.h, context.w)
-        results = {name: np.empty((context.n, *shapes[name]), np.float32) for name in outputs}
-        forward_pass.compute_in(context, inputs, results, kept=self._known, keep=keep)
-        self._known = frozenset(keep)
-        return results
+
+        def compute() -> dict[str, np.ndarray]:
+            if inputs:
+                self._context = forward_pass.context(*forward_pass.program.batch_of(inputs))
+            n, shapes = self._context.n, self._context.shapes
+            results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+            forward_pass.compute_in(self._context, inputs, results, kept=self._known, keep=keep)
+            self._known = frozenset(keep)
+            return results
+
+        return self._gpu.do(compute)
