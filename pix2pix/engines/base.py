@@ -200,10 +200,9 @@ class BaseEngine:
         wanted = (self.program.output.name,) if outputs is None else tuple(outputs)
         for name in wanted:
             self._layer(name)
-        self._check_agreement(given)
+        n, h, w = self._checked_size(given)
         self._check_served(op.name for op in self.program.needed(wanted, given))
-        n, h, w = self.program.batch_of(given)
-        shapes = self.generator.shapes(h, w)
+        shapes = self.program.shapes(h, w)
         results = {name: np.empty((n, *shapes[name]), np.float32) for name in wanted}
         with self._usable():
             if n:
@@ -341,12 +340,14 @@ class BaseEngine:
         except KeyError as error:
             raise ValueError(error.args[0]) from None
 
-    def _check_agreement(self, given: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError unless all given maps belong to images of one number and size."""
+    def _checked_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+        """(N, H, W) of the images. Raises ValueError unless all given maps belong to images of one number and size."""
         sizes = {name: self.program.batch_of({name: value}) for name, value in given.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the given maps belong to images of different (N,H,W): {sizes}")
-        self.generator.check_size(*next(iter(sizes.values()))[1:])
+        n, h, w = next(iter(sizes.values()))
+        self.generator.check_size(h, w)
+        return n, h, w
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:

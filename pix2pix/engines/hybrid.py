@@ -118,7 +118,6 @@ class HybridEngine(BaseEngine):
         self._close_cpu()
 
     def forget(self) -> None:
-        """Free what the GPU's engine keeps for the sizes that it has seen."""
         self.gpu.forget()
 
 

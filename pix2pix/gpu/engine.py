@@ -170,7 +170,6 @@ class GpuEngine(BaseEngine):
             yield GpuSession(self)
 
     def forget(self) -> None:
-        """Free what is kept for the sizes that the engine has seen."""
         self.do(self.forward_pass.forget)
 
     def _close(self) -> None:

@@ -75,7 +75,10 @@ class Program:
 
     def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:
         """(H, W, C) of every operation's result, and of the input, for an h x w image."""
-        return self.generator.shapes(h, w)
+        shapes = {INPUT: (h, w, self.generator.in_channels)}
+        for op in self.ops:  # as Generator.shapes, several times as fast
+            shapes[op.name] = (*op.sampling.output_size(*shapes[op.sources[0].layer][:2]), op.filters)
+        return shapes
 
     def image_size(self, name: str, h: int, w: int) -> tuple[int, int]:
         """Size of the image for which operation ``name`` has an h x w result. Raises ValueError if there is none."""
