@@ -202,6 +202,11 @@ def argument_parser(module: str, docstring: str | None) -> argparse.ArgumentPars
     return argparse.ArgumentParser(prog=f"python -m {module}", description=(docstring or "").split("\n\n")[0])
 
 
+def numbers(text: str) -> list[int]:
+    """The value of an option that is a list of numbers."""
+    return [int(number) for number in text.split(",")]
+
+
 def run_process(*command: str | os.PathLike[str]) -> float:
     """Run a command in a process of its own; seconds from its start to its end. RuntimeError if it fails."""
     words = [str(word) for word in command]

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix.model.unet import unet
-
 from . import common, modes
 
 SETTINGS = {"im2col, seed-c": {"plan": "im2col", "gpu_layers": "seed-c"}, "default": {}}
@@ -37,12 +35,11 @@ def measure(files: modes.RawFiles, ranks: int, options: modes.Options) -> dict[s
     out = np.fromfile(files.folder / "ranks.rgb", np.uint8).reshape(files.b.shape)
     files.verify(out)
     n, together = len(files.b), seconds["together_s"]
-    flops = n * unet(ngf=modes.NGF, depth=8).flops()
     return {
         "ranks": ranks,
         **options,
         "setup_s": round(seconds["setup_s"], 3),
-        "memory": {**modes.rate(n, together), "gflops": round(flops / together / 1e9, 1)},
+        "memory": modes.rate_in_memory(n, together),
         "apart": modes.rate(n, seconds["apart_s"]),
         "sharing_costs": round(costs, 4),
         "command_line": files.time_command_line(partial(common.mpiexec, ranks, "pix2pix"), options, out),

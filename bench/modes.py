@@ -81,9 +81,9 @@ def rate(images: int, seconds: float) -> dict[str, float]:
     return {"images_per_s": round(images / seconds, 3), "seconds": round(seconds, 3)}
 
 
-def rate_in_memory(engine: pix2pix.Engine, images: int, seconds: float) -> dict[str, float]:
+def rate_in_memory(images: int, seconds: float) -> dict[str, float]:
     """The same with GFLOP/s."""
-    return {**rate(images, seconds), "gflops": round(images * engine.generator.flops() / seconds / 1e9, 1)}
+    return {**rate(images, seconds), "gflops": round(images * unet(ngf=NGF, depth=8).flops() / seconds / 1e9, 1)}
 
 
 def run_in_batches(engine: pix2pix.Engine, b: np.ndarray, out: np.ndarray, batch: int) -> list[float]:
@@ -129,7 +129,7 @@ def measure_workers(files: RawFiles, setting: Options, arguments: argparse.Names
         setup = time.perf_counter() - start
         warm = arguments.batch * arguments.workers
         engine.translate(b[:warm], out[:warm])
-        memory = rate_in_memory(engine, len(b), common.seconds_of(lambda: engine.translate(b, out)))
+        memory = rate_in_memory(len(b), common.seconds_of(lambda: engine.translate(b, out)))
     files.verify(out)
     options["batch_size"] = arguments.batch
     command_line = files.time_command_line(common.command_line, options, out)

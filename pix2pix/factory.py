@@ -1,6 +1,6 @@
 """From option values to an engine: on which devices, with how many workers, alone, as a hybrid or as a pool.
 
-Engines are imported inside functions: a package that nobody needs is not loaded.
+GPU engines are imported inside functions, so that Numba is loaded only where it is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import devices
+from .cpu.engine import CpuEngine
+from .cpu.topology import default_threads
 from .engines.base import BaseEngine, Engine
+from .engines.hybrid import SharedCpu
+from .engines.measured_placement import find
+from .engines.pool import PoolEngine, WorkerGroup
 from .model.generator import Generator, Weights
 from .plans.algorithms import ALGORITHMS
 from .plans.placements import decide
@@ -62,9 +67,6 @@ def make_engine(
     With ``release``, ``weights`` is a dict that may be emptied: an engine on the CPU alone does so while it packs.
     Raises ValueError for options that contradict each other, RuntimeError for hardware that isn't there.
     """
-    from .cpu.engine import CpuEngine
-    from .cpu.topology import default_threads
-
     shares = options.shares()
     if options.threads is None and len(shares) > 1:  # each GPU's workers need a core
         options = replace(options, threads=default_threads(reserved=len(shares) - 1))
@@ -92,8 +94,6 @@ def make_engine(
 
     if list(shares.values()) == [1]:
         return maker(next(iter(shares)))()
-    from .engines.pool import PoolEngine, WorkerGroup
-
     return PoolEngine(generator, [WorkerGroup(str(device), maker(device), count) for device, count in shares.items()])
 
 
@@ -106,11 +106,7 @@ class EngineFactory:
     """
 
     def __init__(self, generator: Generator, weights: Weights, plan: Plan, threads: int | None = None) -> None:
-        from .cpu.engine import CpuEngine
-        from .engines.hybrid import SharedCpu
-
-        self.plan = plan
-        self._generator, self._weights = generator, weights
+        self.plan, self._generator, self._weights = plan, generator, weights
         self._cpu: SharedCpu | None = None
         if plan.layers_on("cpu"):
             self._cpu = SharedCpu(CpuEngine(generator, weights, precision=plan.precision, plan=plan, threads=threads))
@@ -119,8 +115,6 @@ class EngineFactory:
     @classmethod
     def open(cls, generator: Generator, weights: Weights, options: EngineOptions, index: int) -> EngineFactory:
         """A factory for what ``options`` ask for; the plan is made for GPU ``index``, and ``auto`` measured there."""
-        from .cpu.engine import CpuEngine
-
         precision, tune = options.precision, options.tune
 
         def engines() -> tuple[BaseEngine, BaseEngine]:
@@ -136,8 +130,6 @@ class EngineFactory:
         except (ImportError, RuntimeError):  # making an engine there says what is missing
             gpu = None
         if options.gpu_layers == "auto":
-            from .engines.measured_placement import find
-
             plan = find(generator, options.plan, precision, tune, engines, gpu)
         else:
             plan = decide(generator, options.gpu_layers, options.plan, precision, tune, gpu)

@@ -195,11 +195,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.cpu.stages", __doc__)
     parser.add_argument("--precision", choices=ON_CPU, default="bfloat16", help="(%(default)s)")
-    parser.add_argument("--batches", default="1,8", help="images per call (%(default)s)")
+    parser.add_argument("--batches", type=common.numbers, default="1,8", help="images per call (%(default)s)")
     parser.add_argument("--blocks", type=int, default=5, help="alternating blocks (%(default)s)")
     parser.add_argument("--run", type=int, metavar="THREADS", help="run for perf to sample, and measure nothing")
     arguments = parser.parse_args(argv)
-    precision, batches = arguments.precision, [int(n) for n in arguments.batches.split(",")]
+    precision, batches = arguments.precision, arguments.batches
     if arguments.run:
         run(batches[0], precision, arguments.run, 2 * SAMPLED)
         return 0

@@ -73,17 +73,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.gpu.layers", __doc__)
-    parser.add_argument("--batches", default="64,1", help="images per call (%(default)s)")
+    parser.add_argument("--batches", type=common.numbers, default="64,1", help="images per call (%(default)s)")
     parser.add_argument("--precisions", default="float16,tf32,bfloat16,float32", help="(%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
     arguments = parser.parse_args(argv)
-    arguments.batches = [int(n) for n in arguments.batches.split(",")]
     arguments.precisions = arguments.precisions.split(",")
     if missing := common.missing_device(arguments.device):
         print(f"not measured: no CUDA device ({missing})")
         return 0
     common.save("gpu-layers", measure(arguments))
-    print(f"wrote {tables.write(common.RESULTS).name}")
+    tables.write()
     return 0
 
 

@@ -38,9 +38,10 @@ from .. import common
 from ..checks import LEAST_PSNR, Oracle, check_images, required_psnr, to_bytes, verify
 from ..common import model, seconds_of
 from ..peers.engines import Unavailable
+from ..peers.tables import OURS
 from . import tables
 from .contenders import PRECISIONS, Contender, resident
-from .tables import OURS, WAYS
+from .tables import WAYS
 
 BLOCK_SECONDS = 0.25  # a block has as many calls as fit, and at least 2
 COMPILE_UNTIL, BEGIN_UNTIL = 170, 330
@@ -224,7 +225,7 @@ class Benchmark:
         """Write the record so far, and the tables."""
         self.record["minutes"] = round(self.seconds / 60, 1)
         common.save(self.arguments.name, self.record)
-        tables.write(common.RESULTS)
+        tables.write()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

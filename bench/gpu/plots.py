@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import common
+from ..peers.tables import OURS, fastest
 from ..plots import plt, write
 from . import tables
 
@@ -25,11 +26,11 @@ def throughput(runs: Sequence[Mapping[str, Any]]) -> Any:
         ours: dict[int, float] = {}
         peers: dict[int, float] = {}
         for run in sorted(runs, key=lambda run: run["n"]):
-            engines, peer = run["engines"], tables.best_peer(run["engines"], precision, "resident")
-            for points, name in ((ours, f"{tables.OURS}-{precision}"), (peers, peer)):
+            engines, peer = run["engines"], fastest(run["engines"], precision, "resident")
+            for points, name in ((ours, f"{OURS}-{precision}"), (peers, peer)):
                 if name in engines:
                     points[run["n"]] = engines[name]["resident"]["median_images_per_s"]
-        for points, style, who in ((ours, "-", tables.OURS), (peers, "--", "PyTorch at its best")):
+        for points, style, who in ((ours, "-", OURS), (peers, "--", "PyTorch at its best")):
             if points:
                 panel.plot(
                     list(points), list(points.values()), style, marker="o", color=colour, label=f"{who}, {precision}"
@@ -63,7 +64,7 @@ def roofline(runs: Sequence[Mapping[str, Any]]) -> Any:
 def main(argv: list[str] | None = None) -> int:
     """Draw the plots whose results exist."""
     common.argument_parser("bench.gpu.plots", __doc__).parse_args(argv)
-    if runs := [run for record in tables.comparisons(common.RESULTS) for run in record["runs"]]:
+    if runs := [run for record in tables.comparisons() for run in record["runs"]]:
         write("gpu-throughput", throughput(runs))
     if (common.RESULTS / "gpu-layers.json").exists():
         write("gpu-roofline", roofline(common.read("gpu-layers")["runs"]))

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     record = measure(arguments.device, arguments.shared)
     common.save("gpu-quality", record)
-    print(f"wrote {tables.write(common.RESULTS).name}")
+    tables.write()
     for line in record["wrong"]:
         print(f"WRONG: {line}")
     return 1 if record["wrong"] else 0

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from .. import common
 from ..common import markdown
-from ..peers.tables import block_ratio, distance
+from ..peers.tables import OURS, block_ratio, distance, fastest
 
-OURS = "pix2pix"
 WAYS = ("resident", "stream", "translate")
-
-Engines = Mapping[str, Mapping[str, Any]]
-
-
-def best_peer(engines: Engines, precision: str, way: str) -> str | None:
-    """The peer of that precision with the best median, or None."""
-    peers = [name for name, e in engines.items() if e["precision"] == precision and not name.startswith(OURS)]
-    return max(peers, key=lambda name: engines[name][way]["median_images_per_s"], default=None)
 
 
 def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
@@ -31,7 +21,7 @@ def ratio_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
             if name.startswith(OURS):
                 row = [f"N={run['n']}, {engines[name]['precision']}"]
                 for way in WAYS:
-                    peer = best_peer(engines, engines[name]["precision"], way)
+                    peer = fastest(engines, engines[name]["precision"], way)
                     ratio = block_ratio(engines[name][way], engines[peer][way]) if peer else None
                     row += [f"{engines[name][way]['median_images_per_s']:.0f}", ratio, peer]
                 rows.append(row)
@@ -45,7 +35,7 @@ def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
     for precision, goal, images in (("float16", 1.3, 30000), ("tf32", 1.2, 14000)):
         if ours := engines.get(64, {}).get(f"{OURS}-{precision}"):
             what, resident = f"{precision}, N=64", ours["resident"]
-            if peer := best_peer(engines[64], precision, "resident"):
+            if peer := fastest(engines[64], precision, "resident"):
                 ratio = block_ratio(resident, engines[64][peer]["resident"])
                 rows.append([f"{what}, resident, against {peer}", ratio, 1.0, goal])
             rows.append([f"{what}, resident, images/s", resident["median_images_per_s"], None, images])
@@ -53,7 +43,7 @@ def target_rows(runs: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
             rows.append([f"{what}, stream as a share of resident", round(share, 3), 0.9, 0.95])
     if ours := engines.get(1, {}).get(f"{OURS}-float16"):
         rows.append(["float16, N=1, host to host, ms", ours["translate"]["median_ms_per_image"], 0.8, 0.35])
-        if peer := best_peer(engines[1], "float16", "translate"):
+        if peer := fastest(engines[1], "float16", "translate"):
             theirs = engines[1][peer]["translate"]["median_ms_per_image"]
             rows.append([f"the same of {peer}, for comparison", theirs, None, None])
     return rows
@@ -151,25 +141,19 @@ def quality_part(record: Mapping[str, Any]) -> str:
     return f"## Quality on real weights\n\n{where(record)}\n\n{markdown(head, rows)}"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a file of results."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def comparisons() -> list[dict[str, Any]]:
+    """The records of :mod:`.peers`: gpu-1.json and the like."""
+    return [common.read(path.stem) for path in sorted(common.RESULTS.glob("gpu-[0-9]*.json"))]
 
 
-def comparisons(folder: Path) -> list[dict[str, Any]]:
-    """The records of :mod:`.peers` in a folder: gpu-1.json and the like."""
-    return [read(path) for path in sorted(folder.glob("gpu-[0-9]*.json"))]
-
-
-def write(folder: Path) -> Path:
-    """Write gpu.md from gpu-1.json and the like, gpu-layers.json and gpu-quality.json of the same folder."""
+def write() -> None:
+    """Write gpu.md from gpu-1.json and the like, gpu-layers.json and gpu-quality.json."""
     parts = ["# One GPU, and PyTorch on the same", "Made by ci/gpu.sh; bench/README.md has the rules."]
-    if records := comparisons(folder):
+    if records := comparisons():
         parts += comparison_parts(records)
-    if (layers := folder / "gpu-layers.json").exists():
-        parts += layer_parts(read(layers))
-    if (quality := folder / "gpu-quality.json").exists():
-        parts.append(quality_part(read(quality)))
-    path = folder / "gpu.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    if (common.RESULTS / "gpu-layers.json").exists():
+        parts += layer_parts(common.read("gpu-layers"))
+    if (common.RESULTS / "gpu-quality.json").exists():
+        parts.append(quality_part(common.read("gpu-quality")))
+    (common.RESULTS / "gpu.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("wrote gpu.md")

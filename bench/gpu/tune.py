@@ -42,10 +42,7 @@ from . import kernels
 
 IMAGES = {"throughput": 32, "latency": 1}  # of the batches that are timed
 PRECISIONS = ("float16", "tf32", "bfloat16", "float32")  # the most useful first: time may run out
-READABLE, HOPPER = (
-    "im2col",
-    "hopper",
-)  # kinds of algorithm: one kept to be read, never the fastest; one of H100 and H200
+READABLE, HOPPER = "im2col", "hopper"  # kinds: one kept to be read, never the fastest; one of H100 and H200
 
 Times = dict[str, dict[str, float]]  # seconds by layer, then by the algorithm's name
 

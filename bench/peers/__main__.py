@@ -166,14 +166,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = common.argument_parser("bench.peers", __doc__)
-
-    def numbers(text: str) -> list[int]:
-        return [int(number) for number in text.split(",")]
-
-    default_threads = ",".join(map(str, sorted({1, available_cores()})))
+    threads = ",".join(map(str, sorted({1, available_cores()})))
     parser.add_argument("--engines", default=",".join(ENGINES), help="which to run (%(default)s)")
-    parser.add_argument("--batches", type=numbers, default="1,8,16", help="images per call (%(default)s)")
-    parser.add_argument("--threads", type=numbers, default=default_threads, help="for every engine (%(default)s)")
+    parser.add_argument("--batches", type=common.numbers, default="1,8,16", help="images per call (%(default)s)")
+    parser.add_argument("--threads", type=common.numbers, default=threads, help="for every engine (%(default)s)")
     parser.add_argument(
         "--blocks", type=int, default=7, help="blocks of calls per engine; half of it beyond N=8 and on fewer threads"
     )

@@ -76,9 +76,7 @@ def quantise(path: Path, generator: Generator, weights: Weights, calibration: np
             return next(self.feeds, None)
 
     level = logging.root.level
-    logging.root.setLevel(
-        logging.ERROR
-    )  # quantisation advises to optimise the model first; nothing is left to optimise
+    logging.root.setLevel(logging.ERROR)  # it advises to optimise the model first; nothing is left to optimise
     quantization.quantize_static(
         onnx_network.onnx_model(generator, weights, 1, *calibration.shape[1:3]),
         path,

@@ -34,10 +34,11 @@ def block_ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
     return round(float(np.median(blocks)), 3)
 
 
-def fastest(engines: Engines, precision: str) -> str | None:
-    """The peer of that precision with the best median, or None."""
+def fastest(engines: Engines, precision: str, way: str = "") -> str | None:
+    """The peer of that precision with the best median, of the whole entry or of one way in it; None without peers."""
     peers = [key for key, e in engines.items() if e["precision"] == precision and not key.startswith(OURS)]
-    return max(peers, key=lambda key: engines[key]["median_images_per_s"], default=None)
+    rates = {key: (engines[key][way] if way else engines[key])["median_images_per_s"] for key in peers}
+    return max(rates, key=rates.__getitem__, default=None)
 
 
 def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

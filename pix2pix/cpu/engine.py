@@ -125,7 +125,7 @@ class CpuEngine(BaseEngine):
 
     def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
         """Compute in the engine's own thread. If the wait for it is interrupted, it is given up after an operation."""
-        future = self._executor.submit(self._compute_chunks, given, results, stop)
+        future = self._executor.submit(super()._compute, given, results, stop)
         try:
             future.result()
         except BaseException:
@@ -133,13 +133,8 @@ class CpuEngine(BaseEngine):
             future.exception()
             raise
 
-    def _compute_chunks(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        def compute(images: slice) -> None:
-            part, result = ({name: v[images] for name, v in values.items()} for values in (given, results))
-            self._forward.compute(part, result, stop)
-
-        n = next(iter(given.values())).shape[0]
-        self.chunks.run((n, *self.image_size(given)), compute, self.forget)
+    def _compute_chunk(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        self._forward.compute(given, results, stop)
 
     def forget(self) -> None:
         """Free the memory that all sizes share."""

@@ -21,7 +21,6 @@ class CpuBackend:
     """Packed convolutions by the name of their operation, run with a number of OpenMP threads."""
 
     most_images = sys.maxsize
-    has_constants = True
 
     def __init__(self, program: Program, kernels: ModuleType, convolutions: Mapping[str, Any], threads: int) -> None:
         self.program, self.kernels, self.convolutions, self.threads = program, kernels, convolutions, threads

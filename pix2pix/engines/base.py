@@ -101,18 +101,12 @@ class Session:
     """Several runs over the same images, between which the values of some layers stay with the engine.
 
     This one keeps them as arrays of its own, and other callers may use the engine between two runs; an engine that
-    has its own memory overrides :meth:`BaseEngine.session`. Use it as a context manager.
+    has its own memory overrides :meth:`BaseEngine.session`.
     """
 
     def __init__(self, engine: BaseEngine) -> None:
         self._engine = engine
         self._kept: dict[str, np.ndarray] = {}
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._kept.clear()
 
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
@@ -144,25 +138,28 @@ class BaseEngine:
         self._closed = False
         self._pid = os.getpid()
 
-    # -- for subclasses ---------------------------------------------------------------------------------------
+    # -- for subclasses, with all arrays C-contiguous (N,H,W,C), N >= 1 ------------------------------------------
 
-    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        """Fill ``results`` from ``given``: NHWC arrays of N >= 1, float32, or uint8 for the input and the output.
-
-        Gives up soon after ``stop`` is set.
-        """
+    def _compute_chunk(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        """Fill ``results`` from ``given``: float32, or uint8 for the input and the output. Give up soon after ``stop``
+        is set."""
         raise NotImplementedError
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Values of ``outputs`` from the given layers: fresh float32 NHWC arrays."""
-        shapes = self.program.shapes(*self.image_size(given))
-        n = next(iter(given.values())).shape[0]
-        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        """:meth:`_compute_chunk`, for as many images at once as ``chunks`` says."""
+
+        def compute(images: slice) -> None:
+            part, result = ({name: v[images] for name, v in values.items()} for values in (given, results))
+            self._compute_chunk(part, result, stop)
+
+        self.chunks.run(self.program.batch_of(given), compute, self.forget)
+
+    def _run(self, given: Maps, results: Maps) -> None:
+        """Fill ``results`` from the values of the given layers, all float32."""
         self._compute(given, results, threading.Event())
-        return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
-        """Fill ``out`` from ``b``: both uint8, NHWC, C-contiguous, N >= 1. Give up soon after ``stop`` is set."""
+        """Fill ``out`` from ``b``, both uint8. Give up soon after ``stop`` is set."""
         self._compute({INPUT: b}, {self.program.output.name: out}, stop)
 
     def _close(self) -> None:
@@ -207,10 +204,13 @@ class BaseEngine:
         wanted = (self.program.output.name,) if outputs is None else tuple(outputs)
         for name in wanted:
             self._layer(name)
-        self._check_agreement(given)
+        n, h, w = self._checked_size(given)
         self._check_served(op.name for op in self.program.needed(wanted, given))
+        shapes = self.program.shapes(h, w)
+        results = {name: np.empty((n, *shapes[name]), np.float32) for name in wanted}
         with self._usable():
-            results = self._run(given, wanted) if next(iter(given.values())).size else self._nothing(given, wanted)
+            if n:
+                self._run(given, results)
         if single:
             results = {name: value[0] for name, value in results.items()}
         return results if outputs is not None else results[wanted[0]]
@@ -262,9 +262,10 @@ class BaseEngine:
         self.generator.check_size(h, w)
         return np.empty((n, h, w, self.generator.in_channels), np.uint8)
 
-    def session(self) -> Session:
+    @contextmanager
+    def session(self) -> Iterator[Session]:
         """Several runs over the same images, between which some values stay with the engine."""
-        return Session(self)
+        yield Session(self)
 
     def close(self) -> None:
         """Free what the engine holds. Later calls raise RuntimeError; closing twice is fine."""
@@ -343,22 +344,14 @@ class BaseEngine:
         except KeyError as error:
             raise ValueError(error.args[0]) from None
 
-    def _check_agreement(self, given: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError unless all given maps belong to images of one number and size."""
-        sizes = {name: (v.shape[0], *self.program.image_size(name, *v.shape[1:3])) for name, v in given.items()}
+    def _checked_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+        """(N, H, W) of the images. Raises ValueError unless all given maps belong to images of one number and size."""
+        sizes = {name: self.program.batch_of({name: value}) for name, value in given.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the given maps belong to images of different (N,H,W): {sizes}")
-        self.generator.check_size(*next(iter(sizes.values()))[1:])
-
-    def _nothing(self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """What the layers ``outputs`` are of no images at all."""
-        shapes = self.generator.shapes(*self.image_size(given))
-        return {name: np.empty((0, *shapes[name]), np.float32) for name in outputs}
-
-    def image_size(self, given: Mapping[str, np.ndarray]) -> tuple[int, int]:
-        """(H, W) in pixels of the images that the given maps belong to."""
-        name, value = next(iter(given.items()))
-        return self.program.image_size(name, *value.shape[1:3])
+        n, h, w = next(iter(sizes.values()))
+        self.generator.check_size(h, w)
+        return n, h, w
 
 
 def _check_out(out: np.ndarray, shape: tuple[int, ...], b: np.ndarray) -> None:

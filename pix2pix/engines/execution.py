@@ -26,14 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Context(Protocol):
-    """Buffers of a backend for ``n`` images of ``h`` x ``w``, with a value for each operation and for the input.
+    """Buffers for some images of one size, with a value for each operation and for the input. A subclass may leave out
+    what has a body here.
 
     ``constants`` are results that are the same for all images of the size, in the backend's own form.
     """
 
-    n: int
-    h: int
-    w: int
     constants: dict[str, Any]
 
     def set_value(self, name: str, value: np.ndarray) -> None:
@@ -41,12 +39,15 @@ class Context(Protocol):
 
     def make_constant(self, value: np.ndarray) -> Any:
         """One image's ``value`` (1,H,W,C), float32, in the form of ``constants``."""
+        return None
 
     def set_constant(self, name: str) -> None:
         """Make the constant of that name the result of its operation for all images."""
+        return
 
     def bind_output(self, out: np.ndarray) -> None:
         """Have the network's output written to ``out`` (N,H,W,C), float32 or uint8."""
+        return
 
     def run(self, op: Op, wanted: bool) -> None:
         """Run one operation, whose operands are there. Its value will be asked for only if ``wanted``."""
@@ -59,6 +60,7 @@ class Context(Protocol):
 
     def unbind(self) -> None:
         """Let go of the arrays that callers gave. Values are undefined from then on."""
+        return
 
 
 C = TypeVar("C", bound=Context)
@@ -69,7 +71,6 @@ class Backend(Protocol[CMade]):
     """Memory and arithmetic of one device. Memory is one piece that the contexts of all sizes share."""
 
     most_images: int  # of a context
-    has_constants: bool  # whether constants of a size are computed once
 
     def size(self, n: int, h: int, w: int) -> int:
         """Elements of memory that a context for n images of h x w needs."""
@@ -95,26 +96,12 @@ class Schedule(NamedTuple):
     reads: frozenset[str]
 
 
-class ForwardPass(Generic[C]):
-    """Runs a program on a backend that has the weights of ``layers``. For one thread at a time."""
+class Runner(Generic[C]):
+    """Runs a program in contexts that callers make. For one thread at a time."""
 
-    def __init__(self, program: Program, layers: Collection[str], backend: Backend[C], contexts_kept: int) -> None:
-        self.program, self._layers, self._backend, self._kept = program, layers, backend, contexts_kept
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self._schedules: dict[Any, Schedule] = {}
-        self.contexts: OrderedDict[tuple[int, int, int], C] = OrderedDict()
-        self.memory: Any = None
-        self._size = 0
-
-    def compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        """Fill ``results`` from ``given``, float32, or uint8 for the input and the output; all of one number of images.
-
-        Gives up before an operation when ``stop`` is set.
-        """
-        n = next(iter(given.values())).shape[0]
-        h, w = self._image_size(given)
-        context = self.context(n, h, w)
-        self.compute_in(context, given, results, stop)
-        context.unbind()
 
     def compute_in(
         self,
@@ -126,7 +113,11 @@ class ForwardPass(Generic[C]):
         kept: Collection[str] = (),
         keep: Collection[str] = (),
     ) -> None:
-        """Fill ``results`` and the context's values ``keep`` from ``given`` and the values that it has ``kept``."""
+        """Fill ``results`` and the context's values ``keep`` from ``given`` and the values that it has ``kept``.
+
+        Arrays are float32, or uint8 for the input and the output, of as many images as the context has. Gives up before
+        an operation when ``stop`` is set.
+        """
         output = self.program.output.name
         known, asked = frozenset((*given, *kept)), dict.fromkeys((*results, *keep))
         wanted = frozenset(name for name in asked if name not in known)
@@ -170,7 +161,22 @@ class ForwardPass(Generic[C]):
             self._schedules[key] = Schedule(ops, used, reads)
         return self._schedules[key]
 
-    # -- memory -----------------------------------------------------------------------------------------------
+
+class ForwardPass(Runner[C]):
+    """Runs a program on a backend that has the weights of ``layers``. For one thread at a time."""
+
+    def __init__(self, program: Program, layers: Collection[str], backend: Backend[C], contexts_kept: int) -> None:
+        super().__init__(program)
+        self._layers, self._backend, self._kept = layers, backend, contexts_kept
+        self.contexts: OrderedDict[tuple[int, int, int], C] = OrderedDict()
+        self.memory: Any = None
+        self._size = 0
+
+    def compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        """:meth:`compute_in` the context for that many images of that size."""
+        context = self.context(*self.program.batch_of(given))
+        self.compute_in(context, given, results, stop)
+        context.unbind()
 
     def context(self, n: int, h: int, w: int) -> C:
         """The context for n images of h x w. Raises MemoryError."""
@@ -185,8 +191,7 @@ class ForwardPass(Generic[C]):
             self.forget()
             self.memory, self._size = self._backend.allocate(needed), needed
         context = self._backend.context(n, h, w, self.memory)
-        if self._backend.has_constants:
-            context.constants.update(self._constants(h, w))
+        context.constants.update(self._constants(h, w))
         self.contexts[key] = context
         while len(self.contexts) > self._kept:
             self.contexts.popitem(last=False)
@@ -223,11 +228,6 @@ class ForwardPass(Generic[C]):
         for name, value in values.items():
             context.get_value(name, value)
         return {name: context.make_constant(value) for name, value in values.items()}
-
-    def _image_size(self, given: Maps) -> tuple[int, int]:
-        """(H, W) of the images that the given values belong to."""
-        name, value = next(iter(given.items()))
-        return self.program.image_size(name, *value.shape[1:3])
 
 
 class Chunks:

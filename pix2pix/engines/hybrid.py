@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,11 +72,7 @@ class HybridEngine(BaseEngine):
     """
 
     def __init__(
-        self,
-        cpu: BaseEngine,
-        gpu: BaseEngine,
-        plan: Plan,
-        close_cpu: Callable[[], None] | None = None,
+        self, cpu: BaseEngine, gpu: BaseEngine, plan: Plan, close_cpu: Callable[[], None] | None = None
     ) -> None:
         info = dataclasses.replace(
             cpu.info,
@@ -105,40 +100,25 @@ class HybridEngine(BaseEngine):
         description = f"{count} on {gpu.description or gpu.device}, the others on {self.cpu.info.device}"
         return dataclasses.replace(super().info, description=description)
 
-    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        scale = self.generator.output_scale
-
-        def compute(images: slice) -> None:
-            part = {name: value[images] for name, value in given.items()}
-            part = {name: to_float(value) if value.dtype == np.uint8 else value for name, value in part.items()}
-            values = self._run_segments(part, tuple(results), stop)
-            for name, result in results.items() if not stop.is_set() else ():
-                result[images] = to_uint8(values[name], scale) if result.dtype == np.uint8 else values[name]
-
-        first = next(iter(given.values()))
-        self.chunks.run((first.shape[0], *self.image_size(given)), compute, self.forget)
+    def _compute_chunk(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        values = {name: to_float(value) if value.dtype == np.uint8 else value for name, value in given.items()}
+        with self.gpu.session() as on_gpu, self.cpu.session() as on_cpu:
+            for segment in segments(self.program, self.gpu_layers, given, tuple(results)):
+                if stop.is_set():
+                    return
+                inputs = {name: values[name] for name in segment.inputs}
+                session = on_gpu if segment.on_gpu else on_cpu
+                values |= session.run(inputs, segment.outputs, segment.keep)
+        for name, result in results.items():
+            is_bytes = result.dtype == np.uint8
+            result[...] = to_uint8(values[name], self.generator.output_scale) if is_bytes else values[name]
 
     def _close(self) -> None:
         self.gpu.close()
         self._close_cpu()
 
     def forget(self) -> None:
-        """Free what the GPU's engine keeps for the sizes that it has seen."""
         self.gpu.forget()
-
-    def _run_segments(
-        self, given: Mapping[str, np.ndarray], outputs: tuple[str, ...], stop: threading.Event
-    ) -> dict[str, np.ndarray]:
-        """Values of ``outputs``, or of fewer layers if ``stop`` is set in the meantime."""
-        values = dict(given)
-        with ExitStack() as stack:
-            sessions = {True: stack.enter_context(self.gpu.session()), False: stack.enter_context(self.cpu.session())}
-            for segment in segments(self.program, self.gpu_layers, tuple(given), outputs):
-                if stop.is_set():
-                    break
-                inputs = {name: values[name] for name in segment.inputs}
-                values |= sessions[segment.on_gpu].run(inputs, segment.outputs, segment.keep)
-        return {name: values[name] for name in outputs if name in values}
 
 
 class SharedCpu:

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +60,9 @@ class Costs:
     gpu: Mapping[str, float]
     crossing: Mapping[str, float]
 
-    def total(self, generator: Generator, gpu_layers: Collection[str]) -> float:
-        """Seconds of the whole forward pass, from an image in the host's memory to an image there."""
-        seconds = sum((self.gpu if y.name in gpu_layers else self.cpu)[y.name] for y in generator.layers)
-        for value, readers in _readers(generator).items():
-            away = {reader in gpu_layers for reader in readers} - {value in gpu_layers}
-            seconds += self.crossing[value] * len(away)
-        return seconds
-
 
 def cheapest(generator: Generator, costs: Costs) -> tuple[str, ...]:
-    """The layers to put on the GPU so that :meth:`Costs.total` is least, in the order of the layers."""
+    """The layers to put on the GPU, in their order, so that the pass from and to the host's memory costs least."""
     graph: dict[Hashable, dict[Hashable, float]] = defaultdict(dict)
     graph["CPU"] |= {INPUT: math.inf, OUTSIDE: math.inf}
     for layer in generator.layers:

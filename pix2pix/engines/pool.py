@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import RankHungError
 from ..model.generator import Generator
 from .base import BaseEngine, EngineInfo
+from .execution import Maps
 from .scheduler import BackPressureWindow, DeviceLoad, Request, Scheduler, Worker
 
 # Per worker, a stream reads at most READ_AHEAD batches more than it has yielded results, of which at most UNFINISHED
@@ -145,19 +146,15 @@ class PoolEngine(BaseEngine):
             pass
         yield  # without the lock: requests of many callers share the workers
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        h, w = self.image_size(given)
-        n = next(iter(given.values())).shape[0]
-        shapes = self.generator.shapes(h, w)
-        results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+    def _run(self, given: Maps, results: Maps) -> None:
+        n, h, w = self.program.batch_of(given)
 
         def compute(engine: BaseEngine, images: slice, stop: threading.Event) -> None:
-            values = engine.run(inputs={name: value[images] for name, value in given.items()}, outputs=outputs)
+            values = engine.run(inputs={name: value[images] for name, value in given.items()}, outputs=tuple(results))
             for name, value in values.items():
                 results[name][images] = value
 
         self._await(Request(compute, n, h * w, max_images=self._share(n)))
-        return results
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         self._await(self._translation(b, out, max_images=self._share(len(b)), stop=stop))
@@ -194,11 +191,7 @@ class PoolEngine(BaseEngine):
             raise
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
-        """Translate an iterable of uint8 batches, in order; reads at most ``read_ahead`` batches ahead of the results.
-
-        Each batch is copied when it is read, so one array may be filled again and again. Closing the stream, or an
-        interrupt, cancels what is being computed.
-        """
+        """See :meth:`BaseEngine.stream`. At most ``read_ahead`` batches are read ahead of the results."""
         in_flight: deque[tuple[Request, np.ndarray]] = deque()
         try:
             with self._scheduler.streaming() as window:

@@ -17,7 +17,7 @@ from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
 from ..model.sampling import Sampling
 from .base import BaseEngine
-from .execution import ForwardPass, Maps
+from .execution import Context, Maps, Runner
 
 
 def pad(x: np.ndarray, padding: tuple[int, int, int, int], mode: str = "zeros") -> np.ndarray:
@@ -100,67 +100,26 @@ class ReferenceEngine(BaseEngine):
         generator.check_weights(weights)
         self.dtype = dtype
         self.weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
-        self._forward = ForwardPass(self.program, self.layers, _Backend(self), contexts_kept=0)
+        self._runner = Runner[_Context](self.program)
+        self.chunks.most_images = 1
 
-    def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        for n in range(next(iter(given.values())).shape[0]):
-            one, result = ({name: v[n : n + 1] for name, v in values.items()} for values in (given, results))
-            self._forward.compute(one, result, stop)
-
-
-class _Backend:
-    """Runs one image at a time, and keeps nothing."""
-
-    most_images = 1
-    has_constants = False
-
-    def __init__(self, engine: ReferenceEngine) -> None:
-        self.engine = engine
-
-    def size(self, n: int, h: int, w: int) -> int:
-        return 0
-
-    def allocate(self, size: int) -> None:
-        pass
-
-    def context(self, n: int, h: int, w: int, memory: None) -> _Context:
-        return _Context(self.engine, h, w)
-
-    def synchronize(self) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
+    def _compute_chunk(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        self._runner.compute_in(_Context(self), given, results, stop)
 
 
-class _Context:
+class _Context(Context):
     """The values (H,W,C) of one image, in the engine's dtype."""
 
-    n = 1
-
-    def __init__(self, engine: ReferenceEngine, h: int, w: int) -> None:
-        self.h, self.w = h, w
-        self.constants: dict[str, np.ndarray] = {}
+    def __init__(self, engine: ReferenceEngine) -> None:
+        self.constants = {}
         self._engine, self._values = engine, dict[str, np.ndarray]()
 
     def set_value(self, name: str, value: np.ndarray) -> None:
         dtype = self._engine.dtype
         self._values[name] = to_float(value[0], dtype) if value.dtype == np.uint8 else value[0].astype(dtype)
 
-    def make_constant(self, value: np.ndarray) -> np.ndarray:
-        return value
-
-    def set_constant(self, name: str) -> None:
-        self.set_value(name, self.constants[name])
-
-    def bind_output(self, out: np.ndarray) -> None:
-        pass
-
     def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
         launch(stop)
-
-    def unbind(self) -> None:
-        self._values.clear()
 
     def get_value(self, name: str, out: np.ndarray) -> None:
         value = self._values[name]
@@ -177,7 +136,7 @@ class _Context:
         if epilogue.bias:
             y = y + part["bias"]
         if epilogue.norm:
-            if self._engine.program.statistics == "image":
+            if self._engine.generator.statistics == "image":
                 exact = y.astype(np.float64)
                 mean, variance = (m.astype(dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
             else:

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from .jit import SIMULATED
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)
-SIMULATOR = threading.Lock()  # Numba simulates one kernel at a time in the whole process
+# Around launches of kernels: Numba simulates one at a time in the whole process.
+SIMULATOR: AbstractContextManager[object] = threading.Lock() if SIMULATED else nullcontext()
 
 try:
     from cuda.core import Stream as CoreStream
@@ -134,13 +135,3 @@ class Device:
         """Free memory whose arrays are gone, now."""
         if not SIMULATED:
             cuda.current_context().deallocations.clear()
-
-
-@contextmanager
-def simulator() -> Iterator[None]:
-    """Around launches of kernels: exclusive use of the simulator, where there is one."""
-    if SIMULATED:
-        with SIMULATOR:
-            yield
-    else:
-        yield

@@ -13,10 +13,10 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,10 +25,9 @@ from ..devices import gpu_name
 from ..engines.base import BaseEngine, EngineInfo, Session
 from ..engines.execution import ForwardPass, Maps
 from ..model.generator import Generator, Weights
-from ..model.lowering import lower
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
-from .device import Device, simulator
+from .device import SIMULATOR, Device
 from .forward import MOST_IMAGES, GpuBackend
 from .packing import DeviceWeights
 from .staging import InFlight, Pipeline
@@ -96,7 +95,7 @@ class GpuEngine(BaseEngine):
             return work(*arguments)
 
         def do() -> T:
-            with simulator():
+            with SIMULATOR:
                 return work(*arguments)
 
         return self._executor.submit(do).result()
@@ -107,21 +106,18 @@ class GpuEngine(BaseEngine):
         if not isinstance(weights, DeviceWeights):
             weights = DeviceWeights(self.generator, weights, self.plan, self.device)
         self.weights = weights
-        self.compute_stream, *copies = (self.device.stream() for _ in range(3))
-        inward, outward = copies
+        self.compute_stream, inward, outward = (self.device.stream() for _ in range(3))
         backend = GpuBackend(weights, self.device, self.compute_stream, outward)
-        self.forward_pass = ForwardPass(lower(weights.generator), self.layers, backend, CONTEXTS_KEPT)
+        self.forward_pass = ForwardPass(weights.program, self.layers, backend, CONTEXTS_KEPT)
         self.pipeline = Pipeline(self.device, self.forward_pass, self.compute_stream, (inward, outward))
 
     # -- what BaseEngine asks for -----------------------------------------------------------------------------
 
     def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
-        def compute(images: slice) -> None:
-            part, result = ({name: v[images] for name, v in values.items()} for values in (given, results))
-            self.forward_pass.compute(part, result, stop)
+        self.do(super()._compute, given, results, stop)
 
-        n = next(iter(given.values())).shape[0]
-        self.do(self.chunks.run, (n, *self.image_size(given)), compute, self.forget)
+    def _compute_chunk(self, given: Maps, results: Maps, stop: threading.Event) -> None:
+        self.forward_pass.compute(given, results, stop)
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         try:
@@ -131,16 +127,12 @@ class GpuEngine(BaseEngine):
             raise
 
     def stream(self, batches: Iterable[np.ndarray]) -> Stream[np.ndarray, None, None]:
-        """Translate an iterable of uint8 batches, in order; while one is computed, its neighbours are copied.
-
-        Each batch is copied when it comes, so that one array may be filled again and again. Closing the stream, or an
-        interrupt, gives up what is not being computed yet.
-        """
+        """See :meth:`BaseEngine.stream`. While a batch is computed, its neighbours are copied."""
         stop = threading.Event()
 
         def begin(batch: np.ndarray) -> tuple[deque[InFlight], np.ndarray]:
             images, results, out = self._checked_batch(batch, None)
-            with simulator():
+            with SIMULATOR:
                 return self.pipeline.begin(images, results, self.chunks, stop) if out.size else deque(), out
 
         pending: deque[Future[tuple[deque[InFlight], np.ndarray]]] = deque()
@@ -171,12 +163,13 @@ class GpuEngine(BaseEngine):
         with self._usable():
             return self.do(self.device.pinned, (n, h, w, self.generator.in_channels), np.uint8)
 
-    def session(self) -> Session:
-        """Several runs over the same images, between which values stay in the GPU's memory."""
-        return GpuSession(self)
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """See :class:`GpuSession`."""
+        with self._usable():
+            yield GpuSession(self)
 
     def forget(self) -> None:
-        """Free what is kept for the sizes that the engine has seen."""
         self.do(self.forward_pass.forget)
 
     def _close(self) -> None:
@@ -199,31 +192,20 @@ class GpuSession(Session):
     def __init__(self, engine: GpuEngine) -> None:
         self._gpu = engine
         self._known: frozenset[str] = frozenset()
-        self._stack = ExitStack()
-
-    def __enter__(self) -> GpuSession:
-        self._stack.enter_context(self._gpu._usable())
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
 
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """See :meth:`pix2pix.engines.base.Session.run`."""
-        return self._gpu.do(self._run, inputs, outputs, keep)
-
-    def _run(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], keep: Collection[str]
-    ) -> dict[str, np.ndarray]:
         forward_pass = self._gpu.forward_pass
-        if inputs:
-            n = next(iter(inputs.values())).shape[0]
-            self._context = forward_pass.context(n, *self._gpu.image_size(inputs))
-        context = self._context
-        shapes = forward_pass.program.shapes(context.h, context.w)
-        results = {name: np.empty((context.n, *shapes[name]), np.float32) for name in outputs}
-        forward_pass.compute_in(context, inputs, results, kept=self._known, keep=keep)
-        self._known = frozenset(keep)
-        return results
+
+        def compute() -> dict[str, np.ndarray]:
+            if inputs:
+                self._context = forward_pass.context(*forward_pass.program.batch_of(inputs))
+            n, shapes = self._context.n, self._context.shapes
+            results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
+            forward_pass.compute_in(self._context, inputs, results, kept=self._known, keep=keep)
+            self._known = frozenset(keep)
+            return results
+
+        return self._gpu.do(compute)

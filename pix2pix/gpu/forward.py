@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.execution import NEVER
+from ..engines.execution import NEVER, Backend, Context
 from ..model.generator import INPUT
 from ..model.lowering import Op
 from .device import Device
-from .jit import SIMULATED
+from .jit import SIMULATED, THREADS, launch_over
 from .kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
 from .kernels.normalise import make_finish_map, make_normalise_map
 from .kernels.parameters import Images, Norm, Sums, Target, Values
-from .launches import THREADS, launch_over
 from .memory import PART_PIXELS, SHARED, buffer_sizes, cut, products_of
 from .packing import DeviceWeights, PackedOp
 from .products import Memory, Output, arrays_and_targets
@@ -62,39 +61,33 @@ def kernels(kind: int) -> SimpleNamespace:
     )
 
 
-class GpuBackend:
-    """Packed weights on one GPU; see :class:`pix2pix.engines.execution.Backend`."""
+class GpuBackend(Backend["GpuContext"]):
+    """Packed weights on one GPU. Memory is counted in words of 32 bits."""
 
     most_images = MOST_IMAGES
-    has_constants = True
 
     def __init__(self, weights: DeviceWeights, device: Device, stream: Any, outward: Any) -> None:
         self.weights, self.device, self.stream, self._outward = weights, device, stream, outward
 
     def size(self, n: int, h: int, w: int) -> int:
-        """Words of memory that a context needs."""
         return sum(buffer_sizes(self.weights, n, h, w).values())
 
     def allocate(self, size: int) -> Any:
-        """Words of the GPU's memory. Raises MemoryError."""
         return self.device.empty(size)
 
     def context(self, n: int, h: int, w: int, memory: Any) -> GpuContext:
-        """See :class:`pix2pix.engines.execution.Backend`."""
         return GpuContext(self, n, h, w, memory)
 
     def synchronize(self) -> None:
-        """Wait for all kernels and copies."""
         self.stream.synchronize()
         self._outward.synchronize()
 
     def release(self) -> None:
-        """Free what has been let go of, now."""
         self.device.release()
 
 
-class GpuContext:
-    """The maps of n images of h x w, and the launches that fill them; see :class:`pix2pix.engines.execution.Context`.
+class GpuContext(Context):
+    """The maps of n images of h x w, and the launches that fill them.
 
     Every launch goes to one stream, in the order of the operations, so that any of them can be recorded as a graph.
     """
@@ -119,24 +112,20 @@ class GpuContext:
     # -- what the forward pass asks for -----------------------------------------------------------------------
 
     def set_value(self, name: str, value: np.ndarray) -> None:
-        """Copy a value to the GPU, and to the maps of its readers."""
         array = self._value(name)
         array.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
         self._write(name, array, self.n)
 
     def make_constant(self, value: np.ndarray) -> Any:
-        """One image's value in the GPU's memory."""
         return self.device.upload(value)
 
     def set_constant(self, name: str) -> None:
-        """Copy a constant to the maps of its readers, for every image."""
         constant, value = self.constants[name], self._value(name)
         launch_over(kernels(self.kind).copy_values, self.stream, value.size, constant, value, value.size, constant.size)
         self._write(name, constant, 1)
 
     def bind_output(self, out: np.ndarray) -> None:
-        """Have the output computed in float32, where it is copied from."""
-        self.image = self._output
+        self.image = self._output  # in float32, from where it is copied
 
     def replay(self, key: Any, launch: Callable[[threading.Event], None], stop: threading.Event) -> None:
         """Launch kernels, from a graph where graphs can be had: what is recorded is never stopped midway."""
@@ -148,14 +137,10 @@ class GpuContext:
         self._graphs[key]()
 
     def get_value(self, name: str, out: np.ndarray) -> None:
-        """Copy a value to the host."""
         is_output = name in self.weights.ops and self.weights.ops[name].op.makes_image
         array = self._output[: out.size] if is_output else self.values[name]
         array.copy_to_host(out.reshape(-1), stream=self.stream)
         self.stream.synchronize()
-
-    def unbind(self) -> None:
-        """Nothing to do: arrays that callers gave are not kept."""
 
     def set_images(self, b: Any) -> None:
         """The input from 8-bit images (n * h * w * channels) in the GPU's memory."""

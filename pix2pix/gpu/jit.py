@@ -1,4 +1,4 @@
-"""How kernels are compiled: the jit wrapper, and what differs in Numba's simulator (NUMBA_ENABLE_CUDASIM=1).
+"""How kernels are compiled and launched, and what differs in Numba's simulator (NUMBA_ENABLE_CUDASIM=1).
 
 A kernel is made by a factory whose arguments are compile-time constants, so that the simulator runs small tiles of the
 same source. Arrays are one-dimensional and contiguous. Kernels compute indices themselves, in 64 bits where a map may
@@ -16,6 +16,7 @@ from numba import int32 as numba_int32
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 int32: Any = int if SIMULATED else numba_int32  # Python integers do not overflow, and Numba's conversion is slow there
+THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)  # of kernels whose threads go over elements
 ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator has no such argument
 Array = Any  # of a kernel: one-dimensional and contiguous, in global, shared or local memory
 Vector = Any  # 8 float32 in registers
@@ -52,3 +53,8 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
 def inlined(function: Callable[..., Any]) -> Any:
     """Decorator: a device function that is inlined into kernels, with the caller's compile-time constants."""
     return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
+
+
+def launch_over(kernel: Any, stream: Any, count: int, *arguments: Any) -> None:
+    """Launch a kernel whose threads go over ``count`` elements in steps of the grid."""
+    kernel[min(-(-count // THREADS), MOST_BLOCKS), THREADS, stream](*arguments)

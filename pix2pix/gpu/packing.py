@@ -73,7 +73,7 @@ class DeviceWeights:
         self.generator, weights = fold(generator, weights)
         self.program: Program = lower(self.generator)
         self.kind, self.device = KINDS[plan.precision], device
-        self.channels = {INPUT: self.program.in_channels, **{op.name: op.filters for op in self.program.ops}}
+        self.channels = {INPUT: generator.in_channels, **{op.name: op.filters for op in self.program.ops}}
         served = plan.layers_on("cuda")
         ops = [op for op in self.program.ops if op.name in served]
         _check_capability(device, {name: plan.layers[name] for name in served})

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from ..plans.algorithms import Algorithm
 from .device import Device
-from .jit import SIMULATED
+from .jit import SIMULATED, THREADS, launch_over
 from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
 from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
 from .kernels.im2col import make_im2col, make_insert_zeros
 from .kernels.mma_gemm import MMA_TILES, SIMULATED_MMA_TILE, MmaTile, make_mma_gemm
 from .kernels.parameters import NO_TARGET, BoxGrid, Gemm, Grid, Source, Target, Targets, Window
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile, make_simt_gemm
-from .launches import THREADS, launch_over
 from .packing import DeviceWeights, PackedOp
 from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW
 from .tensor_maps import encode, source_map, weight_map
@@ -214,10 +213,11 @@ class Product:
         kernel, affine = gemm_kernel(self.tile, self.kind, epilogue), self.packed.affine
         out, out2, targets = arrays_and_targets(outputs, memory.scratch)
         arguments = (*operands, affine, out, out2, memory.statistics, gemm, targets)
-        if self.tile.shared:
-            memory.device.allow_shared(kernel, arguments, self.tile.shared)
+        shared = self.tile.shared if isinstance(self.tile, HopperTile) else 0  # bytes of dynamic shared memory
+        if shared:
+            memory.device.allow_shared(kernel, arguments, shared)
         blocks = (tiles, -(-gemm.columns // self.tile.bn), gemm.phases * gemm.splits)
-        kernel[blocks, self.tile.threads, memory.stream, self.tile.shared](*arguments)
+        kernel[blocks, self.tile.threads, memory.stream, shared](*arguments)
 
 
 def _tile(algorithm: Algorithm, source: Source, shape: Shape) -> Tile:

@@ -79,7 +79,7 @@ class Pipeline:
     def buffer(self, context: GpuContext) -> StagingBuffer:
         """Memory for one more part on its way."""
         program, (n, h, w) = self._forward_pass.program, (context.n, context.h, context.w)
-        staged = self._device.pinned((n, h, w, program.in_channels), np.uint8)
+        staged = self._device.pinned((n, h, w, program.generator.in_channels), np.uint8)
         result = self._device.pinned((n, h, w, program.output.filters), np.uint8)
         b, out = self._device.empty(staged.size, np.uint8), self._device.empty(result.size, np.uint8)
 

@@ -8,14 +8,14 @@ operation has to be guessed from a layer's name, its place in the network or its
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .generator import INPUT, Generator, Layer, Norm, Source, Statistics
-from .sampling import Sampling
+import numpy as np
 
-Shape = tuple[int, int, int]
+from .generator import INPUT, Generator, Layer, Norm, Source
+from .sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,8 @@ class Op:
 class Program:
     """The operations of a generator, in an order in which each finds its operands."""
 
+    generator: Generator
     ops: tuple[Op, ...]
-    statistics: Statistics
-    in_channels: int
-    multiple: int  # of which heights and widths of images must be multiples
 
     def __getitem__(self, name: str) -> Op:
         return next(op for op in self.ops if op.name == name)
@@ -75,20 +73,26 @@ class Program:
         """The operation whose result is the network's output."""
         return self.ops[-1]
 
-    def shapes(self, h: int, w: int) -> dict[str, Shape]:
+    def shapes(self, h: int, w: int) -> dict[str, tuple[int, int, int]]:
         """(H, W, C) of every operation's result, and of the input, for an h x w image."""
-        shapes = {INPUT: (h, w, self.in_channels)}
-        for op in self.ops:
+        shapes = {INPUT: (h, w, self.generator.in_channels)}
+        for op in self.ops:  # as Generator.shapes, several times as fast
             shapes[op.name] = (*op.sampling.output_size(*shapes[op.sources[0].layer][:2]), op.filters)
         return shapes
 
     def image_size(self, name: str, h: int, w: int) -> tuple[int, int]:
         """Size of the image for which operation ``name`` has an h x w result. Raises ValueError if there is none."""
-        m = self.multiple
+        m = self.generator.multiple
         reference_h, _, _ = self.shapes(m, m)[name]
         if m % reference_h or (h * m) % reference_h:
             raise ValueError(f"no image gives {name} a map of {h}x{w}")
         return h * m // reference_h, w * m // reference_h
+
+    def batch_of(self, given: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
+        """(N, H, W) of the images that values (N,H,W,C) of some operations, or of the input, belong to."""
+        name, value = next(iter(given.items()))
+        n, h, w, _ = value.shape
+        return n, *self.image_size(name, h, w)
 
     def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
         """The operations to run, in order, for ``outputs`` when the values of ``given`` are known.
@@ -114,7 +118,7 @@ class Program:
         A 1x1 map normalised by its own statistics is exactly beta, whatever it was; what reads only such maps is
         constant too.
         """
-        if self.statistics != "image":
+        if self.generator.statistics != "image":
             return ()
         shapes = self.shapes(h, w)
         constant: list[str] = []
@@ -143,7 +147,7 @@ def lower(generator: Generator) -> Program:
     """The program of a generator."""
     last = generator.layers[-1]
     ops = tuple(_lower(layer, generator.output_scale if layer is last else None) for layer in generator.layers)
-    return Program(ops, generator.statistics, generator.in_channels, generator.multiple)
+    return Program(generator, ops)
 
 
 def _lower(layer: Layer, output_scale: float | None) -> Op:

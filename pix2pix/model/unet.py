@@ -49,33 +49,27 @@ def unet(
     if len(widths) != depth or depth < 2:
         raise ValueError(f"got {len(widths)} filter counts for {depth} levels: expected one each, and 2 levels or more")
 
-    def norm_at(level: int, *, encoder: bool) -> Norm | None:
-        outermost, innermost = level == 1, level == depth
-        return None if outermost or (innermost and encoder and not variant.innermost_norm) else variant.norm
-
-    layers = []
-    for level, width in enumerate(widths, 1):
-        source = Source(f"encoder_{level - 1}", variant.slope) if level > 1 else Source(INPUT)
-        read = widths[level - 2] if level > 1 else in_channels
-        norm_here = norm_at(level, encoder=True)
-        layers.append(Layer(f"encoder_{level}", (source,), read, width, bias=variant.bias == "all", norm=norm_here))
-    sources: tuple[Source, ...]
+    layers = [Layer("encoder_1", (Source(INPUT),), in_channels, widths[0], bias=variant.bias == "all")]
+    for level in range(2, depth + 1):
+        norm = variant.norm if variant.innermost_norm or level < depth else None
+        source = Source(f"encoder_{level - 1}", variant.slope)
+        read, filters_here = widths[level - 2 : level]
+        layers.append(Layer(f"encoder_{level}", (source,), read, filters_here, bias=variant.bias == "all", norm=norm))
     for level in range(depth, 0, -1):
+        up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", variant.skip_slope)
+        sources: tuple[Source, ...] = (skip, up) if variant.skip_first else (up, skip)
         if level == depth:
-            sources, read = (Source(f"encoder_{depth}", 0.0),), widths[-1]
-        else:
-            up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", variant.skip_slope)
-            sources, read = ((skip, up) if variant.skip_first else (up, skip)), 2 * widths[level - 1]
+            sources = (Source(f"encoder_{depth}", 0.0),)
         last = level == 1
         layers.append(
             Layer(
                 f"decoder_{level}",
                 sources,
-                read,
+                len(sources) * widths[level - 1],
                 out_channels if last else widths[level - 2],
                 transposed=True,
                 bias=variant.bias == "all" or (variant.bias == "last" and last),
-                norm=norm_at(level, encoder=False),
+                norm=None if last else variant.norm,
                 activation="tanh" if last else "none",
             )
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..engines.base import BaseEngine, Engine, EngineInfo
+from ..engines.execution import Maps
 from ..engines.pool import PoolEngine, WorkerGroup
 from .messages import ROOT
 from .transport import PendingRequest, Transport
@@ -58,9 +59,11 @@ class LocalEngine(BaseEngine):
             self._engine.translate_until(stop, b, out)
         self._ranks.done[ROOT] += len(b)
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def _run(self, given: Maps, results: Maps) -> None:
         with self._ranks.comm.heartbeat.working():
-            return self._engine.run(inputs=given, outputs=outputs)
+            values = self._engine.run(inputs=given, outputs=tuple(results))
+        for name, value in values.items():
+            results[name][...] = value
 
     def _close(self) -> None:
         self._engine.close()
@@ -83,5 +86,7 @@ class RemoteEngine(BaseEngine):
                 if stop.is_set() and not pending.cancelled:
                     self._transport.cancel(pending)
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        return self._transport.submit(PendingRequest(self._rank, inputs=given, outputs=outputs)).result()
+    def _run(self, given: Maps, results: Maps) -> None:
+        pending = PendingRequest(self._rank, inputs=given, outputs=tuple(results))
+        for name, value in self._transport.submit(pending).result().items():
+            results[name][...] = value

@@ -14,7 +14,6 @@ from ..model.lowering import Op
 from ..model.sampling import Sampling
 from .precisions import PRECISIONS, Precision
 
-HARDWARE = ("cpu", "cuda")
 SPLITS = (1, 2, 4, 8, 16, 32)
 SWIZZLE_WORDS = 32  # of 128 bytes: what one row of Hopper's tiles in shared memory holds
 CONVOLUTION = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1))
@@ -120,7 +119,7 @@ REGISTRY = (
 # By kind of hardware, then by name, the simplest first.
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {
     hardware: {str(a): a for row in REGISTRY if row.hardware == hardware for a in row.algorithms}
-    for hardware in HARDWARE
+    for hardware in ("cpu", "cuda")
 }
 _NAMES = {name: algorithm for algorithms in ALGORITHMS.values() for name, algorithm in algorithms.items()}
 
@@ -142,11 +141,6 @@ def algorithms(op: Op, hardware: str = "cpu", precision: str = "float32") -> tup
         for algorithm in row.algorithms
         if row.supports(op, algorithm, wanted)
     )
-
-
-def supports(op: Op, hardware: str = "cpu", precision: str = "float32") -> bool:
-    """Whether the engine of that hardware has a kernel for an operation."""
-    return bool(algorithms(op, hardware, precision))
 
 
 def unsupported(op: Op, hardware: str) -> str:

@@ -31,8 +31,8 @@ def choose(
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
     None chooses by ``tune``, which a given plan overrides, and by what was measured on GPUs of the name ``gpu``, if
     anything was. Raises ValueError for a plan that doesn't fit the generator or the precision, for one that has nothing
-    to do for the hardware, and for layers that the hardware has no kernel for;
-    RuntimeError for a precision that it doesn't compute in.
+    to do for the hardware, and for layers that the hardware has no kernel for; RuntimeError for a precision that it
+    doesn't compute in.
     """
     if plan is not None and plan not in ALGORITHMS[hardware]:
         plan = read(plan, generator, precision)

@@ -3,13 +3,10 @@
 A placement in words is ``all``, ``seed-b``, ``seed-c``, or a list such as ``encoder_2-4,decoder_4-2``: names of layers,
 and ranges of them in the order of the layers.
 
-``seed-b`` stands for the course's split, three convolutions and three transposed ones on the GPU. Which ones is not
-recorded; these are those with the most multiplications, where a tie goes to the earlier layer. In the published
-network (ngf=64, 8 levels) that is encoder_2-4 and decoder_4-2: three convolutions have 537 million multiplications each
-and three transposed ones 1074 million, the next largest half of that, and the six together 80 % of all. ``seed-c`` is
-all but the last layer. docs/placement.md says what speaks for these six and not for others.
-
-``auto`` is measured, see :mod:`pix2pix.engines.measured_placement`.
+``seed-b`` stands for the course's split: the three convolutions and the three transposed ones with the most
+multiplications, where a tie goes to the earlier layer (encoder_2-4 and decoder_4-2 in the published network).
+``seed-c`` is all but the last layer. docs/placement.md says why. ``auto`` is measured, see
+:mod:`pix2pix.engines.measured_placement`.
 """
 
 from __future__ import annotations
@@ -82,12 +79,7 @@ def is_algorithm(plan: object) -> bool:
 
 
 def joined(
-    generator: Generator,
-    precision: str,
-    tune: str,
-    gpu: str | None,
-    gpu_layers: Collection[str],
-    algorithm: Any = None,
+    generator: Generator, precision: str, tune: str, gpu: str | None, gpu_layers: Collection[str], algorithm: Any = None
 ) -> Plan:
     """The plan that has ``gpu_layers`` on the GPU, and ``algorithm`` for every layer that takes it there."""
     known = {hardware: algorithm if algorithm in ALGORITHMS[hardware] else None for hardware in ("cpu", "cuda")}

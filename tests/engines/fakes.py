@@ -9,6 +9,7 @@ from collections import deque
 import numpy as np
 
 from pix2pix.engines.base import BaseEngine
+from pix2pix.engines.execution import Maps
 from pix2pix.engines.pool import WorkerGroup
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator, Weights
@@ -87,9 +88,9 @@ class SlowReference(ReferenceEngine):
         super().__init__(generator, weights, np.float32)
         self._device = device
 
-    def _run(self, given: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def _run(self, given: Maps, results: Maps) -> None:
         self._device.compute(1, threading.Event())
-        return super()._run(given, outputs)
+        super()._run(given, results)
 
     def _translate(self, b: np.ndarray, out: np.ndarray, stop: threading.Event) -> None:
         self._device.compute(len(b), stop)

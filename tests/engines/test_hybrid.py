@@ -140,9 +140,9 @@ def test_a_large_batch_crosses_in_parts():
     seen = []
 
     class Watched(ReferenceEngine):
-        def _run(self, given, outputs):
+        def _run(self, given, results):
             seen.append(next(iter(given.values())).shape[0])
-            return super()._run(given, outputs)
+            super()._run(given, results)
 
     with HybridEngine(CpuEngine(g, weights, plan=plan), Watched(g, weights), plan) as engine:
         whole = engine.translate(b)
@@ -162,10 +162,10 @@ def test_a_gpu_without_memory_gets_fewer_images_at_a_time(caplog):
     most = 3
 
     class Small(ReferenceEngine):
-        def _run(self, given, outputs):
+        def _run(self, given, results):
             if next(iter(given.values())).shape[0] > most:
                 raise MemoryError("the GPU has no memory left")
-            return super()._run(given, outputs)
+            super()._run(given, results)
 
     with HybridEngine(CpuEngine(g, weights, plan=plan), Small(g, weights), plan) as engine:
         result = engine.translate(b)
@@ -197,10 +197,10 @@ def test_a_stop_is_heeded_between_segments():
     out = np.zeros_like(b)
 
     class Stopping(ReferenceEngine):
-        def _run(self, given, outputs):
+        def _run(self, given, results):
             assert not stop.is_set()
             stop.set()
-            return super()._run(given, outputs)
+            super()._run(given, results)
 
     with HybridEngine(CpuEngine(g, weights, plan=plan), Stopping(g, weights), plan) as engine:
         engine._translate(b, out, stop)

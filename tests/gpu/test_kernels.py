@@ -16,6 +16,7 @@ from numba import cuda
 
 from pix2pix.gpu.filters import all_taps, flipped_taps, phase_taps, plain_taps, reorder_columns
 from pix2pix.gpu.forward import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
+from pix2pix.gpu.jit import THREADS
 from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from pix2pix.gpu.kernels.parameters import (
     NO_TARGET,
@@ -31,7 +32,6 @@ from pix2pix.gpu.kernels.parameters import (
     Window,
 )
 from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile
-from pix2pix.gpu.launches import THREADS
 from pix2pix.gpu.products import OF_INSERTED, ONE_PIXEL, PHASE, gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
 from pix2pix.gpu.ptx.packed_words import FLOAT32

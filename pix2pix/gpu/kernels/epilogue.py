@@ -67,14 +67,7 @@ def write_vector(values: Vector, pixel: int, word: int, out: Array, out2: Array,
 
 @inlined
 def write_statistics(
-    acc: Array,
-    vectors: int,
-    shared: Array,
-    layout: Layout,
-    place: Place,
-    bias: Array,
-    columns: int,
-    statistics: Array,
+    acc: Array, vectors: int, shared: Array, layout: Layout, place: Place, bias: Array, columns: int, statistics: Array
 ) -> None:
     """statistics (tiles, 2, columns) of a tile: the mean with bias, and the sum of squared deviations from it.
 

@@ -31,7 +31,6 @@ from .parameters import Gemm, Targets
 
 CHUNKS = 4  # of a row of either operand in a stage
 ROW, HALF = 16, 8  # words of that row, of which mma.sync takes half
-W_UNIT = COLUMN_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,6 @@ class MmaTile:
     def threads(self) -> int:
         """Threads of a block."""
         return self.bm // self.wm * (self.bn // self.wn) * 32
-
-    @property
-    def shared(self) -> int:
-        """Bytes of dynamic shared memory."""
-        return 0
 
 
 MMA_TILES = {
@@ -129,7 +123,7 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
             row_at[copy] = first * chunks  # of the first tap, in chunks
 
         taps = int32(window.kernel_h * window.kernel_w)
-        w_rows = int32((columns + W_UNIT - 1) // W_UNIT * W_UNIT)
+        w_rows = int32((columns + COLUMN_UNIT - 1) // COLUMN_UNIT * COLUMN_UNIT)
         w_row = int32(first_column + copied)
         w_at = int32((phase * w_rows + w_row) * taps * chunks)  # in chunks
         w_step = int32(ROWS_APART * taps * chunks)

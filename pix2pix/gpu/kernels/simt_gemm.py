@@ -51,11 +51,6 @@ class SimtTile:
         """Threads of a block."""
         return self.bm // self.tm * (self.bn // self.tn)
 
-    @property
-    def shared(self) -> int:
-        """Bytes of dynamic shared memory."""
-        return 0
-
 
 SIMT_TILES = {
     (128, 128): SimtTile(128, 128, 2, unrolled=2),
