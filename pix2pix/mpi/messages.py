@@ -26,9 +26,6 @@ ROOT = 0
 POLL_SECONDS = 0.001
 
 
-# -- commands -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ReceiveModel:
     """Command: take part in the broadcast of the weights, of ``shapes`` by name, and in :meth:`NodeShare.of`."""
@@ -74,9 +71,6 @@ class ServeRequests:
 @dataclass(frozen=True)
 class Shutdown:
     """Command, which may also come in place of a response: end."""
-
-
-# -- requests and responses -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,11 +129,8 @@ class EngineResponse:
     error: Exception | None = None
 
 
-# -- forms that are quick to pickle: the time of rank 0 limits the number of ranks ----------------------------
-
-
 def packed_job(job: Job) -> PackedJob:
-    """A job as strings, since paths take long to pickle."""
+    """A job as strings. Paths take long to pickle, and the time of rank 0 limits the number of ranks."""
     return str(job.source), str(job.output), job.name
 
 

@@ -82,8 +82,8 @@ def test_programs_share_an_engine(folder, ranks):
 
 
 @needs_mpi
-def test_a_failed_picture_is_a_line(folder):
-    (folder / "in" / "broken.png").write_bytes(b"no picture")
+def test_a_failed_image_is_a_line(folder):
+    (folder / "in" / "broken.png").write_bytes(b"no image")
     try:
         done = command(folder, "-o", "failing", ranks=3)
     finally:
