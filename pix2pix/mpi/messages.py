@@ -19,7 +19,8 @@ from ..engines.base import Engine, EngineInfo
 from ..factory import EngineOptions
 from ..files.fitting import Fitting
 from ..files.jobs import Job
-from ..files.stream import Outcome, translate_stream
+from ..files.outcome import Outcome
+from ..files.stream import translate_stream
 from ..model.generator import Generator as Network
 
 ROOT = 0

@@ -94,6 +94,20 @@ def test_a_failed_image_is_a_line(folder):
 
 
 @needs_mpi
+@pytest.mark.parametrize("io", ["ranks", "root"])
+def test_an_image_that_takes_too_much_is_a_line(folder, io):
+    large = folder / "in" / "large.png"
+    Image.new("L", (6000, 6000)).save(large)
+    try:
+        done = command(folder, "-o", f"limited-{io}", "--io", io, "--memory", "50M", ranks=3)
+    finally:
+        large.unlink()
+    assert done.returncode == 1 and "60 done, 0 skipped, 1 failed" in done.stdout, done.stderr
+    assert done.stderr.count("failed: in/large.png: 6000x6000 pixels need some") == 1
+    assert files(folder / f"limited-{io}") == files(folder / "expected")
+
+
+@needs_mpi
 @pytest.mark.parametrize(
     ("options", "shell", "status", "said"),
     [
