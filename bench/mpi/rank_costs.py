@@ -24,7 +24,8 @@ from pix2pix import mpi
 from pix2pix.engines.base import EngineInfo
 from pix2pix.files.fitting import Fitting
 from pix2pix.files.jobs import Job
-from pix2pix.files.stream import BATCH_SIZE, Outcome
+from pix2pix.files.outcome import Outcome
+from pix2pix.files.stream import BATCH_SIZE
 from pix2pix.mpi.communicator import Communicator
 from pix2pix.mpi.files import BATCHES_PER_CHUNK, FileLeader
 from pix2pix.mpi.messages import ROOT, JobRequest, RankInfo, TranslateFiles, packed_outcome, unpacked_job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -58,6 +59,8 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         pair=args.pair,
         format=args.format,
         batch_size=args.batch_size,
+        image_timeout=args.image_timeout,
+        memory=args.memory,
         io=args.io,
         overwrite=args.overwrite,
         verify=args.verify,
@@ -111,6 +114,19 @@ def _add_translate(commands: Commands) -> None:
     )
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
+    run.add_argument(
+        "--image-timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="seconds of processor time after which decoding an image is given up [30]",
+    )
+    run.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="memory that the process, or each rank, may use, e.g. 4G [what the system leaves it]",
+    )
     run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
     run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")
@@ -158,6 +174,14 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of seconds above 0")
     return seconds
+
+
+def _bytes(text: str) -> int:
+    """The bytes that "500M", "4G" or a number of bytes means."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper())
+    if found is None or not (count := int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a size, e.g. 500M or 4G")
+    return count
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -7,8 +7,8 @@ import time
 from typing import TextIO
 
 from ..files.jobs import left_out_words
+from ..files.outcome import Outcome
 from ..files.report import Report
-from ..files.stream import Outcome
 from ..files.translate import Listener
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -8,11 +8,12 @@ will finish them sooner.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Compute = Callable[[Any, slice, threading.Event], None]
@@ -82,6 +83,7 @@ class BackPressureWindow:
             self._freed.notify_all()
 
 
+@dataclass(eq=False)
 class Request:
     """``images`` images of ``pixels`` each, computed by calls of ``compute(engine, slice, stop)``.
 
@@ -90,29 +92,24 @@ class Request:
     when all calls have returned and no more will be made.
     """
 
-    def __init__(
-        self,
-        compute: Compute,
-        images: int,
-        pixels: int,
-        *,
-        first: int = 0,
-        max_images: int | None = None,
-        window: BackPressureWindow | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
-        self.compute, self.images, self.pixels, self.first = compute, images, pixels, first
-        self.max_images, self.window = max_images or images, window
-        self.stop, self.finished = stop or threading.Event(), threading.Event()
-        self.error: BaseException | None = None
-        self.untaken = deque([slice(0, images)] if images else [])  # for the scheduler, as is ``running``
-        self.running = 0  # chunks
+    compute: Compute
+    images: int
+    pixels: int
+    first: int = 0
+    max_images: int = sys.maxsize
+    window: BackPressureWindow | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    running: int = 0  # chunks; for the scheduler, as is ``untaken``
+
+    def __post_init__(self) -> None:
+        self.untaken = deque([slice(0, self.images)] if self.images else [])
 
     @classmethod
     def failed(cls, error: Exception) -> Request:
         """A request that failed before any of it could be computed."""
-        request = cls(lambda engine, images, stop: None, 0, 1)
-        request.error = error
+        request = cls(lambda engine, images, stop: None, 0, 1, error=error)
         request.finished.set()
         return request
 

@@ -7,8 +7,9 @@ ignored, as in training programs.
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,13 +19,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL.ImageFile import ImageFile
 
 from ..errors import ImageError
+from .limits import BLOCK, Deferred, TimedReader
 from .png import png_without_extras
 
 MAX_PIXELS = 100_000_000  # a larger image is refused before it is decoded
+TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")  # modes
+ROWS = 64  # that are scaled at a time
 SCALES = {"L;2": 85, "L;4": 17}  # of greys of 2 and 4 bits to 8
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channels
+
+Admit = Callable[[ImageFile], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +84,23 @@ def read(file: str | os.PathLike[str] | BinaryIO, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def decoded(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
+def decoded(
+    file: str | os.PathLike[str] | BinaryIO, admit: Admit = lambda image: None, seconds: float = math.inf
+) -> Iterator[Image.Image]:
     """An upright image of 8 bits per channel from a file, which is closed when the block is left.
 
-    Raises ImageError, and nothing else, for a file that is missing, damaged, truncated, of an unknown format, larger
-    than MAX_PIXELS or of a kind without a known scale to 8 bits; and for whatever the block raises.
+    ``admit`` gets the opened image before it is decoded, and may refuse it. Raises ImageError, and nothing else, for a
+    file that is missing, damaged, truncated, of an unknown format, larger than MAX_PIXELS, of a kind without a known
+    scale to 8 bits, or that takes more than ``seconds`` of processor time; and for whatever the block raises. It is a
+    Deferred if memory ends.
     """
     try:
         with ExitStack() as stack:
             if isinstance(file, (str, os.PathLike)):
                 if os.path.exists(file) and not os.path.isfile(file):  # opening a pipe would block for ever
                     raise ImageError("a directory, a pipe or a device, expected a file")
-                file = stack.enter_context(open(file, "rb"))
-            yield _upright(_eight_bit(stack.enter_context(_loaded(file))))
+                file = stack.enter_context(TimedReader(io.FileIO(file), seconds))
+            yield _upright(_eight_bit(stack.enter_context(_loaded(file, admit))))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -97,31 +108,36 @@ def decoded(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise ImageError("damaged, or no image of a known format") from None
     except MemoryError:
-        raise ImageError("not enough memory to decode it") from None
+        raise Deferred("not enough memory to decode it") from None
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
     except Exception as error:  # on damaged files Pillow's readers raise almost anything
         raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from None
 
 
-def _loaded(file: BinaryIO) -> Image.Image:
+def _loaded(file: BinaryIO, admit: Admit) -> Image.Image:
     """The image in an open file, with its pixels."""
     _register_heif()
     try:
-        return _load(file)
-    except ImageError:
+        return _load(file, admit)
+    except (ImageError, MemoryError):
         raise
     except Exception:
         if (sound := png_without_extras(file)) is None:
             raise
-        return _load(sound)
+        return _load(sound, admit)
 
 
-def _load(file: BinaryIO) -> Image.Image:
+def _load(file: BinaryIO, admit: Admit) -> Image.Image:
     # Pillow gets an open file, not a name: what it maps into memory by name it does not turn rightly.
     image = Image.open(file, formats=READERS)
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}")
+    admit(image)
+    if isinstance(file, TimedReader) and _is_plain(image):  # takes time in the square of a block's comments
+        file.largest = BLOCK
+    if "progressive" in image.info:  # a block can hold thousands of scans
+        image.decodermaxblock = BLOCK
     raw = image.tile[0][3] if image.tile else None  # how pixels are stored
     image.load()
     if (transparent := image.info.get("transparency")) is not None:
@@ -130,6 +146,19 @@ def _load(file: BinaryIO) -> Image.Image:
         elif raw == "RGB;16B":  # of which Pillow keeps the upper bytes
             image.info["transparency"] = tuple(value >> 8 for value in transparent)
     return image
+
+
+def decoding_bytes(image: ImageFile) -> int:
+    """The most that each pixel of an opened image takes until it is in a mode of MODES, as measured for each format."""
+    has_alpha = image.mode in TRANSPARENT or "transparency" in image.info
+    if image.format in ("WEBP", "AVIF", "HEIF") or has_alpha or image.mode.startswith("I"):
+        return 28
+    return 16 if image.mode not in ("L", "RGB") or "progressive" in image.info or _is_plain(image) else 10
+
+
+def _is_plain(image: ImageFile) -> bool:
+    """Whether this is a PPM file of decimal numbers."""
+    return bool(image.tile) and image.tile[0][0] == "ppm_plain"
 
 
 @cache
@@ -150,11 +179,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         raise ImageError("floating-point pixels have no known scale to 8 bits: convert it to 8 or 16 bits first")
     if not image.mode.startswith("I"):
         return image
-    grey = np.asarray(image).astype(np.int64)
+    grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
         raise ImageError("32-bit pixels have no known scale to 8 bits: convert it to 8 or 16 bits first")
     is_scaled = image.mode == "I" and image.format == "TIFF" and grey.max() <= 255
-    scaled = Image.fromarray((grey if is_scaled else (grey + 128) // 257).astype(np.uint8))
+    pixels = np.empty(grey.shape, np.uint8)
+    for first in range(0, len(grey), ROWS):  # a few rows at a time: wide integers take much memory
+        rows = grey[first : first + ROWS].astype(np.int32)
+        pixels[first : first + ROWS] = rows if is_scaled else (rows + 128) // 257
+    scaled = Image.fromarray(pixels)
     if (transparent := image.info.get("transparency")) is not None:
         scaled = Image.merge("LA", [scaled, Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))])
     scaled.getexif()[ExifTags.Base.Orientation] = _orientation(image)
@@ -175,7 +208,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in mode L, RGB or RGBA. Transparency is composited over white unless the mode is RGBA."""
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if image.mode in TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         if mode != "RGBA":
             white = Image.new("RGBA", image.size, "white")
@@ -210,7 +245,7 @@ def check_writable(path: Path, channels: int) -> None:
 def encode(pixels: np.ndarray, suffix: str) -> bytes:
     """uint8 (H,W,C), C 1, 3 or 4 -> the bytes of an image file of the format that ``suffix`` names.
 
-    Raises ImageError if the format cannot hold an image of that size, or memory is short.
+    Raises ImageError if the format cannot hold an image of that size, MemoryError if memory ends.
     """
     kind = WRITABLE[suffix.lower()]
     height, width = pixels.shape[:2]
@@ -221,7 +256,7 @@ def encode(pixels: np.ndarray, suffix: str) -> bytes:
     try:
         image_of(pixels).save(buffer, kind.name, **(kind.options or {}))
     except MemoryError:
-        raise ImageError(f"not enough memory to write {width}x{height} pixels") from None
+        raise
     except Exception as error:  # Pillow's writers, too, raise almost anything
         raise ImageError(f"cannot be written as {kind.name} ({type(error).__name__}: {error})") from None
     return buffer.getvalue()

@@ -8,16 +8,23 @@ the PyTorch program does, or padded by reflection.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from ..errors import ImageError
 from ..model.generator import Generator
-from .codecs import MAX_PIXELS, MODES, decoded, in_mode, pixels_of
+from .codecs import MAX_PIXELS, MODES, decoded, decoding_bytes, in_mode, pixels_of
+from .limits import DEFAULT, Limits, Need
 from .options import Fit, Pair
+
+# Bytes that each byte of an image takes at most while it is with an engine, and its result until that is written, in
+# floating point too (:func:`.outcome.is_finite`).
+ENGINE_COPIES, RESULT_COPIES = 11, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +51,22 @@ class Fitting:
     fit: Fit
     size: tuple[int, int] | None
     pair: Pair | None
+    limits: Limits = DEFAULT
 
     @classmethod
     def of(
-        cls, generator: Generator, fit: Fit = "resize", size: tuple[int, int] | None = None, pair: Pair | None = None
+        cls,
+        generator: Generator,
+        fit: Fit = "resize",
+        size: tuple[int, int] | None = None,
+        pair: Pair | None = None,
+        limits: Limits = DEFAULT,
     ) -> Fitting:
         """The fitting for ``generator``.
 
         ``fit="resize"`` scales to ``size``, (H, W) in pixels, by default what the model was trained at.
         ``fit="pad"`` keeps an image's own size, or first scales to ``size`` if it is given, which then may be any.
-        ``pair`` names the halves of side-by-side A|B images.
+        ``pair`` names the halves of side-by-side A|B images. ``limits`` are those of an image file.
 
         Raises ValueError for a generator whose channels no image file has, and for a size that it cannot take.
         """
@@ -72,12 +85,34 @@ class Fitting:
             generator.check_size(*size)
         if size and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
             raise ValueError(f"got size {size[1]}x{size[0]}, expected 1 to {MAX_PIXELS} pixels in all")
-        return cls(*generator.channels, generator.multiple, fit, size, pair)
+        return cls(*generator.channels, generator.multiple, fit, size, pair, limits)
 
-    def read(self, path: str | os.PathLike[str]) -> FittedImage:
-        """Decode and fit one image file. Raises ImageError as :func:`.codecs.decoded` does."""
-        with decoded(path) as image:
+    def read(self, path: str | os.PathLike[str], admit: Callable[[Need], None] | None = None) -> FittedImage:
+        """Decode and fit one image file. Raises ImageError as :func:`.codecs.decoded` does.
+
+        ``admit`` is told what the image will take before it is decoded, and raises ImageError to refuse it.
+        """
+
+        def check(image: ImageFile) -> None:
+            need = self.need(image)
+            if need.pixels > MAX_PIXELS:
+                raise ImageError(f"{need.pixels:,} pixels when padded, more than the limit of {MAX_PIXELS:,}")
+            if admit is not None:
+                admit(need)
+
+        with decoded(path, check, self.limits.seconds) as image:
             return self.apply(image)
+
+    def need(self, image: ImageFile) -> Need:
+        """What an image takes that is opened and not decoded: upper bounds."""
+        width, height = image.size
+        h, w = self.size or (height, width // 2 if self.pair else width)
+        padded = (h + -h % self.multiple) * (w + -w % self.multiple) if self.fit == "pad" else h * w
+        arrays = padded * self.in_channels + h * w * self.out_channels * (self.pair is not None)
+        scaled = 4 * w * min(height, 100 * width) if self.size else 0  # the width first, but in thin images
+        decoding = width * height * decoding_bytes(image) + 3 * arrays + scaled
+        results = padded * (ENGINE_COPIES * self.in_channels + RESULT_COPIES * self.out_channels)
+        return Need(width, height, decoding, arrays, results, padded)
 
     def apply(self, image: Image.Image) -> FittedImage:
         """Cut, convert and scale a decoded image. Raises ImageError for one that cannot be cut in two halves."""

@@ -23,9 +23,10 @@ class TranslateOptions:
     ``inputs`` are image files and folders, or one raw .rgb file. ``output`` is a folder, or the name of a file for one
     input; ``to_folder`` makes it a folder whatever its name is. ``size`` is (H, W) in pixels; ``fit``, ``pair`` and
     ``format`` are explained by :class:`.fitting.Fitting` and :func:`.jobs.output_name`. ``batch_size`` never changes a
-    pixel. ``io`` says which ranks of an MPI job read and write files. ``overwrite`` makes again what is there;
-    ``verify`` compares the content of files, and not only sizes and times, before it keeps what is there; ``gallery``
-    adds an HTML page to the output folder.
+    pixel. ``image_timeout``, seconds of processor time, and ``memory``, bytes, bound what an image may take
+    (:class:`.limits.Limits`). ``io`` says which ranks of an MPI job read and write files. ``overwrite`` makes again
+    what is there; ``verify`` compares the content of files, and not only sizes and times, before it keeps what is
+    there; ``gallery`` adds an HTML page to the output folder.
     """
 
     inputs: tuple[Path, ...]
@@ -41,6 +42,8 @@ class TranslateOptions:
     pair: Pair | None = None
     format: OutputFormat | None = None
     batch_size: int | None = None
+    image_timeout: float = 30.0
+    memory: int | None = None
     io: FileAccess = "ranks"
     overwrite: bool = False
     verify: bool = False

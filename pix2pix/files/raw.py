@@ -12,8 +12,11 @@ import numpy as np
 
 from ..atomic import open_atomically
 from ..engines.base import Engine
+from .fitting import ENGINE_COPIES, RESULT_COPIES
+from .limits import DEFAULT, NEGLIGIBLE, Limits, network_bytes, too_large
+from .outcome import NOT_FINITE, is_finite, is_suspicious
 from .provenance import Made, Source, absolute
-from .stream import BATCH_SIZE, NOT_FINITE, is_finite, is_suspicious
+from .stream import BATCH_SIZE
 
 RAW = ".rgb"  # the suffix of such files
 
@@ -30,20 +33,31 @@ def raw_frames(source: Path, height: int, width: int, channels: int) -> int:
 
 
 def translate_raw(
-    engine: Engine, source: Path, output: Path, size: tuple[int, int] | None = None, batch_size: int = BATCH_SIZE
+    engine: Engine,
+    source: Path,
+    output: Path,
+    size: tuple[int, int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    limits: Limits = DEFAULT,
 ) -> Generator[int, None, Made]:
     """Translate a file of raw frames N x H x W x Cin bytes into one of N x H x W x Cout bytes.
 
     Yields the number of frames of each batch that was written, and returns what was made, without digests. ``size`` is
     (H, W), by default the size that the model was trained at. The output appears when it is whole and on the disk.
-    Raises ValueError for a file that is not whole frames or a size that the generator cannot take, OSError if a file
-    cannot be read or written.
+    Batches hold fewer than ``batch_size`` frames where these would take more memory than ``limits`` leave. Raises
+    ValueError for a file that is not whole frames, a size that the generator cannot take or that is too large for the
+    memory, OSError if a file cannot be read or written.
     """
     generator = engine.generator
     height, width = size or (generator.size, generator.size)
     generator.check_size(height, width)
     shape = height, width, generator.in_channels
     total = raw_frames(source, *shape)
+    frame = height * width * (ENGINE_COPIES * shape[2] + RESULT_COPIES * generator.out_channels)
+    needed, available = round(height * width * network_bytes(engine)) + frame, limits.available()
+    if needed > max(available, NEGLIGIBLE):
+        raise ValueError(f"frames are too large: {too_large(width, height, needed, available)}")
+    batch_size = min(batch_size, 1 + max(0, available - needed) // frame)
 
     def batches(file: BufferedReader) -> Iterator[np.ndarray]:
         for first in range(0, total, batch_size):

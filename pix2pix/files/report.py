@@ -11,7 +11,7 @@ from typing import Any
 
 from . import metrics
 from .jobs import natural
-from .stream import Outcome
+from .outcome import Outcome
 
 
 class Report:

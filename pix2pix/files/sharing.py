@@ -12,7 +12,7 @@ from ..model.generator import Generator as Network
 from ..model.generator import Weights
 from .fitting import Fitting
 from .jobs import Job
-from .stream import Outcome
+from .outcome import Outcome
 
 
 class Ranks(Protocol):
@@ -21,6 +21,10 @@ class Ranks(Protocol):
     @property
     def lost(self) -> Mapping[int, str]:
         """Why ranks were given up, by their number."""
+
+    @property
+    def per_host(self) -> int:
+        """The most ranks that one host has, once they have engines."""
 
     def make_engine(self, generator: Network, weights: Weights, options: EngineOptions, *, release: bool) -> Engine:
         """Make an engine on every rank; returns this rank's own."""

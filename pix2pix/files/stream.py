@@ -2,61 +2,33 @@
 
 Decoding and encoding run on a few threads beside the engine, a batch ahead of it and a batch behind. All queues are
 bounded, so memory does not grow with the number of images. An image that cannot be read or written becomes a failed
-:class:`Outcome` and never stops the run.
+:class:`.outcome.Outcome` and never stops the run. Images that take much memory are translated one at a time, after all
+others; so are those for which memory did not suffice beside others.
 """
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..atomic import write_atomically
 from ..engines.base import Engine
 from ..errors import ImageError
-from . import codecs, metrics
+from . import codecs
 from .fitting import FittedImage, Fitting
-from .gallery import Thumbnails
 from .jobs import Job
-from .provenance import Made, Source
+from .limits import Admission, Deferred
+from .outcome import Finisher, Item, Outcome, Put, put_file
+from .provenance import Source
 
 BATCH_SIZE = 8
-NOT_FINITE = "the generator's output is not finite: its weights are damaged, or its options (eps) do not suit it"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one job.
-
-    ``reason`` is why it failed. ``metrics`` compare the output with the target, if there is one. ``thumbnails`` are
-    for a gallery, if one was asked for. ``made`` is for the run record; ``is_synced`` says that the output is on the
-    disk.
-    """
-
-    job: Job
-    status: Literal["done", "skipped", "failed"]
-    reason: str = ""
-    metrics: Mapping[str, float] | None = None
-    thumbnails: Thumbnails | None = None
-    made: Made | None = None
-    is_synced: bool = False
-
-
-Put = Callable[[Job, bytes, Made], None]  # writes the output of a job: its content, and what that was made from
-
-
-def put_file(job: Job, content: bytes, _made: Made) -> None:
-    """Write an output."""
-    write_atomically(job.output, content, sync=False)
 
 
 def translate_files(
@@ -84,8 +56,8 @@ def translate_files(
     for job in jobs:
         codecs.check_writable(job.output, fitting.out_channels)
     todo, skipped = split(jobs, finished)
-    pipeline = _Pipeline(engine, fitting, batch_size, thumbnail_edge, put)
-    return pipeline.outcomes(iter(todo), skipped)
+    finisher = Finisher(engine, fitting, thumbnail_edge, put)
+    return _Pipeline(finisher, batch_size).outcomes(iter(todo), skipped)
 
 
 def translate_stream(
@@ -101,7 +73,7 @@ def translate_stream(
 
     ``skipped`` are jobs whose outputs exist. Their outcomes come first.
     """
-    return _Pipeline(engine, fitting, batch_size, thumbnail_edge).outcomes(todo, skipped)
+    return _Pipeline(Finisher(engine, fitting, thumbnail_edge, put_file), batch_size).outcomes(todo, skipped)
 
 
 def split(jobs: Sequence[Job], finished: Collection[Path]) -> tuple[list[Job], list[Job]]:
@@ -114,100 +86,84 @@ def best_batch_size(engine: Engine) -> int:
     return engine.info.best_batch
 
 
-def is_suspicious(y: np.ndarray) -> bool:
-    """Whether a translated image (H,W,C) may come from values that are not finite.
-
-    Engines turn these into one byte, black or white, and norms spread them over the whole image.
-    """
-    return y.flat[0] in (0, 255) and bool((y == y.flat[0]).all())
-
-
-def is_finite(engine: Engine, x: np.ndarray) -> bool:
-    """Whether the engine's output for an image, uint8 (H,W,Cin), is finite. Computes it in floating point."""
-    return bool(np.isfinite(engine.run(x / np.float32(127.5) - np.float32(1))).all())
-
-
 def io_threads() -> int:
     """How many threads decode and encode: the cores that this process may use, within 2 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(2, cores))
 
 
-def is_fatal(error: OSError) -> bool:
-    """Whether no further file can be written either: the disk is full, over quota or read-only."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+Batch = list[Item]
 
 
-class _Item(NamedTuple):
-    job: Job
-    image: FittedImage
-    source: Source
-
-
-Batch = list[_Item]
-
-
-@dataclass
 class _Pipeline:
-    engine: Engine
-    fitting: Fitting
-    batch_size: int
-    thumbnail_edge: int | None
-    put: Put = put_file
-    threads: int = field(default_factory=io_threads)
-
-    def __post_init__(self) -> None:
+    def __init__(self, finisher: Finisher, batch_size: int) -> None:
+        self.finisher, self.engine, self.fitting = finisher, finisher.engine, finisher.fitting
+        self.batch_size, self.threads = batch_size, io_threads()
+        self.admission = Admission(self.fitting.limits, self.engine, self.threads, 8 * batch_size + 2 * self.threads)
         self.todo: Iterator[Job] = iter(())
-        self.decoding: deque[tuple[Job, Future[_Item]]] = deque()
+        self.alone: deque[Job] = deque()  # jobs to be done when there are no others
+        self.is_alone = False
+        self.decoding: deque[tuple[Job, Future[Item]]] = deque()
         self.groups: dict[tuple[int, ...], Batch] = {}  # decoded images, by shape
-        self.again: deque[Batch] = deque()  # batches that a failed stream did not reach
         self.running: deque[Batch] = deque()  # batches given to the engine
-        self.writing: deque[Future[Outcome]] = deque()
+        self.writing: deque[tuple[Job, Future[Outcome]]] = deque()
         self.ready: deque[Outcome] = deque()
-
-    @property
-    def _is_shown(self) -> bool:
-        """Whether outputs are compared with targets, or shown in a gallery."""
-        return bool(self.fitting.pair or self.thumbnail_edge)
 
     def outcomes(self, todo: Iterator[Job], skipped: Sequence[Job]) -> Generator[Outcome, None, None]:
         """An outcome for each job, those of ``skipped`` first."""
-        self.todo = todo
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="pix2pix-io")
         try:
             yield from self._skip(pool, skipped)
+            self.todo = todo
             yield from self._translate(pool)
+            self.is_alone = True
+            while self.alone:
+                self.todo = iter([self.alone.popleft()])
+                yield from self._translate(pool)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _skip(self, pool: ThreadPoolExecutor, skipped: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes of jobs done by an earlier run. Their files are read only for metrics or thumbnails."""
         for job in skipped:
-            if self._is_shown:
-                self.writing.append(pool.submit(self._review, job))
+            if self.finisher.shows:
+                self.writing.append((job, pool.submit(self._review, job)))
                 yield from self._written(limit=2 * self.threads)
             else:
                 yield Outcome(job, "skipped")
         yield from self._written(limit=0)
+        self.is_alone = True
+        while self.alone:
+            self.ready.append(self._review(self.alone.popleft()))
+            yield from self._written(limit=0)
+        self.is_alone = False
 
     def _translate(self, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
         while True:
             try:
                 with closing(self.engine.stream(self._batches(pool))) as results:
                     for result in results:
-                        for item, pixels in zip(self.running.popleft(), result, strict=True):
+                        for item, pixels in zip(tuple(self.running[0]), result, strict=True):
                             output = pixels[: item.image.height, : item.image.width]
-                            self.writing.append(pool.submit(self._finish, item, output))
+                            self.writing.append((item.job, pool.submit(self.finisher.finish, item, output)))
+                            del self.running[0][0]
+                        self.running.popleft()
                         yield from self._written(limit=2 * self.batch_size)
                 yield from self._written(limit=0)
                 return
-            except MemoryError:  # the oldest batch was too large; the following ones go to a new stream
-                for item in self.running.popleft():
+            except MemoryError:  # in one of these batches, which only trying tells
+                self.admission.forget()
+                for item in chain.from_iterable(self.running):
                     height, width = item.image.pixels.shape[:2]
-                    reason = f"not enough memory to translate {width}x{height} pixels: use --fit resize"
-                    self.ready.append(Outcome(item.job, "failed", reason))
-                self.again.extend(self.running)
+                    self._postpone(item.job, f"not enough memory to translate {width}x{height} pixels")
                 self.running.clear()
+
+    def _postpone(self, job: Job, reason: str) -> None:
+        """Do a job later, alone. If it is alone already, it has failed."""
+        if self.is_alone:
+            self.ready.append(Outcome(job, "failed", reason))
+        else:
+            self.alone.append(job)
 
     # -- in front of the engine -------------------------------------------------------------------------------
 
@@ -222,8 +178,6 @@ class _Pipeline:
 
     def _next_batch(self, pool: ThreadPoolExecutor) -> Batch:
         """A full batch of images of one size; the fullest if too many wait or no more come; empty at the end."""
-        if self.again:
-            return self.again.popleft()
         while sum(map(len, self.groups.values())) < 4 * self.batch_size:
             while len(self.decoding) < self.batch_size + self.threads and (job := next(self.todo, None)):
                 self.decoding.append((job, pool.submit(self._decode, job)))
@@ -232,6 +186,9 @@ class _Pipeline:
             job, future = self.decoding.popleft()
             try:
                 item = future.result()
+            except (Deferred, MemoryError) as error:
+                self._postpone(job, str(error) or "not enough memory to read it")
+                continue
             except ImageError as error:
                 self.ready.append(Outcome(job, "failed", str(error)))
                 continue
@@ -242,16 +199,20 @@ class _Pipeline:
                 return self.groups.pop(shape)
         return self.groups.pop(max(self.groups, key=lambda shape: len(self.groups[shape]))) if self.groups else []
 
-    def _decode(self, job: Job) -> _Item:
+    def _read(self, job: Job) -> FittedImage:
+        """Decode and fit a job's input. Raises ImageError, Deferred for what should be decoded alone."""
+        return self.fitting.read(job.source, partial(self.admission.admit, alone=self.is_alone))
+
+    def _decode(self, job: Job) -> Item:
         try:
             before = job.source.stat()
-            image = self.fitting.read(job.source)
+            image = self._read(job)
             source = Source.of(job.source)
         except OSError as error:
             raise ImageError(error.strerror or str(error)) from None
         if (source.size, source.changed_ns) != (before.st_size, before.st_mtime_ns):
             raise ImageError("the file changed while it was read")
-        return _Item(job, image, source)
+        return Item(job, image, source)
 
     def _capacity(self, height: int, width: int, _channels: int) -> int:
         """How many images of this size make a batch: no more pixels than ``batch_size`` of the model's own size."""
@@ -260,49 +221,24 @@ class _Pipeline:
 
     # -- behind the engine ------------------------------------------------------------------------------------
 
-    def _finish(self, item: _Item, output: np.ndarray) -> Outcome:
-        job = item.job
-        if is_suspicious(output) and not is_finite(self.engine, item.image.pixels):
-            return Outcome(job, "failed", NOT_FINITE)
-        try:
-            content = codecs.encode(output, job.output.suffix)
-            made = Made.of(item.source, content)
-            self.put(job, content, made)
-            if self._is_shown and not codecs.WRITABLE[job.output.suffix.lower()].is_lossless:
-                output = codecs.read(io.BytesIO(content), self.fitting.out_channels)  # as later runs will see it
-            outcome = self._outcome(job, "done", item.image, output)
-        except ImageError as error:
-            return Outcome(job, "failed", str(error))
-        except MemoryError:
-            return Outcome(job, "failed", "not enough memory to write it")
-        except OSError as error:
-            if is_fatal(error):
-                raise
-            return Outcome(job, "failed", f"cannot write {str(job.output)!r}: {error.strerror or error}")
-        return replace(outcome, made=made)
-
     def _review(self, job: Job) -> Outcome:
-        """The outcome of a job that an earlier run did."""
+        """The outcome of a job that an earlier run did. Raises Deferred or MemoryError for what is to be done alone."""
         try:
-            image = self.fitting.read(job.source)
-            output = codecs.read(job.output, self.fitting.out_channels)
-            if output.shape[:2] != (image.height, image.width):
-                return Outcome(job, "failed", f"{str(job.output)!r} has another size than it should: use --overwrite")
-            return self._outcome(job, "skipped", image, output)
+            return self.finisher.review(job, self._read(job))
+        except (Deferred, MemoryError):
+            if not self.is_alone:
+                raise
+            return Outcome(job, "failed", "not enough memory to compare it (translated earlier)")
         except ImageError as error:
             return Outcome(job, "failed", f"{error} (translated earlier)")
 
-    def _outcome(self, job: Job, status: Literal["done", "skipped"], image: FittedImage, output: np.ndarray) -> Outcome:
-        compared = metrics.compare(output, image.target) if image.target is not None else None
-        thumbnails = None
-        if self.thumbnail_edge:
-            shown = image.pixels[: image.height, : image.width]
-            thumbnails = Thumbnails.of(shown, output, image.target, self.thumbnail_edge)
-        return Outcome(job, status, "", compared, thumbnails)
-
     def _written(self, limit: int) -> Iterator[Outcome]:
         """The outcomes that are known; waits until no more than ``limit`` images are being written."""
-        while self.writing and (len(self.writing) > limit or self.writing[0].done()):
-            self.ready.append(self.writing.popleft().result())
+        while self.writing and (len(self.writing) > limit or self.writing[0][1].done()):
+            job, future = self.writing.popleft()
+            try:
+                self.ready.append(future.result())
+            except (Deferred, MemoryError) as error:
+                self._postpone(job, str(error) or "not enough memory to write it")
         while self.ready:
             yield self.ready.popleft()

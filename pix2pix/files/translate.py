@@ -25,13 +25,15 @@ from .codecs import READABLE, WRITABLE, check_writable
 from .fitting import Fitting
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .jobs import Inputs, Job, find_inputs, single_job
+from .limits import Limits
 from .options import TranslateOptions
+from .outcome import Outcome
 from .provenance import Made, model_identity
 from .raw import RAW, raw_frames, translate_raw
 from .record import RECORD_NAME, RunRecord
 from .report import Report
 from .sharing import Ranks
-from .stream import Outcome, best_batch_size, translate_files
+from .stream import best_batch_size, translate_files
 
 STOPS = (KeyboardInterrupt, OSError, RuntimeError, MemoryError, ValueError)  # end a run midway
 PLAN_NAME = "pix2pix-plan.json"  # of a plan that was measured, beside the results
@@ -72,11 +74,14 @@ class _Run:
 
     def __init__(self, options: TranslateOptions, listener: Listener, ranks: Ranks | None) -> None:
         self.options, self.listener, self.ranks = options, listener, ranks
+        self.limits = Limits(options.image_timeout, options.memory)
 
     def run(self) -> Report:
         measured = self._name_measured_plan()
         with closing(self._load()) as engine:
             info = engine.info
+            if self.ranks:
+                self.limits = replace(self.limits, processes=self.ranks.per_host)
             self.batch_size = self.options.batch_size or best_batch_size(engine)
             told = self.ranks.described() if self.ranks else [f"device: {info}"]
             told += [f"model: {remark}" for remark in engine.generator.remarks]
@@ -184,7 +189,7 @@ class _ImageRun(_Run):
 
     def translate(self, engine: Engine) -> None:
         options = self.options
-        fitting = Fitting.of(engine.generator, options.fit or "resize", options.size, options.pair)
+        fitting = Fitting.of(engine.generator, options.fit or "resize", options.size, options.pair, self.limits)
         for job in self.jobs:
             check_writable(job.output, fitting.out_channels)
         if self.to_file:
@@ -283,7 +288,7 @@ class _RawRun(_Run):
             def frames() -> Generator[int, None, None]:
                 if is_finished:
                     return
-                made = yield from translate_raw(engine, job.source, job.output, size, self.batch_size)
+                made = yield from translate_raw(engine, job.source, job.output, size, self.batch_size, self.limits)
                 record.add(job.name, made, is_synced=True)
 
             if is_finished:

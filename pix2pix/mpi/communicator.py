@@ -1,7 +1,7 @@
 """An MPI communicator that survives the loss of ranks, where the MPI implements ULFM.
 
-Waiting is polling with sleeps in between: MPI's own waiting occupies a core, which the engines need. Each rank calls
-MPI from one thread at a time.
+Waiting is polling with sleeps in between: MPI's own waiting occupies a core, which the engines need. Each rank uses a
+communicator from one thread at a time.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ..atomic import remove_abandoned
 from ..engines.base import Engine
 from ..errors import RanksLostError
 from ..files.jobs import Job
-from ..files.stream import Outcome
+from ..files.outcome import Outcome
 from .messages import POLL_SECONDS, ROOT, JobRequest, TranslateFiles, message_of, packed_job
 from .work_queue import WorkQueue
 

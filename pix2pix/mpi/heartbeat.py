@@ -1,7 +1,8 @@
 """Signs of life: a rank that hangs ends the job, and is named, instead of blocking it for ever.
 
 A thread of each rank sends signs over a communicator of its own, whatever the other threads do: rank 0 to all others,
-these to rank 0. It also notices an engine call that doesn't return. MPI must allow calls from several threads at once.
+these to rank 0. It also notices calls of this rank that don't return, such as those of a GPU that hangs. MPI must allow
+calls from several threads at once.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Heartbeat:
         self.timeout, self.failure = timeout, ""
         self._comm, self._name = comm, f"rank {comm.rank} on {platform.node()}"
         self._clock = 0.0  # seconds for which the thread has run: a job that is suspended does not hang
-        self._calls: dict[object, float] = {}  # when each running call of the engine began, by the clock
+        self._calls: dict[object, float] = {}  # when each watched call began, by the clock
         self._peers = list(range(1, comm.size)) if comm.rank == ROOT else [ROOT]
         self._names = {rank: f"rank {rank}" for rank in self._peers}
         self._heard = dict.fromkeys(self._peers, 0.0)  # when, by the clock; without those whose last sign has come
@@ -74,7 +75,7 @@ class Heartbeat:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Surrounds a call of the engine, which must return within the timeout."""
+        """Surrounds a call, of the engine or the disk, which must return within the timeout."""
         call = object()
         self._calls[call] = self._clock
         try:
@@ -136,7 +137,8 @@ class Heartbeat:
                     self._names[rank], self._heard[rank] = sign.name, self._clock
                     if rank == ROOT:
                         self.timeout = sign.timeout
-                    self.failure = self.failure or sign.problem
+                    else:
+                        self.failure = self.failure or sign.problem
                     if sign.last:
                         del self._heard[rank]
             except RuntimeError:
@@ -150,7 +152,7 @@ class Heartbeat:
         """What is wrong with this rank or others; rank 0 also ends the job for what others report."""
         longest = self._clock - min(list(self._calls.values()), default=self._clock)
         if longest > self.timeout:
-            self._problem = f"{self._name}: its engine gave no result for {longest:.0f} s (--rank-timeout)"
+            self._problem = f"{self._name} gave no result for {longest:.0f} s (--rank-timeout)"
         for rank, heard in self._heard.items():
             if self._clock - heard > self.timeout:
                 return f"{self._names[rank]} gave no sign of life for {self._clock - heard:.0f} s (--rank-timeout)"

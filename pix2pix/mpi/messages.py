@@ -19,14 +19,12 @@ from ..engines.base import Engine, EngineInfo
 from ..factory import EngineOptions
 from ..files.fitting import Fitting
 from ..files.jobs import Job
-from ..files.stream import Outcome, translate_stream
+from ..files.outcome import Outcome
+from ..files.stream import translate_stream
 from ..model.generator import Generator as Network
 
 ROOT = 0
 POLL_SECONDS = 0.001
-
-
-# -- commands -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,6 @@ class ServeRequests:
 @dataclass(frozen=True)
 class Shutdown:
     """Command, which may also come in place of a response: end."""
-
-
-# -- requests and responses -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,11 +130,8 @@ class EngineResponse:
     error: Exception | None = None
 
 
-# -- forms that are quick to pickle: the time of rank 0 limits the number of ranks ----------------------------
-
-
 def packed_job(job: Job) -> PackedJob:
-    """A job as strings, since paths take long to pickle."""
+    """A job as strings. Paths take long to pickle, and the time of rank 0 limits the number of ranks."""
     return str(job.source), str(job.output), job.name
 
 

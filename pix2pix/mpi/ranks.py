@@ -23,6 +23,11 @@ class RankTable:
         self.lost: dict[int, str] = {}
         self.done = Counter[int]()
 
+    @property
+    def per_host(self) -> int:
+        """The most ranks that one host has, once they have engines."""
+        return max(Counter(info.host for info in self.info.values()).values())
+
     def command(self, command: object) -> None:
         """Send a command to all other ranks."""
         for rank in self.comm.others:

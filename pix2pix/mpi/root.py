@@ -11,7 +11,8 @@ from ..errors import RanksLostError
 from ..factory import EngineOptions, make_engine
 from ..files.fitting import Fitting
 from ..files.jobs import Job
-from ..files.stream import BATCH_SIZE, Outcome, split, translate_files
+from ..files.outcome import Outcome
+from ..files.stream import BATCH_SIZE, split, translate_files
 from ..model.generator import Generator as Network
 from ..model.generator import Weights
 from .engine import RanksEngine

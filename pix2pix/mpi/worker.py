@@ -146,7 +146,8 @@ class Worker:
     def _request_jobs(self, idle: bool = False, failure: str = "", fatal: bool = False) -> list[Job] | None:
         """Report outcomes and request jobs, see :class:`JobRequest`. None at the end, if idle or failed."""
         not_synced, self._not_synced = self._not_synced, []
-        sync(not_synced)
+        with self.comm.heartbeat.working():
+            sync(not_synced)
         while True:
             request = JobRequest(self._outcomes, frozenset(self._held), idle, failure, fatal)
             with self._survive():  # the loss of a rank loses messages of all: then the request is sent again

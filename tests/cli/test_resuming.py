@@ -122,6 +122,8 @@ def test_runs_that_cannot_start(capsys, argv, message):
         ["translate", "in", "-o", "out", "-m", "m", "--size", "1x2x3"],
         ["translate", "in", "-o", "out", "-m", "m", "--batch-size", "-1"],
         ["translate", "in", "-o", "out", "-m", "m", "--set", "eps"],
+        ["translate", "in", "-o", "out", "-m", "m", "--memory", "much"],
+        ["translate", "in", "-o", "out", "-m", "m", "--image-timeout", "0"],
         ["translate", "in", "-o", "out", "-m", "m", "--overw"],
     ],
 )

@@ -151,3 +151,14 @@ def test_what_is_left_out_of_a_folder_is_told(capsys, monkeypatch):
     summary = json.loads(Path("j.json").read_text())
     assert summary["left_out"] == {"ending in .txt": 1}
     assert summary["failures"][0]["input"] == str(Path("in/closed"))
+
+
+def test_images_that_take_too_much_fail_alone(capsys):
+    save("in/large.png", 3000, 3000)
+    Path("in/slow.ppm").write_bytes(b"P3\n32 32 255\n" + b"#\n" * 1_000_000 + b"1 " * 3072)
+    limits = ["--memory", "1M", "--image-timeout", "0.1"]
+    assert translate("in", "-o", "out", "--fit", "pad", *limits) == 1
+    printed = capsys.readouterr()
+    assert "5 done, 0 skipped, 2 failed" in printed.out
+    assert "in/large.png: 3000x3000 pixels need some" in printed.err and "slow.ppm: decoding takes" in printed.err
+    assert translate("in", "-o", "out", "--fit", "pad") == 0

@@ -12,11 +12,13 @@ from PIL import Image
 
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.files import codecs, metrics, stream
+from pix2pix.files import codecs, metrics
+from pix2pix.files import outcome as outcomes_module
 from pix2pix.files.codecs import MODES
 from pix2pix.files.fitting import Fitting, pad
 from pix2pix.files.jobs import find_jobs, single_job
-from pix2pix.files.stream import Outcome, io_threads, translate_files
+from pix2pix.files.outcome import Outcome
+from pix2pix.files.stream import io_threads, translate_files
 from pix2pix.model.generator import Generator
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
@@ -102,14 +104,14 @@ def test_an_output_that_cannot_be_written_fails_alone(tmp_path, engine):
 def test_a_full_disk_stops_the_run(tmp_path, engine, monkeypatch):
     for i in range(40):
         save(tmp_path, f"in/x{i}.png")
-    write, count = stream.write_atomically, itertools.count()
+    write, count = outcomes_module.write_atomically, itertools.count()
 
     def fail_later(path, data, **options):
         if next(count) >= 10:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, data, **options)
 
-    monkeypatch.setattr(stream, "write_atomically", fail_later)
+    monkeypatch.setattr(outcomes_module, "write_atomically", fail_later)
     with pytest.raises(OSError, match="No space left"):
         run(engine, find_jobs([tmp_path / "in"], tmp_path / "out"), batch_size=2)
     assert len(list((tmp_path / "out").iterdir())) == 10

@@ -13,8 +13,8 @@ import pix2pix
 from pix2pix.errors import InputError, RecordError
 from pix2pix.factory import EngineOptions
 from pix2pix.files.options import TranslateOptions
+from pix2pix.files.outcome import Outcome
 from pix2pix.files.record import RECORD_NAME
-from pix2pix.files.stream import Outcome
 from pix2pix.files.translate import Listener, translate
 from tests.files.samples import SIZE, noise, pixels_of, save
 

@@ -50,7 +50,7 @@ def kill_one(
 
 @pytest.fixture(scope="module")
 def slow(folder) -> float:
-    """Seconds that three ranks take for larger pictures; ``slow`` holds what they make of them."""
+    """Seconds that three ranks take for larger images; ``slow`` holds what they make of them."""
     start = time.monotonic()
     assert command(folder, "-o", "slow", *SLOW, ranks=3).returncode == 0
     return time.monotonic() - start
@@ -175,4 +175,4 @@ def test_an_engine_that_hangs_ends_the_job(folder):
     hanging = f'[ "$PMI_RANK" != 1 ] || export PYTHONPATH="{folder / "hanging"}:$PYTHONPATH"'
     for io in ("ranks", "root"):
         done = command(folder, "-o", f"stuck-{io}", "--io", io, "--rank-timeout", "2", ranks=3, shell=hanging)
-        assert done.returncode != 0 and re.search(r"stopped: rank 1 on \S+: its engine gave no result", done.stderr)
+        assert done.returncode != 0 and re.search(r"stopped: rank 1 on \S+ gave no result", done.stderr)

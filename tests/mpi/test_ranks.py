@@ -82,8 +82,8 @@ def test_programs_share_an_engine(folder, ranks):
 
 
 @needs_mpi
-def test_a_failed_picture_is_a_line(folder):
-    (folder / "in" / "broken.png").write_bytes(b"no picture")
+def test_a_failed_image_is_a_line(folder):
+    (folder / "in" / "broken.png").write_bytes(b"no image")
     try:
         done = command(folder, "-o", "failing", ranks=3)
     finally:
@@ -91,6 +91,20 @@ def test_a_failed_picture_is_a_line(folder):
     assert done.returncode == 1 and "60 done, 0 skipped, 1 failed" in done.stdout
     assert done.stderr.count("failed: in/broken.png: damaged") == 1
     assert files(folder / "failing") == files(folder / "expected")
+
+
+@needs_mpi
+@pytest.mark.parametrize("io", ["ranks", "root"])
+def test_an_image_that_takes_too_much_is_a_line(folder, io):
+    large = folder / "in" / "large.png"
+    Image.new("L", (6000, 6000)).save(large)
+    try:
+        done = command(folder, "-o", f"limited-{io}", "--io", io, "--memory", "50M", ranks=3)
+    finally:
+        large.unlink()
+    assert done.returncode == 1 and "60 done, 0 skipped, 1 failed" in done.stdout, done.stderr
+    assert done.stderr.count("failed: in/large.png: 6000x6000 pixels need some") == 1
+    assert files(folder / f"limited-{io}") == files(folder / "expected")
 
 
 @needs_mpi
