@@ -25,7 +25,7 @@ from numba.cuda.np import numpy_support
 from pix2pix.gpu import device as gpu_device
 from pix2pix.gpu import engine, tensor_maps
 
-from .compiler import ARCHITECTURES, name_of, program_of
+from .compiler import ARCHITECTURES, name_of, program_of, ptx_of
 from .faults import Fault
 from .global_memory import Allocation
 from .launch import ArrayArgument, Configuration, launch
@@ -57,9 +57,10 @@ class Session:
         """Run a kernel of Numba's."""
         name, dynamic = name_of(kernel), configuration.dynamic
         signature = tuple(_type_of(kernel, argument) for argument in arguments)
-        program = program_of(kernel, signature, self.architecture, self.change)
+        text = ptx_of(kernel, signature, self.architecture)
+        program = program_of(self.change(name, text) if self.change else text)
         if dynamic > WITHOUT_ASKING and self.allowed.get(kernel, 0) < dynamic:
-            raise Fault(f"{name}: {dynamic} bytes of shared memory, of which {self.allowed.get(kernel, 0)} were asked for")
+            raise Fault(f"{name}: {dynamic} bytes of shared memory, {self.allowed.get(kernel, 0)} were asked for")
         passed = [argument.passed() if isinstance(argument, DeviceArray) else argument for argument in arguments]
         try:
             launch(program, configuration, passed, self.options, self.only)
@@ -177,7 +178,8 @@ def on_machine(session: Session) -> Iterator[MachineDevice]:
         return device.upload(np.asarray(array))
 
     library = SimpleNamespace(cuTensorMapEncodeTiled=_encode)
-    driver = SimpleNamespace(CDLL=lambda name: library, **{n: getattr(ctypes, n) for n in ("c_void_p", "c_uint32", "c_uint64")})
+    c_types = {name: getattr(ctypes, name) for name in ("c_void_p", "c_uint32", "c_uint64")}
+    driver = SimpleNamespace(CDLL=lambda name: library, **c_types)
     capability = ARCHITECTURES[session.architecture][:2]
     with ExitStack() as stack:
         for target, name, replacement in (

@@ -1,9 +1,10 @@
 """Basic blocks to Python: each becomes a function over arrays of lanes, compiled once.
 
-A function has two forms: for all lanes of the machine, and for those whose numbers are in ``I`` (n of them). ``R`` holds
+A function has two forms: for all lanes of the machine, and for the n lanes whose numbers are in ``I``. ``R`` holds
 registers: arrays of one element for each lane, in their declared type. Special registers, parameters and addresses of
-shared variables are registers that are set at the launch. ``K`` holds constants. What is more than arithmetic is a
-method of the machine ``m``. Each line belongs to an instruction (:attr:`.blocks.Block.owners`), which errors name.
+shared variables are registers that are set at the launch. ``W`` sets a register in some lanes. ``K`` holds constants.
+What is more than arithmetic is a method of the machine ``m``. Each line belongs to an instruction
+(:attr:`.blocks.Block.owners`), which errors name.
 
 Source: PTX ISA 8.7, "Instruction Set".
 """

@@ -62,7 +62,8 @@ class WarpInstructions:
             raise PtxError(f"{i.text}: {match[1]} coordinates expected")
         start = "[" + ", ".join(f"F({c}, n)" for c in coordinates) + "]"
         barrier = self.address(ops[2], masked)
-        return [f"m.copy_box(I, {self.address(ops[0], masked)}, {self.read(described, 'u64', masked)}, {start}, {barrier})"]
+        places = f"{self.address(ops[0], masked)}, {self.read(described, 'u64', masked)}"
+        return [f"m.copy_box(I, {places}, {start}, {barrier})"]
 
     def _mbarrier(self, i: Instruction, parts: list[str], ops: list[str], masked: bool) -> list[str]:
         what = ".".join(p for p in parts[1:] if p not in ("b64", "shared", "shared::cta"))

@@ -17,6 +17,7 @@ from .machine import Chosen, Machine, Options, Program
 from .parse import parse
 from .tma import TensorMap, encoded
 
+DEFAULT = Options()
 HEAD = """.version 8.7
 .target {target}
 .address_size 64
@@ -59,7 +60,7 @@ def ptxas_errors(text: str) -> str:
 
 
 def run(
-    text: str, *arrays: np.ndarray, threads: int = 32, blocks: int = 1, dynamic: int = 0, options: Options = Options()
+    text: str, *arrays: np.ndarray, threads: int = 32, blocks: int = 1, dynamic: int = 0, options: Options = DEFAULT
 ) -> list[np.ndarray]:
     """The arrays after a launch; each is passed as a pointer."""
     memory, values, held = GlobalMemory(), {}, []
@@ -184,7 +185,7 @@ def one_box(array: np.ndarray) -> np.ndarray:
     return encoded(TensorMap(held, (32, len(array)), (128,), (32, len(array)), is_swizzled=True))
 
 
-def wgmma_error(kind: str, columns: int, lines: dict[str, str], options: Options = Options()) -> float:
+def wgmma_error(kind: str, columns: int, lines: dict[str, str], options: Options = DEFAULT) -> float:
     """The largest difference from NumPy's product."""
     rng, depth = np.random.default_rng(2), 32 if kind == "tf32" else 64
     a, b = exact_numbers(rng, 64, depth), exact_numbers(rng, columns, depth)

@@ -100,9 +100,7 @@ ADVERSE = {
 def check(case: Network, session: Session) -> None:
     """Compare all layers, and a translated image, with the oracle's."""
     with on_machine(session):
-        check_layers(
-            case.precision, case.algorithm, case.images, case.h, case.w, case.norm, case.filters, case.depth
-        )
+        check_layers(case.precision, case.algorithm, case.images, case.h, case.w, case.norm, case.filters, case.depth)
         g, weights = network(case.precision, case.norm, case.filters, case.depth)
         b = pictures(case.images, case.h, case.w)
         with GpuEngine(g, weights, precision=case.precision, plan=case.algorithm) as engine:

@@ -5,14 +5,13 @@ Memory is zeros, except for what is put where the chosen blocks read.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
-pytest.importorskip("numba_cuda", reason="needs numba-cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    pytest.skip("compiles kernels, which numba's simulator replaces", allow_module_level=True)
+from .needs import MISSING
+
+if MISSING:
+    pytest.skip(MISSING, allow_module_level=True)
 
 from pix2pix.gpu.filters import phase_taps, plain_taps, reorder_columns
 from pix2pix.gpu.forward import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
@@ -186,8 +185,9 @@ def test_boxes_of_giant_maps(device):
     assert box is not None
     out, nothing = device.empty(rows * STRIDE), device.empty(64)
     assert min(a.size, out.size) > LIMIT
-    operands = encode(device, source_map(a, (1, H, w, words), 2, box)), encode(
-        device, weight_map(weights, COLUMNS, 16 * words, tile.bn)
+    operands = (
+        encode(device, source_map(a, (1, H, w, words), 2, box)),
+        encode(device, weight_map(weights, COLUMNS, 16 * words, tile.bn)),
     )
     grid = BoxGrid(H // 2, w // 2, 0, 1, box.h.bit_length() - 1, box.w.bit_length() - 1)
     gemm = Gemm(Source(H, w, words), WINDOW, grid, COLUMNS, 1, 1)

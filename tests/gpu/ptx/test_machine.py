@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,8 @@ def elementwise(instruction: str, of: str, to: str) -> str:
     load, store = (kind if kind == "f32" else f"b{kind[1:]}" for kind in (of, to))
     body = f"mul.wide.u32 %rd10, %r1, {int(of[1:]) // 8}; add.s64 %rd11, %rd1, %rd10; add.s64 %rd12, %rd2, %rd10;\n"
     body += f"ld.global.{load} {a}, [%rd11]; ld.global.{load} {b}, [%rd12];\n{mnemonic} {named};\n"
-    body += f"mul.wide.u32 %rd10, %r1, {int(to[1:]) // 8}; add.s64 %rd13, %rd3, %rd10; st.global.{store} [%rd13], {d};\n"
+    body += f"mul.wide.u32 %rd10, %r1, {int(to[1:]) // 8}; add.s64 %rd13, %rd3, %rd10;\n"
+    body += f"st.global.{store} [%rd13], {d};\n"
     return module(body, 3, 32)
 
 
@@ -143,7 +146,8 @@ def test_wgmma_of_boxes_is_the_product(kind, columns, options):
 # -- what must be refused ---------------------------------------------------------------------------------------------
 
 SHARED = ".shared .align 16 .b8 s[1024];"
-ROTATE = "shl.b32 %r2, %r1, 2; mov.u64 %rd5, s; cvt.u32.u64 %r3, %rd5; add.s32 %r4, %r3, %r2; st.shared.u32 [%r4], %r1;\n"
+ROTATE = "shl.b32 %r2, %r1, 2; mov.u64 %rd5, s; cvt.u32.u64 %r3, %rd5; add.s32 %r4, %r3, %r2;\n"
+ROTATE += "st.shared.u32 [%r4], %r1;\n"
 READ_NEXT = "xor.b32 %r5, %r2, 4; add.s32 %r6, %r3, %r5; ld.shared.u32 %r7, [%r6];\n"
 READ_NEXT += "cvt.u64.u32 %rd6, %r2; add.s64 %rd7, %rd1, %rd6; st.global.u32 [%rd7], %r7;\n"
 COPY = "shl.b32 %r2, %r1, 4; mov.u64 %rd5, s; cvt.u32.u64 %r3, %rd5; add.s32 %r4, %r3, %r2; cvt.u64.u32 %rd6, %r2;\n"
@@ -223,7 +227,9 @@ def test_another_layout_gives_other_numbers(lines):
     assert wgmma_error("f16", 64, lines) > 0.1
 
 
-@pytest.mark.parametrize("text", ["frobnicate.b32 %r1, %r2;\n", "@%p1 add.u32 %r2, %r1, %r1;\n", "mul.hi.u32 %r2, %r1, %r1;\n"])
+@pytest.mark.parametrize(
+    "text", ["frobnicate.b32 %r1, %r2;\n", "@%p1 add.u32 %r2, %r1, %r1;\n", "mul.hi.u32 %r2, %r1, %r1;\n"]
+)
 def test_unknown_instructions_are_errors(text):
     with pytest.raises((Fault, PtxError), match="not known|a guard"):
         run(module(f"setp.eq.u32 %p1, 0, 0;\n{text}", 1, 32), np.zeros(32, np.uint32))
@@ -235,7 +241,7 @@ def test_unknown_statements_are_errors():
 
 
 def test_the_machine_knows_nothing_of_the_engine():
-    """It must not share a mistake with the simulator or the fragment layouts: only `device` and tests import the engine."""
+    """It must not share a mistake with the simulator or the fragment layouts. Only what runs the engine imports it."""
     users = {"device.py", "compiler.py", "networks.py", "mutations.py"}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -244,3 +250,26 @@ def test_the_machine_knows_nothing_of_the_engine():
         assert not any("gpu.simulator" in name for name in names), path.name
         if not path.name.startswith("test_") and path.name not in users:
             assert not any(name.startswith("pix2pix") for name in names), path.name
+
+
+def test_what_is_imported_is_required():
+    """ci/requirements installs what the machine imports: NumPy, pytest, and Numba with its toolkit."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "ci").is_dir():
+        pytest.skip("needs the checkout's ci/")
+    required = {
+        re.split(r"[=\[]", line)[0]
+        for name in ("base", "test", "cuda")
+        for line in (root / "ci" / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    }
+    packages = {"numpy": "numpy", "pytest": "pytest", "numba": "numba-cuda", "nvidia": "cuda-toolkit"}
+    found = set()
+    for path in Path(__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    third_party = found - set(sys.stdlib_module_names) - {"pix2pix", "tests", "ci"}
+    assert {packages[name] for name in third_party} <= required

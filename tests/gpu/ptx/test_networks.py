@@ -8,9 +8,10 @@ import pkgutil
 
 import pytest
 
-pytest.importorskip("numba_cuda", reason="needs numba-cuda")
-if __import__("os").environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    pytest.skip("compiles kernels, which numba's simulator replaces", allow_module_level=True)
+from .needs import MISSING
+
+if MISSING:
+    pytest.skip(MISSING, allow_module_level=True)
 
 from ci.cuda_compile import declared
 from pix2pix.gpu import kernels as kernels_package
@@ -54,7 +55,6 @@ def run(case: Network, session: Session) -> None:
     """Check a network, that it launched what it is to launch, and that this executed what it is made for."""
     check(case, session)
     assert set(session.launches) == launches_of(case, session.architecture)
-    assert f"{case.algorithm.split('-')[0]}" in ("im2col", "implicit", "tensor", "hopper")
     for name, executed in session.executed.items():
         family, *_, last = name.split()[0], name.split()[-1]
         for start in OPCODES[family]:
@@ -108,13 +108,13 @@ def test_results_do_not_depend_on_order_or_on_when_copies_land(case, order):
 
 
 def test_every_specialisation_is_launched_by_make_test():
-    """What ci/cuda_compile.py declares is what the engine launches, and the networks of `make test` launch all of it."""
+    """The networks of `make test` launch all that ci/cuda_compile.py declares, and nothing else."""
     launched = set().union(*(launches_of(case, "sm_90a") for case in QUICK))
     assert launched == set(declared())
 
 
 def test_every_kernel_of_the_engine_is_declared():
-    """Each factory in pix2pix/gpu/kernels is one that test_every_specialisation... knows by its kernel's name."""
+    """The test above knows every factory in pix2pix/gpu/kernels."""
     factories = set()
     for module in pkgutil.iter_modules(kernels_package.__path__):
         found = vars(importlib.import_module(f"{kernels_package.__name__}.{module.name}"))

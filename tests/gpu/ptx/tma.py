@@ -81,7 +81,7 @@ class Tma:
             if len(tensor_map.sizes) != len(coordinates):
                 raise Fault(f"{len(coordinates)} coordinates for {len(tensor_map.sizes)} dimensions")
             if target % (ATOM if tensor_map.is_swizzled else 128):
-                raise Fault(f"misaligned: a box at byte {target} of shared memory, no multiple of the swizzle's pattern")
+                raise Fault(f"misaligned: a box at byte {target} of shared memory, within the swizzle's pattern")
             if not self.barrier_at(block, barrier, lane).is_fenced:
                 raise Fault("TMA uses an mbarrier without fence.mbarrier_init")
             self.boxes.append(BoxCopy(block, target, tensor_map, tuple(coordinates), barrier))

@@ -1,9 +1,9 @@
 """wgmma: products of a warpgroup, straight from shared memory, that go on by themselves.
 
-A matrix descriptor's matrix has 128-byte rows in the 128-byte swizzle: row i, 16-byte unit k begin at start + i / 8 *
-stride + i % 8 * 128 + 16 * k, swizzled. Accumulators: of lane l of warp w, element v has row 16 * w + l / 4 + 8 * (v / 2
-% 2), column 8 * (v / 4) + 2 * (l % 4) + v % 2. A product is complete when it is waited for. What it reads must be the
-same then as when it began; until then nobody may touch its accumulators.
+A matrix descriptor's matrix has 128-byte rows in the 128-byte swizzle: 16-byte unit k of row i begins at start + i / 8
+* stride + i % 8 * 128 + 16 * k, swizzled. Accumulator v of lane l of warp w has row 16 * w + l / 4 + 8 * (v / 2 % 2),
+column 8 * (v / 4) + 2 * (l % 4) + v % 2. A product is complete when it is waited for. What it reads must be the same
+then as when it began; until then nobody may touch its accumulators.
 
 Source: PTX ISA 8.7, "Asynchronous Warpgroup Level Matrix Instructions"; CuTe's GmmaDescriptor, make_gmma_desc<Major::K>
 and CLayout_64xN.
