@@ -43,7 +43,16 @@ def _in_all(precisions: list[str], networks: list[Network]) -> list[Network]:
     return [replace(network, precision=precision) for network in networks for precision in precisions]
 
 
-# Networks of `make test`: together they launch every specialisation that the engine has.
+OTHERS = [
+    Network("tensor-128x128", 1, 48, 80, True, 4, 3),  # statistics of tiles, the last of which is ragged
+    Network("tensor-64x64", 1, 40, 32, True, 5, 3),
+    Network("tensor-128x128-split4", 1, 64, 96, True, 3, 2),  # shared sums of large maps: statistics of parts
+    Network("hopper-128x256", 1, 64, 64, True, 32, 3),
+    Network("hopper-128x128", 1, 64, 64, True, 32, 3),
+    Network("hopper-128x256", 1, 32, 64, False, (64, 64, 64), 3),  # values that two layers read
+    Network("hopper-128x128", 1, 32, 64, False, (64, 136), 2),  # a full tile of columns and some of the next
+]
+# Networks of `make test`: they launch every specialisation, but of bfloat16 only some. It differs in its format alone.
 QUICK = [
     Network("implicit-128x128", 1, 48, 48, True, 9, 3),
     Network("implicit-128x64", 1, 48, 56, True, 5, 3),
@@ -54,21 +63,16 @@ QUICK = [
     *_in_all(
         PRECISIONS,
         [
-            Network("tensor-128x128", 1, 48, 80, True, 4, 3),  # statistics of tiles, the last of which is ragged
             Network("tensor-128x64", 1, 40, 72, True, 9, 3),
-            Network("tensor-64x64", 1, 40, 32, True, 5, 3),
-            Network("tensor-128x128-split4", 1, 64, 96, True, 3, 2),  # shared sums of large maps: statistics of parts
-            Network("hopper-128x256", 1, 64, 64, True, 32, 3),
-            Network("hopper-128x128", 1, 64, 64, True, 32, 3),
             Network("hopper-128x64", 1, 64, 64, True, 32, 3),
-            Network("hopper-128x256", 1, 32, 64, False, (64, 64, 64), 3),  # values that two layers read
-            Network("hopper-128x128", 1, 32, 64, False, (64, 136), 2),  # a full tile of columns and some of the next
             Network("hopper-128x64", 3, 32, 32, False, 32, 3),
         ],
     ),
+    *_in_all(["float16", "tf32"], OTHERS),
 ]
 # What else there is to go wrong: networks of `make test-full`.
 MORE = [
+    *_in_all(["bfloat16"], OTHERS),
     Network("implicit-32x128-split32", 1, 16, 32, False, 8, 4),
     Network("implicit-128x64", 1, 96, 96, True, 2, 2),
     Network("implicit-128x128", 1, 16, 32, True, (8, 136), 2),

@@ -46,6 +46,7 @@ COLUMNS, STRIDE, FIRST = 64, 136, 8  # of the result
 LIMIT = 1 << 31
 WINDOW = Window(4, 4, 2, 2, 1, 1)
 ONE = np.float32(1)
+KINDS = [pytest.param(FLOAT32, marks=pytest.mark.full, id="float32"), pytest.param(FLOAT16, id="float16")]
 TOLERANCE = {FLOAT32: 1e-4, FLOAT16: 2e-3}  # relative to max(1, |expected|)
 
 
@@ -115,7 +116,7 @@ def product(device, kind, tile, operands, gemm, out, epilogue=MAPS):
     gemm_kernel(tile, kind, epilogue)[blocks, tile.threads](*arguments)
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16], ids=["float32", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_of_giant_maps(device, kind):
     a, corner = giant_source(device, kind, H, W, WORDS)
     kernel = exact(np.random.default_rng(1), 4, 4, corner.shape[2], COLUMNS)
@@ -128,7 +129,7 @@ def test_convolutions_of_giant_maps(device, kind):
     check(written(out, kind, 64), convolved(corner, kernel, 64), kind)
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16], ids=["float32", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_shared_sums_of_giant_maps(device, kind):
     a, corner = giant_source(device, kind, H, W, WORDS)
     kernel = exact(np.random.default_rng(1), 4, 4, corner.shape[2], COLUMNS)
@@ -148,7 +149,7 @@ def test_shared_sums_of_giant_maps(device, kind):
     check(written(out, kind, 64)[:, -last:], convolved(corner, kernel, 64)[:, -last:], kind)
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16], ids=["float32", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_transposed_convolutions_to_giant_maps(device, kind):
     h, w, words, count = H // 2, W // 2, 8, 20
     a, corner = giant_source(device, kind, h, w, words)
@@ -199,7 +200,7 @@ def test_boxes_of_giant_maps(device):
     check(written(out, kind, 32), convolved(corner, kernel, 32), kind)
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16], ids=["float32", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_norms_of_giant_maps(device, kind):
     images, pixels, stride, count = 2, 1 << 16, 16440, 32
     out = device.empty(images * pixels * stride)
