@@ -2,8 +2,9 @@
 
     python -m tests.gpu.ptx.mutations [WORD...]
 
-runs those whose description has the words, and says how each is noticed. Every intrinsic of :mod:`pix2pix.gpu.ptx` has
-a mutation, or stands in :data:`UNCHANGED` with the reason why it has none.
+runs those whose description has the words, and says how each is noticed. None survives. Every intrinsic of
+:mod:`pix2pix.gpu.ptx` has a mutation. What they leave out: round8 and pack8 convert by the same instruction, so
+"bfloat16 for float16" breaks both; that round8 alone is missing would change results by less than their tolerance.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ NETWORKS = {
     "sums": Network("implicit-32x128-split4", 1, 16, 32, True, 5, 2),
     "im2col": Network("im2col", 1, 16, 16, True, 5, 2),
     "mma": Network("tensor-64x64", 1, 40, 32, True, 9, 2, "float16"),
+    "one step": Network("tensor-64x64", 1, 64, 64, True, 2, 3, "float16"),  # sums and the last stage share memory
     "tf32": Network("tensor-64x64-split2", 1, 16, 32, True, 9, 2, "tf32"),
     "hopper": Network("hopper-128x64", 1, 32, 64, True, (32, 64, 64), 3, "float16"),
 }
@@ -41,7 +43,7 @@ class Mutation:
     change: Callable[[str], str]
 
     def __str__(self) -> str:
-        return f"{self.intrinsic}: {self.what}"
+        return f"{self.intrinsic}: {self.what} ({self.network})"
 
 
 def sub(pattern: str, new: Any, which: int | None = 0) -> Callable[[str], str]:
@@ -63,6 +65,7 @@ REGISTERS = r"(%r\d+),(%r\d+),(%r\d+),(%r\d+)"
 FLOATS = r"(%f\d+),(%f\d+),(%f\d+),(%f\d+)"
 V4_LOAD = r"(ld\.global\.v4\.f32\s+\{[^}]*\}, \[%rd\d+)\]"
 V4_STORE = r"(st\.global\.v4\.f32\s+\[[^]]*\], \{)(%f\d+), (%f\d+)"
+V4_WORDS = r"(st\.global\.v4\.u32\s+\[[^]]*\], \{)(%r\d+), (%r\d+)"
 WAIT_FULL = r"\{ \.reg \.pred ended[^}]*\}(?=[^}]{0,900}wgmma\.fence)"
 WAIT_FREE = r"\{ \.reg \.pred ended[^}]*\}(?=[^}]{0,300}arrive\.expect_tx)"
 HALVES = r"cvt\.f32\.f16 (%f\d+),(%rs\d+);([^;]*?)cvt\.f32\.f16 (%f\d+),(%rs\d+);"
@@ -83,7 +86,7 @@ MUTATIONS = [
     Mutation("syncthreads", "none in the product", "simt", "simt_gemm", sub(NO_BARRIER, "")),
     Mutation("syncthreads", "none in the product", "mma", "mma_gemm", sub(NO_BARRIER, "")),
     Mutation("syncthreads", "none after mbarriers are made", "hopper", "hopper_gemm", sub(NO_BARRIER, "")),
-    Mutation("syncthreads", "none before statistics", "mma", "mma_gemm.*statistics", sub(NO_BARRIER, "", -2)),
+    Mutation("syncthreads", "none before statistics", "one step", "mma_gemm.*statistics", sub(NO_BARRIER, "", -2)),
     Mutation("syncthreads", "none within statistics", "mma", "mma_gemm.*statistics", sub(NO_BARRIER, "", -1)),
     Mutation("syncthreads", "finish_map's first", "sums", "finish_map normalised", sub(NO_BARRIER, "", 0)),
     Mutation("syncthreads", "finish_map's second", "sums", "finish_map normalised", sub(NO_BARRIER, "", 1)),
@@ -92,7 +95,7 @@ MUTATIONS = [
     # -- simt
     Mutation("load4", "16 bytes further", "im2col", "im2col", sub(V4_LOAD, r"\1+16]")),
     Mutation("load4", "16 bytes further", "simt", "simt_gemm", sub(V4_LOAD, r"\1+16]")),
-    Mutation("store4", "elements exchanged", "im2col", "insert_zeros", sub(V4_STORE, r"\1\3, \2", None)),
+    Mutation("store4", "insert_zeros exchanges elements", "im2col", "insert_zeros", sub(V4_STORE, r"\1\3, \2", None)),
     Mutation("store4", "elements exchanged", "im2col", "im2col", sub(V4_STORE, r"\1\3, \2", None)),
     Mutation("quotient", "the remainder", "mma", "mma_gemm", sub(r"div\.u32", "rem.u32", -1)),
     Mutation("quotient", "the remainder", "sums", "finish_map", sub(r"div\.u32", "rem.u32", -1)),
@@ -119,15 +122,9 @@ MUTATIONS = [
         "halves of a word exchanged",
         "mma",
         "normalise_map",
-        sub(HALVES, r"cvt.f32.f16 \1,\5;\3cvt.f32.f16 \4,\2;"),
+        sub(HALVES, r"cvt.f32.f16 \1,\5;\3cvt.f32.f16 \4,\2;", None),
     ),
-    Mutation(
-        "pack8",
-        "halves of words exchanged",
-        "mma",
-        "mma_gemm",
-        sub(r"cvt\.rn\.f16x2\.f32 (%r\d+),(%f\d+),(%f\d+)", r"cvt.rn.f16x2.f32 \1,\3,\2", None),
-    ),
+    Mutation("pack8", "words exchanged", "mma", "mma_gemm.*maps", sub(V4_WORDS, r"\1\3, \2", None)),
     Mutation(
         "pack8",
         "tf32 is not masked",
@@ -250,8 +247,6 @@ MUTATIONS = [
         sub(r"copysign\.f32 \t(%f\d+), (%f\d+), (%f\d+)", r"copysign.f32 \t\1, \3, \2", None),
     ),
 ]
-UNCHANGED: dict[str, str] = {}  # intrinsics without a mutation, and why
-SURVIVORS: dict[str, str] = {}  # mutations that no test can notice, and why
 
 
 def outcome(mutation: Mutation) -> str:
@@ -280,9 +275,9 @@ def main(words: list[str]) -> int:
     for mutation in MUTATIONS:
         if all(word in str(mutation) for word in words):
             found = outcome(mutation)
-            is_missed = found in ("survived", "changes nothing") and str(mutation) not in SURVIVORS
+            is_missed = found in ("survived", "changes nothing")
             missed += is_missed
-            print(f"{'MISSED ' * is_missed}{mutation} ({mutation.network}): {found}", flush=True)
+            print(f"{'MISSED ' * is_missed}{mutation}: {found}", flush=True)
     return int(missed > 0)
 
 

@@ -54,6 +54,7 @@ OTHERS = [
 ]
 # Networks of `make test`: they launch every specialisation, but of bfloat16 only some. It differs in its format alone.
 QUICK = [
+    Network("tensor-64x64", 1, 64, 64, True, 2, 3, "float16"),  # sums of one step, whose stage lies where statistics do
     Network("implicit-128x128", 1, 48, 48, True, 9, 3),
     Network("implicit-128x64", 1, 48, 56, True, 5, 3),
     Network("implicit-32x128", 1, 24, 40, True, 5, 3),
