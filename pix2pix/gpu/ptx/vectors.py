@@ -45,7 +45,7 @@ else:
         if kind == FLOAT32:
             return [builder.bitcast(v, I32) for v in values]
         if kind == TF32:
-            # The last 13 bits of the result are undefined, and those of mma.sync's operands not said to be ignored.
+            # PTX leaves the last 13 bits of the result undefined, and does not say that tensor cores ignore them.
             found = [assembly(builder, I32, [v], "cvt.rna.tf32.f32 $0,$1;", "=r,f", False) for v in values]
             return [builder.and_(word, I32(TF32_BITS)) for word in found]
         text = f"cvt.rn.{FORMATS[kind]}x2.f32 $0,$1,$2;"
