@@ -53,6 +53,7 @@ class Wgmma:
         """Before the first instruction."""
         self.queues: dict[tuple[int, int], Queue] = {}
         self.in_flight: list[Product] = []
+        self.products_of = np.zeros(self.lanes, np.int32)  # how many are in flight for each lane
 
     def _queues(self, lanes: Any) -> list[tuple[Queue, np.ndarray]]:
         """The queue of each warp, with its lanes."""
@@ -102,11 +103,13 @@ class Wgmma:
             operands = [self._operand(block, int(left[0]), 64), self._operand(block, int(right[0]), columns)]
             product = Product(group, columns, kind, slots, operands, bool(accumulates[0]))
             for other in self.in_flight:
-                if np.intersect1d(other.lanes, group).size and other.slots != slots and {*other.slots} & {*slots}:
+                is_alike = other.slots == slots or not {*other.slots} & {*slots}
+                if not is_alike and np.intersect1d(other.lanes, group).size:
                     raise Fault("a product's accumulators are those of one in flight, in another order")
             for queue in queues:
                 queue.begun.append(product)
             self.in_flight.append(product)
+            self.products_of[group] += 1
 
     def wgmma_commit_group(self, lanes: Any) -> None:
         """Make a group of the products begun since the last one."""
@@ -136,13 +139,15 @@ class Wgmma:
         for slot, values in zip(product.slots, sums, strict=True):
             register = self.registers[slot]
             register[warp] = (values + register[warp] if product.accumulates else values).astype(np.float32)
+        self.products_of[warp] -= 1
         product.is_done[number] = True
         if product.is_done.all():
             self.in_flight.remove(product)
 
     def check_accumulators(self, lanes: Any, slots: list[int]) -> None:
         """Another instruction touches registers that wgmma accumulates in."""
-        for product in self.in_flight:
+        is_busy = np.any(self.products_of if lanes is None else self.products_of[lanes])
+        for product in self.in_flight if is_busy else ():
             unfinished = product.lanes[~np.repeat(product.is_done, 32)]
             if {*slots} & {*product.slots} and (lanes is None or np.intersect1d(unfinished, lanes).size):
                 raise Fault("race: accumulators of a product in flight are touched")
