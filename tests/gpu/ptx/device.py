@@ -59,6 +59,7 @@ class Session:
         signature = tuple(_type_of(kernel, argument) for argument in arguments)
         text = ptx_of(kernel, signature, self.architecture)
         program = program_of(self.change(name, text) if self.change else text)
+        program.forget_visits()
         if dynamic > WITHOUT_ASKING and self.allowed.get(kernel, 0) < dynamic:
             raise Fault(f"{name}: {dynamic} bytes of shared memory, {self.allowed.get(kernel, 0)} were asked for")
         passed = [argument.passed() if isinstance(argument, DeviceArray) else argument for argument in arguments]
@@ -67,7 +68,7 @@ class Session:
         except Fault as fault:
             raise Fault(f"{name}, grid {configuration.grid} x {configuration.threads}: {fault}") from fault
         self.launches[name] += 1
-        self.executed.setdefault(name, set()).update(program.opcodes(executed=True))
+        self.executed.setdefault(name, set()).update(program.executed())
 
 
 class DeviceArray:

@@ -70,9 +70,14 @@ class Program:
             block.functions[masked] = self.emitter.function(block, masked, SCOPE)
         return block.functions[masked]
 
-    def opcodes(self, executed: bool) -> set[str]:
-        """Opcodes of the instructions that have been executed at least once, or never."""
-        return {i.opcode for block in self.blocks for i in block.instructions if (block.visits > 0) == executed}
+    def forget_visits(self) -> None:
+        """Count from now on what is executed."""
+        for block in self.blocks:
+            block.visits = 0
+
+    def executed(self) -> set[str]:
+        """Opcodes of the instructions that have been executed."""
+        return {i.opcode for block in self.blocks for i in block.instructions if block.visits}
 
 
 class Machine(TensorCores, Mbarriers, Tma, Wgmma):
