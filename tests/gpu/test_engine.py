@@ -69,7 +69,7 @@ def test_the_courses_plan_computes_the_whole_network():
 
 
 def test_weights_that_float16_cannot_hold_are_refused():
-    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    g, weights = VARIANTS["tensorflow"], dict(weights_of("tensorflow"))
     weights["encoder_1.kernel"] = weights["encoder_1.kernel"] * np.float32(1e6)
     with pytest.raises(ValueError, match="encoder_1 has a weight of .* too large for float16: use bfloat16 or tf32"):
         GpuEngine(g, weights, precision="float16")

@@ -31,7 +31,7 @@ from pix2pix.gpu.kernels.parameters import (
     Values,
     Window,
 )
-from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile
+from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
 from pix2pix.gpu.products import OF_INSERTED, ONE_PIXEL, PHASE, gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
 from pix2pix.gpu.ptx.packed_words import FLOAT32
@@ -40,8 +40,7 @@ pytestmark = pytest.mark.gpu
 CONVOLUTION = Window(4, 4, 2, 2, 1, 1)
 ONE, QUARTER, ZERO = np.float32(1), np.float32(0.25), np.float32(0)
 NO_TARGETS = Targets(NO_TARGET, NO_TARGET)
-# In the simulator also one that a block shares as on a GPU: warps of 4 x 8 threads, 2 x 2 of them.
-TILES = [SIMULATED_SIMT_TILE, SimtTile(64, 128, 1)] if SIMULATED else list(SIMT_TILES.values())
+TILES = [SIMULATED_SIMT_TILE] if SIMULATED else list(SIMT_TILES.values())  # tests/gpu/ptx runs the real ones
 
 
 def launch(kernel, grid, threads, *arguments):

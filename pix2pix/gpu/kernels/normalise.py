@@ -155,10 +155,11 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
                     value = affine[int32(columns + first_column + c)] * (ONE / math.sqrt(value + sums.eps))
                 shared[MEAN + c] = value
             cuda.syncthreads()
-            if moment == 0:
-                mean = load8(shared, MEAN + lane * VECTOR)
-            else:
-                scale = load8(shared, MEAN + lane * VECTOR)
+            if column < columns:
+                if moment == 0:
+                    mean = load8(shared, MEAN + lane * VECTOR)
+                else:
+                    scale = load8(shared, MEAN + lane * VECTOR)
         if column < columns:
             word = column // VECTOR * WORDS
             unit = 2 if phases > 1 else 1

@@ -19,6 +19,7 @@ FLOAT16, BFLOAT16, TF32, FLOAT32 = KINDS.values()
 ELEMENTS = (2, 2, 1, 1)  # of a word, by kind
 VECTOR_WORDS = tuple(VECTOR // elements for elements in ELEMENTS)
 LARGEST_FLOAT16 = 65504.0
+TF32_BITS = 0xFFFFE000  # of a word: all but the last 13
 
 
 def words_of(values: np.ndarray, kind: int) -> np.ndarray:
@@ -33,7 +34,7 @@ def words_of(values: np.ndarray, kind: int) -> np.ndarray:
     if kind == BFLOAT16:
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return (rounded[..., ::2] | rounded[..., 1::2] << 16).astype(np.uint32)
-    return (bits + 0x1000 & 0xFFFFE000).astype(np.uint32)
+    return (bits + 0x1000 & TF32_BITS).astype(np.uint32)
 
 
 def floats_of(words: np.ndarray, kind: int) -> np.ndarray:
@@ -43,4 +44,4 @@ def floats_of(words: np.ndarray, kind: int) -> np.ndarray:
     if kind == BFLOAT16:
         halves = np.stack([words << 16, words & 0xFFFF0000], axis=-1).astype(np.uint32)
         return halves.view(np.float32).reshape(*words.shape[:-1], -1)
-    return (words if kind == FLOAT32 else words & np.uint32(0xFFFFE000)).view(np.float32)
+    return (words if kind == FLOAT32 else words & np.uint32(TF32_BITS)).view(np.float32)

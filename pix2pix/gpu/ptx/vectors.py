@@ -11,7 +11,7 @@ from typing import Any
 
 from ..jit import SIMULATED
 from .fragments import VECTOR
-from .packed_words import ELEMENTS, FLOAT32, TF32, VECTOR_WORDS
+from .packed_words import ELEMENTS, FLOAT32, TF32, TF32_BITS, VECTOR_WORDS
 
 if SIMULATED:
     from ..simulator.vectors import (  # noqa: F401
@@ -45,7 +45,9 @@ else:
         if kind == FLOAT32:
             return [builder.bitcast(v, I32) for v in values]
         if kind == TF32:
-            return [assembly(builder, I32, [v], "cvt.rna.tf32.f32 $0,$1;", "=r,f", False) for v in values]
+            # PTX leaves the last 13 bits of the result undefined, and does not say that tensor cores ignore them.
+            found = [assembly(builder, I32, [v], "cvt.rna.tf32.f32 $0,$1;", "=r,f", False) for v in values]
+            return [builder.and_(word, I32(TF32_BITS)) for word in found]
         text = f"cvt.rn.{FORMATS[kind]}x2.f32 $0,$1,$2;"
         pairs = zip(values[1::2], values[::2], strict=True)
         return [assembly(builder, I32, list(pair), text, "=r,f,f", False) for pair in pairs]
