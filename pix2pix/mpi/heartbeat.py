@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 LONGEST_PERIOD = 1.0  # seconds between two signs
+FIRST_PERIOD = 0.05  # signs come sooner at first: they tell each rank's name, and the timeout of rank 0
 SECONDS_AFTER_INTERRUPT = 10.0  # the timeout from then on
 SECONDS_TO_END = 10.0  # that other threads have to report a failure and end the job
 
@@ -97,7 +98,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         before = time.monotonic()
-        while not self._closing.wait(period := min(LONGEST_PERIOD, self.timeout / 8)):
+        while not self._closing.wait(period := min(LONGEST_PERIOD, self.timeout / 8, FIRST_PERIOD + self._clock)):
             now = time.monotonic()
             self._clock += min(now - before, 2 * period)
             before = now
