@@ -43,16 +43,20 @@ def _in_all(precisions: list[str], networks: list[Network]) -> list[Network]:
     return [replace(network, precision=precision) for network in networks for precision in precisions]
 
 
-OTHERS = [
+TENSOR = [
     Network("tensor-128x128", 1, 48, 80, True, 4, 3),  # statistics of tiles, the last of which is ragged
     Network("tensor-64x64", 1, 40, 32, True, 5, 3),
     Network("tensor-128x128-split4", 1, 64, 96, True, 3, 2),  # shared sums of large maps: statistics of parts
+]
+HOPPER = [
     Network("hopper-128x256", 1, 64, 64, True, 32, 3),
     Network("hopper-128x128", 1, 64, 64, True, 32, 3),
     Network("hopper-128x256", 1, 32, 64, False, (64, 64, 64), 3),  # values that two layers read
     Network("hopper-128x128", 1, 32, 64, False, (64, 136), 2),  # a full tile of columns and some of the next
 ]
-# Networks of `make test`: they launch every specialisation, but of bfloat16 only some. It differs in its format alone.
+SMALL_HOPPER = Network("hopper-128x64", 3, 32, 32, False, 32, 3)
+# Networks of `make test`. They launch every specialisation, but of bfloat16 only some, and of tf32 only some of
+# Hopper's: these differ from float16 in their format alone.
 QUICK = [
     Network("tensor-64x64", 1, 64, 64, True, 2, 3, "float16"),  # sums of one step, whose stage lies where statistics do
     Network("implicit-128x128", 1, 48, 48, True, 9, 3),
@@ -66,14 +70,15 @@ QUICK = [
         [
             Network("tensor-128x64", 1, 40, 72, True, 9, 3),
             Network("hopper-128x64", 1, 64, 64, True, 32, 3),
-            Network("hopper-128x64", 3, 32, 32, False, 32, 3),
         ],
     ),
-    *_in_all(["float16", "tf32"], OTHERS),
+    *_in_all(["float16", "tf32"], TENSOR),
+    *_in_all(["float16"], [*HOPPER, SMALL_HOPPER]),
 ]
 # What else there is to go wrong: networks of `make test-full`.
 MORE = [
-    *_in_all(["bfloat16"], OTHERS),
+    *_in_all(["bfloat16"], TENSOR),
+    *_in_all(["bfloat16", "tf32"], [*HOPPER, SMALL_HOPPER]),
     Network("implicit-32x128-split32", 1, 16, 32, False, 8, 4),
     Network("implicit-128x64", 1, 96, 96, True, 2, 2),
     Network("implicit-128x128", 1, 16, 32, True, (8, 136), 2),
