@@ -36,8 +36,8 @@ class EngineInfo:
 
     ``device`` is what ``--device`` calls it; ``description`` says more, for people. ``instruction_set`` and
     ``threads`` are the CPU's, where it has a part; ``threads_from`` is the environment variable that set them, if one
-    did. ``workers`` share the work, ``pixels_at_once`` is how much of a
-    batch is best done at once: more costs memory and gains no speed.
+    did. ``workers`` share the work, ``pixels_at_once`` is how much of a batch is best done at once: more costs memory
+    and gains no speed.
     """
 
     device: str = "cpu"

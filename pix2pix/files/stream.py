@@ -8,7 +8,6 @@ others; so are those for which memory did not suffice beside others.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cpu.topology import allowed_cpus
 from ..engines.base import Engine
 from ..errors import ImageError
 from . import codecs
@@ -88,8 +88,7 @@ def best_batch_size(engine: Engine) -> int:
 
 def io_threads() -> int:
     """How many threads decode and encode: the cores that this process may use, within 2 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(2, cores))
+    return min(8, max(2, len(allowed_cpus())))
 
 
 Batch = list[Item]

@@ -143,6 +143,11 @@ def algorithms(op: Op, hardware: str = "cpu", precision: str = "float32") -> tup
     )
 
 
+def supports(op: Op, hardware: str = "cpu", precision: str = "float32") -> bool:
+    """Whether the engine of that hardware has a kernel for an operation."""
+    return bool(algorithms(op, hardware, precision))
+
+
 def unsupported(op: Op, hardware: str) -> str:
     """In words: an operation that the engine of that hardware has no kernel for, and what it has kernels for."""
     s, kind = op.sampling, "transposed convolution" if op.sampling.transposed else "convolution"

@@ -14,7 +14,7 @@ from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator
 from pix2pix.model.lowering import lower
 from pix2pix.model.weights import random_weights
-from pix2pix.plans.algorithms import algorithms
+from pix2pix.plans.algorithms import supports
 from tests.engines.layers import BLOCK, FILTERS, NETWORKS, body, network, weights_of
 
 EXPECTED = np.load(Path(__file__).parent / "data" / "layers.npz")
@@ -40,7 +40,7 @@ def test_descriptions_survive_json(name):
 def test_an_engine_without_a_kernel_says_what_it_lacks(name):
     generator = NETWORKS[name]
     op = lower(generator)["first"]
-    assert not algorithms(op, "cpu") and not algorithms(op, "cuda")
+    assert not supports(op, "cpu") and not supports(op, "cuda")
     message = r"the CPU engine has no kernel for first \(7x7 convolution, stride 1, reflect padding"
     with pytest.raises(ValueError, match=message):
         CpuEngine(generator, random_weights(generator))
