@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
-from ..model.weights import fold_parts, without_stored_statistics
+from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
 from .convolution import ConvolutionSpec
@@ -75,36 +74,33 @@ class CpuEngine(BaseEngine):
             )
         info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
         super().__init__(generator, self.plan.layers_on("cpu"), info)
-        folded = without_stored_statistics(generator)
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
         # would wait for that team for ever.
         self._executor = ThreadPoolExecutor(1, "pix2pix-cpu", use_allowed_cpus)
         try:
-            self.convolutions = self._executor.submit(self._pack_all, folded, remaining).result()
+            self.convolutions = self._executor.submit(self._pack_all, remaining).result()
         except BaseException:
             self._executor.shutdown()
             raise
-        program = lower(folded)
+        program = lower(folded(generator))
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads)
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
 
-    def _pack_all(self, folded: Generator, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
         served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
-        convolutions = {name: self._pack(name, folded, remaining) for name in served}
+        convolutions = {name: self._pack(name, remaining) for name in served}
         remaining.clear()  # of what nothing reads
         return convolutions
 
-    def _pack(self, name: str, folded: Generator, remaining: dict[str, np.ndarray]) -> Any:
+    def _pack(self, name: str, remaining: dict[str, np.ndarray]) -> Any:
         """The convolution of a layer with its weights packed, which are taken out of ``remaining``."""
-        given, op = self.generator[name], lower(folded)[name]
-        tensors = given.tensors(self.generator.statistics)
-        parts: Mapping[str, np.ndarray] = {key.rpartition(".")[2]: remaining.pop(key) for key in tensors}
-        if self.generator.statistics == "running":
-            parts = fold_parts(given, parts)
+        given, generator = self.generator[name], folded(self.generator)
+        op, tensors = lower(generator)[name], given.tensors(self.generator.statistics)
+        parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
         kernel = np.ascontiguousarray(parts["kernel"])
-        channels = [op.in_channels] if op.reads_image else [folded[s.layer].filters for s in op.sources]
+        channels = [op.in_channels] if op.reads_image else [generator[s.layer].filters for s in op.sources]
         spec = ConvolutionSpec(
             kernel,
             op.sampling.transposed,

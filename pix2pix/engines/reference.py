@@ -23,7 +23,7 @@ from .execution import Context, Maps, Runner
 def pad(x: np.ndarray, padding: tuple[int, int, int, int], mode: str = "zeros") -> np.ndarray:
     """(H,W,C) -> (H + top + bottom, W + left + right, C), with zeros, by reflection or by repeating the border."""
     top, left, bottom, right = padding
-    numpy_mode: Any = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
+    numpy_mode: Any = {"reflect": "reflect", "replicate": "edge"}.get(mode, "constant")
     return np.pad(x, ((top, bottom), (left, right), (0, 0)), mode=numpy_mode)
 
 
@@ -77,6 +77,11 @@ def conv2d_transpose(x: np.ndarray, kernel: np.ndarray, sampling: Sampling) -> n
     return y[top : top + out_h, left : left + out_w]
 
 
+def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
+    """x where it is positive, else slope * x."""
+    return np.where(x > 0, x, x * x.dtype.type(slope))
+
+
 def normalise(x: np.ndarray, mean: np.ndarray, variance: np.ndarray, eps: float) -> np.ndarray:
     """(x - mean) / sqrt(variance + eps), per channel."""
     return (x - mean) / np.sqrt(variance + np.asarray(eps, x.dtype))
@@ -126,7 +131,7 @@ class _Context(Context):
         out[0] = to_uint8(value, self._engine.generator.output_scale) if out.dtype == np.uint8 else value
 
     def run(self, op: Op, wanted: bool) -> None:
-        epilogue, dtype = op.epilogue, self._engine.dtype
+        epilogue = op.epilogue
         part = {
             name.rpartition(".")[2]: array
             for name, array in self._engine.weights.items()
@@ -135,23 +140,26 @@ class _Context(Context):
         y = _convolve(op, [self._read(source) for source in op.sources], part.get("kernel"))
         if epilogue.bias:
             y = y + part["bias"]
+        y = leaky_relu(y, epilogue.inner_slope)
         if epilogue.norm:
-            if self._engine.generator.statistics == "image":
-                exact = y.astype(np.float64)
-                mean, variance = (m.astype(dtype) for m in (exact.mean((0, 1)), exact.var((0, 1))))
-            else:
-                mean, variance = part["mean"], part["variance"]
-            y = normalise(y, mean, variance, epilogue.norm.eps)
+            if not epilogue.norm.fixed:
+                y = self._normalise(y, part, epilogue.norm.eps)
             if epilogue.norm.affine:
                 y = y * part["gamma"] + part["beta"]
         if epilogue.activation == "tanh":
             y = np.tanh(y)
         self._values[op.name] = y + self._read(epilogue.residual) if epilogue.residual else y
 
+    def _normalise(self, y: np.ndarray, part: dict[str, np.ndarray], eps: float) -> np.ndarray:
+        """``y`` (H,W,C) by its own statistics, or by those among the layer's tensors."""
+        if self._engine.generator.statistics == "running":
+            return normalise(y, part["mean"], part["variance"], eps)
+        exact = y.astype(np.float64)
+        return normalise(y, exact.mean((0, 1)).astype(y.dtype), exact.var((0, 1)).astype(y.dtype), eps)
+
     def _read(self, source: Source) -> np.ndarray:
         """The value of a source through its leaky ReLU."""
-        x = self._values[source.layer]
-        return np.where(x > 0, x, x * self._engine.dtype(source.slope))
+        return leaky_relu(self._values[source.layer], source.slope)
 
 
 def _convolve(op: Op, inputs: list[np.ndarray], kernel: np.ndarray | None) -> np.ndarray:
@@ -164,4 +172,8 @@ def _convolve(op: Op, inputs: list[np.ndarray], kernel: np.ndarray | None) -> np
         kernel = np.outer(op.depthwise, op.depthwise)[..., None, None].astype(x.dtype)
     if sampling.transposed:
         return conv2d_transpose(x, kernel, sampling)
-    return conv2d(pad(x, sampling.padding, sampling.padding_mode), kernel, sampling.stride)
+    y = conv2d(pad(x, sampling.padding, sampling.padding_mode), kernel, sampling.stride)
+    if sampling.padding_mode != "uncounted":
+        return y
+    counted = pad(np.ones_like(x[..., :1]), sampling.padding)
+    return y / conv2d(counted, kernel, sampling.stride) * kernel.sum()

@@ -3,7 +3,7 @@
 A :class:`Generator` is a frozen sequence of :class:`Layer` values. A layer names its inputs and the activation that it
 applies to each of them, so every published variant (PyTorch, TensorFlow 1, Keras) is only other data:
 
-    y = norm(conv(join(act(x_1), act(x_2), ...)) + bias) + act(residual)
+    y = norm(inner_act(conv(join(act(x_1), act(x_2), ...)) + bias)) + act(residual)
 
 The value *of* a layer is y: after its norm, before the activations of the layers that read it.
 
@@ -18,6 +18,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -45,10 +46,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Batch or instance normalisation over the pixels of a map: (x - mean) / sqrt(variance + eps) * gamma + beta."""
+    """Batch or instance normalisation over the pixels of a map: (x - mean) / sqrt(variance + eps) * gamma + beta.
+
+    ``fixed`` is what folding leaves of running statistics where they can be no part of the kernel: x * gamma + beta.
+    """
 
     eps: float = DEFAULT_EPS
     affine: bool = True
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class Layer:
 
     ``padding`` is one number for all sides, or (top, left, bottom, right). ``upsample`` enlarges what is read by that
     factor before it is padded. ``residual`` is added to the result. ``depthwise`` holds the taps of a fixed filter,
-    applied to every channel along both axes; such a layer has no kernel among its weights.
+    applied to every channel along both axes; such a layer has no kernel among its weights. ``inner_slope`` is that of
+    a leaky ReLU between the convolution and the norm.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Layer:
     upsample_mode: Upsampling = "nearest"
     residual: Source | None = None
     depthwise: tuple[float, ...] = ()
+    inner_slope: float = 1.0
 
     @property
     def sampling(self) -> Sampling:
@@ -102,7 +109,7 @@ class Layer:
             shapes["bias"] = (self.filters,)
         if self.norm and self.norm.affine:
             shapes |= {"gamma": (self.filters,), "beta": (self.filters,)}
-        if self.norm and statistics == "running":
+        if self.norm and statistics == "running" and not self.norm.fixed:
             shapes |= {"mean": (self.filters,), "variance": (self.filters,)}
         return {f"{self.name}.{part}": shape for part, shape in shapes.items()}
 
@@ -202,7 +209,12 @@ class Generator:
     @property
     def multiple(self) -> int:
         """Height and width of an input must be multiples of this many pixels."""
-        return math.prod(layer.stride for layer in self.layers if not layer.transposed)
+        pixels = {INPUT: Fraction(1)}  # of the input, from one pixel of a layer's map to the next
+        for layer in self.layers:
+            up = layer.stride if layer.transposed else layer.upsample
+            down = 1 if layer.transposed else layer.stride
+            pixels[layer.name] = pixels[layer.inputs[0].layer] * Fraction(down, up)
+        return math.lcm(*(each.numerator for each in pixels.values()))
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -327,10 +339,12 @@ class Generator:
         """
         description = dataclasses.asdict(self)
         del description["assumed"], description["remarks"]
-        for entry in description["layers"]:
-            for name, default in _LATER_FIELDS.items():  # files of U-Nets stay as version 0.1.0 reads them
+        for entry in description["layers"]:  # files of U-Nets stay as version 0.1.0 reads them
+            for name, default in _LATER_FIELDS.items():
                 if entry[name] == default:
                     del entry[name]
+            if entry["norm"] and not entry["norm"]["fixed"]:
+                del entry["norm"]["fixed"]
         return description
 
     @classmethod
@@ -353,7 +367,7 @@ class Generator:
             raise ValueError(f"not the description of a generator: {error!r}") from None
 
 
-_LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-5:]}  # since version 0.1.0
+_LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-6:]}  # since version 0.1.0
 
 
 def _checked(layer: Layer) -> Layer:
@@ -370,10 +384,13 @@ def _checked(layer: Layer) -> Layer:
         and isinstance(layer.output_padding, int)
         and 0 <= layer.output_padding < layer.stride
         and layer.join in ("concat", "add")
-        and layer.padding_mode in ("zeros", "reflect", "replicate")
+        and layer.padding_mode in ("zeros", "reflect", "replicate", "uncounted")
+        and (layer.padding_mode != "uncounted" or layer.depthwise)
         and layer.upsample_mode in ("nearest", "bilinear", "bilinear-corners")
         and layer.activation in ("none", "tanh")
         and all(isinstance(s.layer, str) and 0 <= s.slope <= 1 for s in read)
+        and isinstance(layer.inner_slope, float | int)
+        and 0 <= layer.inner_slope <= 1
         and (layer.norm is None or 0 < layer.norm.eps < math.inf)
         and all(isinstance(flag, bool) for flag in (layer.transposed, layer.bias))
         and not (layer.transposed and (layer.upsample > 1 or layer.padding_mode != "zeros"))

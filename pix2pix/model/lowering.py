@@ -20,10 +20,10 @@ from .sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What follows the sum of products: ``activation(norm(sum + bias)) + residual``.
+    """What follows the sum of products: ``activation(norm(inner_act(sum + bias))) + act(residual)``.
 
-    ``output_scale`` is set where the result is the network's output: the rule for 8-bit images, see
-    :class:`pix2pix.Generator`.
+    ``inner_slope`` is the slope of inner_act, a leaky ReLU; 1 is the identity. ``output_scale`` is set where the result
+    is the network's output: the rule for 8-bit images, see :class:`pix2pix.Generator`.
     """
 
     bias: bool
@@ -31,6 +31,7 @@ class Epilogue:
     activation: Literal["none", "tanh"]
     residual: Source | None
     output_scale: float | None
+    inner_slope: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Program:
         constant: list[str] = []
         for op in self.ops:
             residual = op.epilogue.residual
-            is_beta = op.epilogue.norm is not None and shapes[op.name][:2] == (1, 1)
+            norm = op.epilogue.norm
+            is_beta = norm is not None and not norm.fixed and shapes[op.name][:2] == (1, 1)
             if (
                 (is_beta and (residual is None or residual.layer in constant))
                 or constant
@@ -151,7 +153,7 @@ def lower(generator: Generator) -> Program:
 
 
 def _lower(layer: Layer, output_scale: float | None) -> Op:
-    epilogue = Epilogue(layer.bias, layer.norm, layer.activation, layer.residual, output_scale)
+    epilogue = Epilogue(layer.bias, layer.norm, layer.activation, layer.residual, output_scale, layer.inner_slope)
     operands = (*layer.inputs, layer.residual) if layer.residual else layer.inputs
     return Op(
         layer.name,

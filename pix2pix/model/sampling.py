@@ -13,7 +13,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-PaddingMode = Literal["zeros", "reflect", "replicate"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "uncounted"]  # the last: an average leaves the padding out
 Upsampling = Literal["nearest", "bilinear", "bilinear-corners"]  # the last with align_corners
 
 

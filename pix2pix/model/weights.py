@@ -1,8 +1,9 @@
-"""Weights of a generator: running statistics folded into convolutions, and random weights for tests and benchmarks."""
+"""Weights of a generator: what can be folded into kernels before anything runs, and random weights for tests."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,39 +12,88 @@ from .generator import Generator, Layer, Weights
 
 
 def fold(generator: Generator, weights: Weights) -> tuple[Generator, dict[str, np.ndarray]]:
-    """Fold running statistics into kernels and biases: (a generator without norms, its weights).
-
-    Under image statistics nothing can be folded, and both come back as they are.
-    """
-    if generator.statistics == "image":
-        return generator, dict(weights)
-    folded: dict[str, np.ndarray] = {}
+    """A generator that computes the same with less to do, and its weights: see :func:`folded`."""
+    parts: dict[str, np.ndarray] = {}
     for layer in generator.layers:
-        parts = {name.rpartition(".")[2]: weights[name] for name in layer.tensors("running")}
-        folded |= {f"{layer.name}.{part}": array for part, array in fold_parts(layer, parts).items()}
-    return without_stored_statistics(generator), folded
+        given = {name.rpartition(".")[2]: weights[name] for name in layer.tensors(generator.statistics)}
+        parts |= {f"{layer.name}.{part}": array for part, array in fold_parts(generator, layer, given).items()}
+    return folded(generator), parts
 
 
-def without_stored_statistics(generator: Generator) -> Generator:
-    """The generator that computes the same with weights that are folded: itself, or one without norms."""
-    if generator.statistics == "image":
-        return generator
-    layers = (dataclasses.replace(y, norm=None, bias=True) if y.norm else y for y in generator.layers)
-    return dataclasses.replace(generator, layers=tuple(layers), statistics="image")
+@functools.lru_cache(maxsize=64)
+def folded(generator: Generator) -> Generator:
+    """What :func:`fold` makes of a generator.
 
-
-def fold_parts(layer: Layer, parts: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """One layer's tensors by part, with its running statistics (if it has a norm) folded into kernel and bias.
-
-    norm(conv(x, k) + b) = conv(x, k * r) + ((b - mean) * r + beta) with r = gamma / sqrt(variance + eps), computed in
-    float64.
+    Running statistics become part of kernels and biases; behind an inner leaky ReLU, of gamma and beta. The nearest
+    upsampling of a map that is then padded with zeros becomes part of the kernel: see :func:`transposed_kernel`.
     """
-    if layer.norm is None:
-        return parts
-    ratio = parts.get("gamma", 1.0) / np.sqrt(parts["variance"].astype(np.float64) + layer.norm.eps)
-    bias = (parts.get("bias", 0.0) - parts["mean"].astype(np.float64)) * ratio + parts.get("beta", 0.0)
-    along_filters = ratio[:, None] if layer.transposed else ratio
-    return {"kernel": (parts["kernel"] * along_filters).astype(np.float32), "bias": bias.astype(np.float32)}
+    running = generator.statistics == "running"
+    layers = tuple(_folded_layer(layer, running) for layer in generator.layers)
+    return dataclasses.replace(generator, layers=layers, statistics="image")
+
+
+def _folded_layer(layer: Layer, running: bool) -> Layer:
+    norm = layer.norm
+    if norm and running and not norm.fixed:
+        if layer.inner_slope == 1:
+            layer = dataclasses.replace(layer, norm=None, bias=True)
+        else:
+            layer = dataclasses.replace(layer, norm=dataclasses.replace(norm, fixed=True, affine=True))
+    if not _upsamples_nearest(layer):
+        return layer
+    factor, kernel = layer.upsample, layer.kernel
+    top, left, bottom, right = (kernel - 1 - side for side in layer.sampling.padding)
+    return dataclasses.replace(
+        layer,
+        transposed=True,
+        kernel=kernel + factor - 1,
+        stride=factor,
+        padding=top if top == left == bottom == right else (top, left, bottom, right),
+        upsample=1,
+    )
+
+
+def _upsamples_nearest(layer: Layer) -> bool:
+    """Whether a layer is a transposed convolution in disguise."""
+    by_zeros = layer.padding_mode == "zeros" or layer.padding in (0, (0, 0, 0, 0))
+    nearest = layer.upsample > 1 and layer.upsample_mode == "nearest"
+    return nearest and by_zeros and layer.stride == 1 and not layer.depthwise
+
+
+def fold_parts(generator: Generator, layer: Layer, parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors by part, computed in float64, that the layer of the :func:`folded` generator has.
+
+    norm(conv(x, k) + b) = conv(x, k * r) + ((b - mean) * r + beta) with r = gamma / sqrt(variance + eps).
+    """
+    parts = dict(parts)
+    norm = layer.norm
+    if norm and generator.statistics == "running" and not norm.fixed:
+        ratio = parts.pop("gamma", 1.0) / np.sqrt(parts.pop("variance").astype(np.float64) + norm.eps)
+        shift = parts.pop("beta", 0.0) - parts.pop("mean") * ratio
+        if layer.inner_slope == 1:
+            along_filters = ratio[:, None] if layer.transposed else ratio
+            parts = {"kernel": parts["kernel"] * along_filters, "bias": parts.get("bias", 0.0) * ratio + shift}
+        else:
+            parts |= {"gamma": ratio, "beta": shift}
+    if _upsamples_nearest(layer):
+        parts["kernel"] = transposed_kernel(parts["kernel"], layer.upsample)
+    return {part: np.asarray(array, np.float32) for part, array in parts.items()}
+
+
+def transposed_kernel(kernel: np.ndarray, factor: int) -> np.ndarray:
+    """The kernel (kh+factor-1, kw+factor-1, out, in) of the transposed convolution of stride ``factor`` that computes
+    what ``kernel`` (kh,kw,in,out) does on a map enlarged by repeating each pixel.
+
+    The enlarged map is a transposed convolution with a kernel of ones; the two kernels make one. Taps that meet the
+    same pixel of the smaller map are added up, so that fewer are left: 16 of 36 for 3x3 taps and factor 2.
+    """
+    kh, kw, depth, filters = kernel.shape
+    sums = np.zeros((kh + factor - 1, kw + factor - 1, filters, depth), np.float64)
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    for u in range(factor):
+        for v in range(factor):
+            sums[u : u + kh, v : v + kw] += flipped
+    return sums
 
 
 def random_weights(generator: Generator, seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import os
 
 from ..model.generator import Generator
 from ..model.lowering import Op, lower
+from ..model.weights import folded
 from . import tables
 from .algorithms import ALGORITHMS, Algorithm, algorithms, unsupported
 from .plan import Plan, read
@@ -40,7 +41,7 @@ def choose(
             raise ValueError(f"the plan is for {plan.hardware!r} and has no layer for {hardware!r}")
         return plan
     check_precision(precision, hardware)
-    program, layers = lower(generator), {}
+    program, layers = lower(folded(generator)), {}
     shapes = program.shapes(generator.size, generator.size)
     measured = tables.table(gpu, precision, tune)
     wanted = ALGORITHMS[hardware][str(plan)] if plan else None

@@ -16,6 +16,7 @@ from typing import Any
 from ..atomic import write_atomically
 from ..model.generator import Generator
 from ..model.lowering import lower
+from ..model.weights import folded
 from .algorithms import ALGORITHMS, Algorithm, algorithms, unsupported
 from .precisions import PRECISIONS
 
@@ -74,7 +75,7 @@ class Plan:
         if have != needed:
             missing, surplus = sorted(needed - have), sorted(have - needed)
             raise ValueError(f"the plan is for another generator: missing {missing}, surplus {surplus}")
-        for op in lower(generator).ops:
+        for op in lower(folded(generator)).ops:
             known = algorithms(op, self.hardware_of(op.name), self.precision)
             if not known:
                 raise ValueError(unsupported(op, self.hardware_of(op.name)))

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from pix2pix.model.generator import INPUT, Generator, Layer, Norm, Source
+from pix2pix.model.generator import INPUT, Generator, Layer, Norm, Source, Statistics
 from pix2pix.model.weights import random_weights
 
 CHANNELS, FILTERS = 3, 4
@@ -31,9 +31,12 @@ NETWORKS = {
     "asymmetric": network(body(stride=2, padding=(0, 0, 1, 1))),
     "output padding": network(body(stride=2, transposed=True, output_padding=1)),
     "nearest": network(body(upsample=2, padding_mode="reflect")),
+    "nearest, zeros": network(body(upsample=2, kernel=4, padding=(1, 1, 2, 2))),
     "bilinear": network(body(upsample=2, upsample_mode="bilinear", padding_mode="reflect")),
     "bilinear-corners": network(body(upsample=2, upsample_mode="bilinear-corners")),
     "blur": network(body(stride=2, padding_mode="reflect", depthwise=(0.25, 0.5, 0.25), bias=False)),
+    "average": network(body(stride=2, padding_mode="uncounted", depthwise=(1 / 3, 1 / 3, 1 / 3), bias=False)),
+    "inner slope": network(body(inner_slope=0.2, norm=Norm())),
     "residual": network(
         BLOCK, body(inputs=(Source("block", 0.0),), padding_mode="reflect", norm=Norm(), residual=Source("first", 0.0))
     ),
@@ -41,7 +44,7 @@ NETWORKS = {
 }
 
 
-def weights_of(name: str) -> dict[str, np.ndarray]:
+def weights_of(name: str, statistics: Statistics = "image") -> dict[str, np.ndarray]:
     """Random weights of a network, large enough that outputs vary."""
-    weights = random_weights(NETWORKS[name], seed=len(name))
+    weights = random_weights(NETWORKS[name].with_statistics(statistics), seed=len(name))
     return {key: 15 * w if key.endswith("kernel") else w for key, w in weights.items()}

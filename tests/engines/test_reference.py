@@ -13,7 +13,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator
 from pix2pix.model.lowering import lower
-from pix2pix.model.weights import random_weights
+from pix2pix.model.weights import fold, random_weights
 from pix2pix.plans.algorithms import supports
 from tests.engines.layers import BLOCK, FILTERS, NETWORKS, body, network, weights_of
 
@@ -29,6 +29,30 @@ def test_every_kind_of_layer_agrees_with_pytorch(name, size):
     assert y.std() > 0.1
     with ReferenceEngine(generator, weights) as engine:
         np.testing.assert_allclose(engine.run(x), y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nearest, zeros", "nearest", "inner slope", "residual"])
+@pytest.mark.parametrize("statistics", ["image", "running"])
+def test_a_folded_network_computes_the_same(name, statistics):
+    generator = NETWORKS[name].with_statistics(statistics)
+    weights = {key: np.abs(w) if key.endswith("variance") else w for key, w in weights_of(name, statistics).items()}
+    folded, folded_weights = fold(generator, weights)
+    assert folded != generator or statistics == "image" and "zeros" not in name
+    folded.check_weights(folded_weights)
+    x = EXPECTED[f"{name}/12x16/x"]
+    with ReferenceEngine(generator, weights) as engine, ReferenceEngine(folded, folded_weights) as same:
+        np.testing.assert_allclose(same.run(x), engine.run(x), rtol=0, atol=1e-6)
+
+
+def test_nearest_upsampling_before_zeros_is_a_transposed_convolution():
+    layer = fold(NETWORKS["nearest, zeros"], weights_of("nearest, zeros"))[0]["body"]
+    assert (layer.transposed, layer.kernel, layer.stride, layer.padding, layer.upsample) == (
+        True,
+        5,
+        2,
+        (2, 2, 1, 1),
+        1,
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)

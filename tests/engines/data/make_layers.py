@@ -28,6 +28,8 @@ def convolved(layer: Layer, x: torch.Tensor, weights: dict[str, torch.Tensor]) -
         corners = None if mode == "nearest" else layer.upsample_mode == "bilinear-corners"
         x = functional.interpolate(x, scale_factor=layer.upsample, mode=mode, align_corners=corners)
     top, left, bottom, right = layer.padding if isinstance(layer.padding, tuple) else (layer.padding,) * 4
+    if layer.padding_mode == "uncounted":  # of the layers here, averages alone
+        return functional.avg_pool2d(x, layer.kernel, layer.stride, layer.padding, count_include_pad=False)
     mode = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode)
     x = functional.pad(x, (left, right, top, bottom), mode)
     if layer.depthwise:
@@ -48,6 +50,7 @@ def output(generator: Generator, weights: dict[str, np.ndarray], x: np.ndarray) 
         }
         read = [functional.leaky_relu(values[s.layer], s.slope) for s in layer.inputs]
         y = convolved(layer, torch.cat(read, 1) if layer.join == "concat" else sum(read), own)
+        y = functional.leaky_relu(y, layer.inner_slope)
         if layer.norm:
             y = functional.instance_norm(y, weight=own["gamma"], bias=own["beta"], eps=layer.norm.eps)
         if layer.activation == "tanh":
