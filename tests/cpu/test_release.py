@@ -47,9 +47,9 @@ def test_a_tensor_is_free_before_the_next_layer_is_packed(monkeypatch):
     weights = dict(weights_of("tensorflow"))
     pack, held = CpuEngine._pack, []
 
-    def counted(self, name, folded, remaining):
+    def counted(self, name, remaining):
         held.append(sum(tensor.endswith(".kernel") for tensor in weights))
-        return pack(self, name, folded, remaining)
+        return pack(self, name, remaining)
 
     monkeypatch.setattr(CpuEngine, "_pack", counted)
     CpuEngine(g, weights, release=True).close()
