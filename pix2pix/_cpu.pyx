@@ -46,6 +46,7 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     float multiply_add(long rounds, bint bfloat16)
     float first_lane(vec v)
     vec first_lanes(vec v, long count)
+    void fetch(const float* begin, const float* end)
     const float* ZEROS
 
 

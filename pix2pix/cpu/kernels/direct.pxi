@@ -201,7 +201,7 @@ cdef class DirectConvolution(Convolution):
         p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * g.filters
         p.c_stride = g.scale * g.filters
         set_product(g, task, &self.bias[0], &p)
-        p.slope = self.inner_slope
+        p.slope, p.fetch = self.inner_slope, 4 * self.weights.shape[0] > CACHED_BYTES
         for _y in range(b.y0, b.y1):
             multiply_rows(&p, &moments if complete else NULL)
             p.a, p.c = p.a + g.step * g.line, p.c + line
@@ -287,7 +287,7 @@ cdef class DirectConvolution(Convolution):
         cdef long patches = g.n * g.grid.h * g.grid.w
         cdef Task task = self.share(item, groups, patches)
         cdef Product p
-        p.a_stride, p.c_stride, p.rows = self.patch_words(g), g.filters, task.end - task.begin
+        p.a_stride, p.c_stride, p.rows, p.fetch = self.patch_words(g), g.filters, task.end - task.begin, True
         p.a = a + task.begin * p.a_stride
         p.c = products + (task.phase * patches + task.begin) * g.filters + task.panel * NR
         while next_taps(g, &task):

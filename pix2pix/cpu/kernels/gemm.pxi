@@ -6,6 +6,7 @@ map as well as a matrix (see simd.h).
 
 cdef enum:
     PANEL_BYTES = 256 * 1024    # of a panel's weights at most that are used for all rows before the next are begun
+    CACHED_BYTES = 512 * 1024   # of weights, at most, that stay in the second-level cache
     SKEW = 16                   # words added to a row of A, so that its rows don't compete for one set of the cache
 
 cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginning
@@ -23,6 +24,7 @@ cdef struct Product:
     float* c
     long a_stride, init_stride, c_stride    # from one row to the next
     float slope                 # of a leaky ReLU on C, where its moments are asked for
+    bint fetch                  # whether to have what follows in B, as many words, fetched to the second-level cache
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
@@ -31,9 +33,12 @@ cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
     Unless `moments` is NULL, C is complete then: the leaky ReLU is applied, and the columns merged into the moments.
     """
     cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, piece, at, height
+    cdef long words = p.tap_count * p.depth * NR
     for piece in range(pieces):
         at = p.rows * piece // pieces
         height = p.rows * (piece + 1) // pieces - at
+        if p.fetch:
+            fetch(p.b + words + words * piece // pieces, p.b + words + words * (piece + 1) // pieces)
         kernel_for(height, p.vectors, p.bfloat16)(
             p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
             p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)

@@ -178,7 +178,7 @@ cdef class OutputConvolution(Sampled):
         cdef Product p
         p.bfloat16, p.taps, p.tap_count, p.depth = self.bfloat16, ONE_TAP, 1, self.words
         p.a, p.a_stride = a, call.input.pixel
-        p.init, p.init_stride, p.c_stride = ZEROS, 0, self.columns
+        p.init, p.init_stride, p.c_stride, p.fetch = ZEROS, 0, self.columns, False
         while x < s.j1:
             p.rows = min(<long>BLOCK_COLUMNS, s.j1 - x)
             read_row(&call.input, s.image, y, x, x + p.rows, a)

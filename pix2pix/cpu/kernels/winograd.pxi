@@ -24,6 +24,7 @@ cdef enum:
     BLOCK_TILES = 16                        # in a row of a block, at most
     TILES_BYTES = 768 * 1024                # of a block's V and M, so that they stay in the second-level cache
     PER_THREAD_BYTES = 8 * 1024 * 1024      # of weights, at most, that each thread reads for every block
+    TASKS = 16                              # for each thread, at least, when points and panels are shared out
     COOPERATIVE_BYTES = 12 * 1024 * 1024    # of V and M, at least, if blocks are worked on cooperatively
 
 
@@ -194,22 +195,25 @@ cdef class WinogradConvolution(Convolution):
         cdef float* v = call.work + call.threads * block_input_floats(t) + thread * size
         cdef TileSet tiles = tile_set(t, index, index + 1, v)
         self.read_block(g, t, &tiles, call, index, thread)
-        for item in range(t.points * self.panels):
-            self.multiply(t, &tiles, item // self.panels, item % self.panels)
+        for item in range(t.points):
+            self.multiply(t, &tiles, item, 0, self.panels)
         self.write_block(g, t, &tiles, call, index)
 
     cdef void run_cooperatively(self, const Geometry* g, const Tiling* t, const Call* call) noexcept nogil:
         """All threads together: read some blocks, multiply them, write them."""
         cdef long blocks = g.n * t.tiles.down * t.tiles.across, first = 0, last, item
         cdef long step = self.cooperative_blocks(g, t, call.threads)
+        # a point's rows of V are in the cache of one thread for all of its panels, if there are points enough
+        cdef long groups = min(self.panels, (TASKS * call.threads + t.points - 1) // t.points)
         cdef TileSet tiles
         while first < blocks:
             last = min(first + step, blocks)
             tiles = tile_set(t, first, last, call.work + call.threads * block_input_floats(t))
             for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
                 self.read_block(g, t, &tiles, call, item, threadid())
-            for item in prange(t.points * self.panels, num_threads=call.threads, schedule="dynamic", chunksize=4):
-                self.multiply(t, &tiles, item // self.panels, item % self.panels)
+            for item in prange(t.points * groups, num_threads=call.threads, schedule="dynamic"):
+                self.multiply(t, &tiles, item // groups, self.panels * (item % groups) // groups,
+                              self.panels * (item % groups + 1) // groups)
             for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
                 self.write_block(g, t, &tiles, call, item)
             first = last
@@ -257,22 +261,23 @@ cdef class WinogradConvolution(Convolution):
                             read_tile(points, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
                 v = v + t.k_stride
 
-    cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long panel) noexcept nogil:
-        """One panel of M[point] = V[point] @ U[point] for all tiles."""
-        cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), k = 0
-        cdef const float* a = tiles.v + point * tiles.v_point
-        cdef const float* b = &self.weights[(point * self.panels + panel) * t.k * NR]
+    cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long first, long last) noexcept nogil:
+        """The panels first <= panel < last of M[point] = V[point] @ U[point] for all tiles."""
+        cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), panel, k
         cdef Product p
-        p.bfloat16, p.vectors, p.rows = self.products_bfloat16, panel_vectors(t.n, panel), tiles.count
-        p.taps, p.tap_count = ONE_TAP, 1
-        p.c = tiles.products + point * tiles.m_point + panel * NR
-        p.init, p.init_stride = ZEROS, 0
-        p.a_stride, p.c_stride = t.k_stride, t.n
-        while k < t.k:
-            p.a, p.b, p.depth = a + k, b + k * NR, min(per_pass, t.k - k)
-            multiply_rows(&p, NULL)
-            p.init, p.init_stride = p.c, p.c_stride
-            k = k + per_pass
+        p.bfloat16, p.rows, p.fetch = self.products_bfloat16, tiles.count, 4 * self.weights.shape[0] > CACHED_BYTES
+        p.taps, p.tap_count, p.a_stride, p.c_stride = ONE_TAP, 1, t.k_stride, t.n
+        for panel in range(first, last):
+            p.vectors = panel_vectors(t.n, panel)
+            p.c = tiles.products + point * tiles.m_point + panel * NR
+            p.init, p.init_stride, k = ZEROS, 0, 0
+            while k < t.k:
+                p.depth = min(per_pass, t.k - k)
+                p.a = tiles.v + point * tiles.v_point + k
+                p.b = &self.weights[((point * self.panels + panel) * t.k + k) * NR]
+                multiply_rows(&p, NULL)
+                p.init, p.init_stride = p.c, p.c_stride
+                k = k + per_pass
 
     cdef void write_block(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Call* call,
                           long index) noexcept nogil:
