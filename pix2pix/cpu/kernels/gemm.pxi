@@ -7,6 +7,7 @@ map as well as a matrix (see simd.h).
 cdef enum:
     PANEL_BYTES = 256 * 1024    # of a panel's weights at most that are used for all rows before the next are begun
     CACHED_BYTES = 512 * 1024   # of weights, at most, that stay in the second-level cache
+    FETCH_ROWS = 96             # products of fewer rows take less time than fetching the weights that follow
     SKEW = 16                   # words added to a row of A, so that its rows don't compete for one set of the cache
 
 cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginning
@@ -37,7 +38,7 @@ cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
     for piece in range(pieces):
         at = p.rows * piece // pieces
         height = p.rows * (piece + 1) // pieces - at
-        if p.fetch:
+        if p.fetch and p.rows >= FETCH_ROWS:
             fetch(p.b + words + words * piece // pieces, p.b + words + words * (piece + 1) // pieces)
         kernel_for(height, p.vectors, p.bfloat16)(
             p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,

@@ -203,20 +203,28 @@ cdef class WinogradConvolution(Convolution):
         """All threads together: read some blocks, multiply them, write them."""
         cdef long blocks = g.n * t.tiles.down * t.tiles.across, first = 0, last, item
         cdef long step = self.cooperative_blocks(g, t, call.threads)
-        # a point's rows of V are in the cache of one thread for all of its panels, if there are points enough
-        cdef long groups = min(self.panels, (TASKS * call.threads + t.points - 1) // t.points)
+        cdef long groups
         cdef TileSet tiles
         while first < blocks:
             last = min(first + step, blocks)
             tiles = tile_set(t, first, last, call.work + call.threads * block_input_floats(t))
             for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
                 self.read_block(g, t, &tiles, call, item, threadid())
+            groups = self.panel_groups(t, tiles.count, call.threads)
             for item in prange(t.points * groups, num_threads=call.threads, schedule="dynamic"):
                 self.multiply(t, &tiles, item // groups, self.panels * (item % groups) // groups,
                               self.panels * (item % groups + 1) // groups)
             for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
                 self.write_block(g, t, &tiles, call, item)
             first = last
+
+    cdef long panel_groups(self, const Tiling* t, long tiles, long threads) noexcept nogil:
+        """Into how many tasks the panels of a point are cut: few, so that the point's rows of V stay in a thread's cache
+        for all of them, unless they are small."""
+        cdef long groups = (TASKS * threads + t.points - 1) // t.points
+        if tiles < FETCH_ROWS:
+            groups = max(groups, self.panels // 4)
+        return min(groups, self.panels)
 
     cdef void read_block(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Call* call, long index,
                          long thread) noexcept nogil:
