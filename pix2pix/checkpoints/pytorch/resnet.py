@@ -27,7 +27,7 @@ from ...model.resnet import BLUR, ResnetVariant, resnet
 from ...model.sampling import Upsampling
 from ..tensors import Stored, Unread
 from .layout import Norms, Places, biased, canonical, counted, extent, norms_in
-from .sequence import INNER, BlockForm, Sequence, find_sequence
+from .sequence import INNER, BlockForm, ModuleSequence, find_sequence
 
 __all__ = ["INNER", "is_resnet", "read"]
 
@@ -130,14 +130,14 @@ def label_remarks(in_channels: int) -> tuple[str, ...]:
     )
 
 
-def _way_up(found: Sequence, filtered: bool) -> Literal["transposed"] | Upsampling:
+def _way_up(found: ModuleSequence, filtered: bool) -> Literal["transposed"] | Upsampling:
     """How the second half enlarges maps."""
     if found.up == "transposed":
         return "transposed"
     return "bilinear" if found.up == "padded" or filtered else "nearest"
 
 
-def _network(found: Sequence, filtered: bool) -> str:
+def _network(found: ModuleSequence, filtered: bool) -> str:
     """What people call the network."""
     if found.blurred or filtered:
         name = "a ResNet generator of CUT"
@@ -153,7 +153,7 @@ def _network(found: Sequence, filtered: bool) -> str:
     return f"{name} ({', '.join(details)})"
 
 
-def _filters(found: Sequence, filtered: bool, down: list[int], up: list[int]) -> dict[str, np.ndarray]:
+def _filters(found: ModuleSequence, filtered: bool, down: list[int], up: list[int]) -> dict[str, np.ndarray]:
     """The fixed filters that CUT stores, for maps of ``down`` channels and, from the widest, of ``up`` channels."""
 
     def filters(taps: tuple[float, ...], channels: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class BlockForm:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class ModuleSequence:
     """The modules of a network with ``blocks`` blocks that halves the image ``levels`` times."""
 
     levels: int
@@ -94,7 +94,7 @@ class Sequence:
         yield "last", Place(f"{end + (3 + before) * self.levels + 1}.")
 
 
-def find_sequence(tensors: Stored) -> Sequence | None:
+def find_sequence(tensors: Stored) -> ModuleSequence | None:
     """The modules that these tensors, which have no prefix, belong to; None if they are no such generator's."""
     found = [match for name in tensors if (match := INNER.match(name))]
     numbers = {int(match["number"]) for match in found}
@@ -107,7 +107,7 @@ def find_sequence(tensors: Stored) -> Sequence | None:
         return None
     form = find_form(tensors, found[0]["container"], [str(number) for number in sorted(numbers)])
     best = max(
-        (Sequence(levels, blocks, form, up, blurred) for up in _UPS),
+        (ModuleSequence(levels, blocks, form, up, blurred) for up in _UPS),
         key=lambda each: _kernels(tensors, each.places().values()),
     )
     way_up = [place for layer, place in best.places().items() if layer.startswith("up_") or layer == "last"]
