@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,11 @@ EDGE = 256  # of a drawn facade, in pixels
 @dataclass(frozen=True, slots=True)
 class Network:
     """A generator and its weights, and what it runs on unless one says otherwise: ``size`` is (H, W) in pixels,
-    ``batches`` are images per call. ``suffix`` tells files of results apart."""
+    ``batches`` are images per call."""
 
     make: Callable[[], tuple[Generator, Weights]]
     size: tuple[int, int]
     batches: str
-    suffix: str
 
 
 def _resnet(levels: int, size: int) -> tuple[Generator, Weights]:
@@ -37,11 +37,12 @@ def _resnet(levels: int, size: int) -> tuple[Generator, Weights]:
     return generator, random_weights(generator, common.MODEL_SEED)
 
 
+UNET = "unet_256"
 NETWORKS = {
-    "unet_256": Network(common.model, (256, 256), "1,8,16", ""),
-    "resnet_9blocks": Network(partial(_resnet, levels=2, size=256), (256, 256), "1,8", "-resnet_9blocks"),
+    UNET: Network(common.model, (256, 256), "1,8,16"),
+    "resnet_9blocks": Network(partial(_resnet, levels=2, size=256), (256, 256), "1,8"),
     # pix2pixHD's global generator. It is trained at 1024x512 on 36 channels or on RGB; the bench takes RGB.
-    "pix2pixhd": Network(partial(_resnet, levels=4, size=512), (512, 1024), "1", "-pix2pixhd"),
+    "pix2pixhd": Network(partial(_resnet, levels=4, size=512), (512, 1024), "1"),
 }
 
 
@@ -64,9 +65,14 @@ class Workload:
     @property
     def suffix(self) -> str:
         """What tells files of results of this network at this size apart from those of others."""
-        usual = NETWORKS[self.name]
-        size = "" if (self.height, self.width) == usual.size else f"-{self.width}x{self.height}"
-        return usual.suffix + size
+        network = "" if self.name == UNET else f"-{self.name}"
+        is_usual = (self.height, self.width) == NETWORKS[self.name].size
+        return network if is_usual else f"{network}-{self.width}x{self.height}"
+
+    def record(self) -> dict[str, Any]:
+        """What a file of results says of the network."""
+        gflop = round(self.flops / 1e9, 2)
+        return {"network": self.name, "size": [self.height, self.width], "gflop_per_image": gflop}
 
     def images(self, n: int, first_seed: int = 0) -> np.ndarray:
         """``n`` different images, uint8 (n,H,W,3): drawn facades, side by side where one is too small."""
@@ -82,7 +88,7 @@ class Workload:
 
 
 @cache
-def workload(name: str = "unet_256", size: tuple[int, int] | None = None) -> Workload:
+def workload(name: str = UNET, size: tuple[int, int] | None = None) -> Workload:
     """The workload of a network of NETWORKS at ``size``, (H, W) in pixels, by default the network's usual one.
 
     Raises ValueError for a size that the network cannot take.
@@ -94,11 +100,13 @@ def workload(name: str = "unet_256", size: tuple[int, int] | None = None) -> Wor
     return Workload(name, generator, weights, height, width)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, batches: str | None = None) -> None:
     """Add --network and --size, from which :func:`chosen` makes the workload, and --batches."""
-    parser.add_argument("--network", choices=NETWORKS, default="unet_256", help="(%(default)s)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels (the network's usual size)")
-    parser.add_argument("--batches", type=common.numbers, help="images per call (the network's usual ones)")
+    usual = ", ".join(f"{each.size[1]}x{each.size[0]}" for each in NETWORKS.values())
+    numbers = batches or "; ".join(each.batches for each in NETWORKS.values())
+    parser.add_argument("--network", choices=NETWORKS, default=UNET, help="(%(default)s)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help=f"pixels (by network: {usual})")
+    parser.add_argument("--batches", type=common.numbers, default=batches, help=f"images per call ({numbers})")
 
 
 def chosen(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Workload:

@@ -9,8 +9,8 @@ are floats in memory: neither decoding nor conversion counts. Then the cold star
 U-Net, engines of lower precision run real weights. Writes peers.json, and peers.md with the tables; of other networks
 and sizes, peers-NETWORK-WxH.json.
 
-A run is void if a float32 peer stays under 90 % of its reference rate (:mod:`.references`): the machine was busy, or
-the peer was misconfigured.
+A run is void if float32 peers stay under 90 % of their reference rates (:mod:`.references`): the machine was busy, or
+they were misconfigured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..networks import Workload
 from . import model_files, quality, tables
 from .contenders import Contender
 from .engines import ENGINES, Task, Unavailable
-from .references import VOID_BELOW, reference_rate
+from .references import VOID_BELOW, reference_rate, too_slow
 from .tables import OURS, OURS_BFLOAT16, SINGLE
 
 BLOCK_SECONDS = 1.0  # a block has as many calls as fit, and at least 2
@@ -135,9 +135,7 @@ def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> 
     names, most = arguments.engines, max(arguments.threads)
     oracle = Oracle(workload.generator, workload.weights)
     record: dict[str, Any] = {
-        "network": workload.name,
-        "size": [workload.height, workload.width],
-        "gflop_per_image": round(workload.flops / 1e9, 2),
+        **workload.record(),
         "plan": arguments.plan,
         "blocks": arguments.blocks,
         "unavailable": {},
@@ -157,13 +155,8 @@ def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> 
     export(folder, workload, present, 1)
     np.save(folder / "image.npy", workload.inputs(1))
     record["cold_start"] = {name: cold_start(name, folder, most, arguments.plan) for name in present}
-    record["quality"] = quality.measure(present, most, arguments.plan) if workload.name == "unet_256" else {}
-    record["void"] = [
-        f"{key} at N={run['n']}"
-        for run in record["runs"]
-        for key, entry in run["engines"].items()
-        if entry.get("of_reference", 1) < VOID_BELOW
-    ]
+    record["quality"] = quality.measure(present, most, arguments.plan) if workload.name == networks.UNET else {}
+    record["void"] = [slow for run in record["runs"] for slow in too_slow(run, workload.name)]
     return record
 
 
@@ -183,7 +176,7 @@ def parse(argv: list[str] | None) -> tuple[Workload, argparse.Namespace]:
     unknown = set(arguments.engines) - set(ENGINES)
     if unknown:
         parser.error(f"unknown engines {sorted(unknown)}, expected {', '.join(ENGINES)}")
-    if arguments.network != "unet_256":  # the only one that int8 was tuned for
+    if arguments.network != networks.UNET:  # the only one that int8 was tuned for
         arguments.engines = [name for name in arguments.engines if ENGINES[name].precision != "int8"]
     return networks.chosen(parser, arguments), arguments
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..common import markdown
+from ..networks import UNET
 
 OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
 AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
@@ -56,7 +57,7 @@ def ratios(runs: Iterable[Mapping[str, Any]], network: str) -> list[dict[str, An
         ]
         for what, ours, theirs in pairs:
             if run["threads"] == most and ours in engines and theirs in engines:
-                goals = GOALS.get(what, {}) if network == "unet_256" else {}
+                goals = GOALS.get(what, {}) if network == UNET else {}
                 required, goal = goals.get(run["n"], (None, None))
                 row = {"what": what, "n": run["n"], "against": theirs}
                 row["ratio"] = block_ratio(engines[ours], engines[theirs])
@@ -156,8 +157,10 @@ def write(json_path: Path) -> Path:
     hardware, (height, width) = record["hardware"], record["size"]
     parts = [
         f"# This engine and its peers: {record['network']}, {width}x{height}",
-        f"Random weights, {record['gflop_per_image']} GFLOP per image. Commit {record['commit']}, on {hardware['usable_cpus']} cores of {hardware['processor']}. "
-        f"Plan: {record['plan'] or 'the default'}. Made by `python -m bench.peers`; bench/README.md has the rules.",
+        f"Random weights, {record['gflop_per_image']} GFLOP per image. Commit {record['commit']}, on "
+        f"{hardware['usable_cpus']} cores of {hardware['processor']}. Plan: {record['plan'] or 'the default'}. "
+        f"Made by `python -m bench.peers --network {record['network']} --size {width}x{height}`; bench/README.md has "
+        f"the rules.",
         *([f"**VOID**: {', '.join(record['void'])}"] if record["void"] else []),
         *(f"{name} was skipped: {why}" for name, why in record["unavailable"].items()),
         "## Ratios\n\n" + ratio_table(record),

@@ -10,7 +10,7 @@ def test_all_layers_are_verified_and_timed_under_both_plans(tiny, saved):
     plans = saved["kernels"]["batches"]["2"]
     assert list(plans) == ["direct", "default"]
     for plan, measured in plans.items():
-        assert [*measured["layers"], *measured["constant"]] == [layer.name for layer in tiny.layers]
+        assert [*measured["layers"], *measured["constant"]] == [layer.name for layer in tiny.generator.layers]
         for entry in measured["layers"].values():
             assert entry["median_gflops"] > 0 and 0 < entry["relative_error"] < 1e-4
             assert plan == "default" or entry["algorithm"] == "direct"
