@@ -27,7 +27,7 @@ import numpy as np
 from pix2pix.cpu.topology import available_cores
 
 from .. import common, networks
-from ..checks import Oracle, verify
+from ..checks import PEER_TOLERANCE, TOLERANCE, Oracle, verify
 from ..networks import Workload
 from . import model_files, quality, tables
 from .contenders import Contender
@@ -94,8 +94,8 @@ class Comparison:
                 self.unavailable[name] = str(error)
                 print(f"N={self.n} {key}: SKIPPED: {error}", flush=True)
                 continue
-            precision = ENGINES[name].precision
-            off = verify(key, precision, contender.output, expected)
+            precision, tolerance = ENGINES[name].precision, TOLERANCE if ENGINES[name].ours else PEER_TOLERANCE
+            off = verify(key, precision, contender.output, expected, tolerance)
             engines[key] = {"precision": precision, "threads": threads, **off, "setup_s": round(contender.setup, 2)}
             print(f"N={self.n} {key}: {tables.distance(off)} off the oracle, ready after {contender.setup:.1f} s")
         return engines
