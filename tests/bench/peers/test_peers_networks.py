@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from bench.peers import operands
-from bench.peers.engines import ENGINES, Task, nchw
+from bench.peers.engines import ENGINES, Task
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.lowering import lower
 from pix2pix.model.unet import unet
-from pix2pix.model.weights import random_weights
+from pix2pix.model.weights import folded, random_weights
 from tests.engines.layers import CHANNELS, NETWORKS, weights_of
 
 EVERY = {**NETWORKS, "unet": unet(ngf=4, depth=4)}
@@ -41,22 +43,20 @@ def test_a_peers_network_is_the_oracles(name, engine, tmp_path):
     np.testing.assert_allclose(to_nhwc(call()), expected, atol=1e-4)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", EVERY)
-def test_values_are_let_go_of_after_their_last_reader(name, tmp_path):
-    torch = pytest.importorskip("torch", reason="needs the peers: pip install pix2pix[peers]")
-    from bench.peers import torch_network
-
-    x, expected, weights = case(name)
-    torch_network.write(tmp_path / "model.pt", EVERY[name], weights)
-    module = torch_network.read(tmp_path / "model.pt", group_norm=True)
-    with torch.inference_mode():
-        y = module(torch.from_numpy(nchw(x)))
-    np.testing.assert_allclose(y.numpy().transpose(0, 2, 3, 1), expected, atol=1e-4)
-    read = [layer for layers in module.last_reads.values() for layer in layers]
-    assert sorted(read) == sorted({name for op in module.ops for name in op.reads})
+def test_values_are_let_go_of_after_their_last_reader(name):
+    program = lower(EVERY[name])
+    last = operands.last_reads(program)
+    for index, op in enumerate(program.ops):
+        later = {read for each in program.ops[index + 1 :] for read in each.reads}
+        assert sorted(last.get(op.name, [])) == sorted(set(op.reads) - later)
 
 
-def test_what_peers_networks_cannot_express_is_refused():
+def test_what_the_peers_cannot_express_is_refused():
     average = lower(NETWORKS["average"])["body"]
     assert operands.is_average(average) and not operands.is_average(lower(NETWORKS["blur"])["body"])
+    with pytest.raises(ValueError, match="leave the padding out of the filter"):
+        operands.is_average(dataclasses.replace(average, depthwise=(0.25, 0.5, 0.25)))
+    running = folded(NETWORKS["inner slope"].with_statistics("running"))
+    with pytest.raises(ValueError, match="body has stored ones"):
+        operands.norm_of(lower(running)["body"])
