@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .overrides import checked_overrides
 from .sampling import PaddingMode, Sampling, Upsampling
 
 Statistics = Literal["image", "running"]
@@ -124,7 +125,8 @@ class Generator:
 
     The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
     file that the model came from. ``assumed`` names what that file doesn't say, so that its framework's default was
-    taken: some of eps, slope, statistics and size. ``remarks`` are sentences about what the reader found.
+    taken: some of eps, slope, statistics, size, align_corners and padding_mode. ``remarks`` are sentences about what
+    the reader found.
     """
 
     layers: tuple[Layer, ...]
@@ -194,7 +196,7 @@ class Generator:
     @property
     def depth(self) -> int:
         """Number of levels: how often the image is halved."""
-        return sum(not layer.transposed and layer.stride > 1 for layer in self.layers)
+        return math.floor(math.log2(max(self._pixels())))
 
     @property
     def eps(self) -> float | None:
@@ -207,14 +209,36 @@ class Generator:
         return next((s.slope for layer in self.layers for s in layer.inputs if 0 < s.slope < 1), None)
 
     @property
+    def align_corners(self) -> bool | None:
+        """Whether bilinear upsampling aligns the maps' corner pixels, or None where there is none."""
+        modes = [layer.upsample_mode for layer in self.layers if layer.upsample > 1]
+        return next((mode == "bilinear-corners" for mode in modes if mode != "nearest"), None)
+
+    @property
+    def padding_mode(self) -> PaddingMode | None:
+        """How residual blocks pad, by reflection or by repeating the border; None where there are none that do."""
+        blocks = self._padded_blocks()
+        return next((layer.padding_mode for layer in self.layers if layer.name in blocks), None)
+
+    def _padded_blocks(self) -> set[str]:
+        """The layers of residual blocks that pad by reflection or by repeating the border."""
+        outer = [layer for layer in self.layers if layer.residual]
+        names = {layer.name for layer in outer} | {layer.inputs[0].layer for layer in outer}
+        return {y.name for y in self.layers if y.name in names and y.padding_mode in ("reflect", "replicate")}
+
+    @property
     def multiple(self) -> int:
         """Height and width of an input must be multiples of this many pixels."""
-        pixels = {INPUT: Fraction(1)}  # of the input, from one pixel of a layer's map to the next
+        return math.lcm(*(each.numerator for each in self._pixels()))
+
+    def _pixels(self) -> list[Fraction]:
+        """For each map, pixels of the input from one pixel of the map to the next."""
+        pixels = {INPUT: Fraction(1)}
         for layer in self.layers:
             up = layer.stride if layer.transposed else layer.upsample
             down = 1 if layer.transposed else layer.stride
             pixels[layer.name] = pixels[layer.inputs[0].layer] * Fraction(down, up)
-        return math.lcm(*(each.numerator for each in pixels.values()))
+        return list(pixels.values())
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -303,34 +327,21 @@ class Generator:
     def with_overrides(self, overrides: Mapping[str, Any]) -> Generator:
         """The same network with corrections of what a file does not say.
 
-        ``eps`` (of every norm), ``slope`` (of every leaky ReLU), ``size`` (pixels), ``output_scale``.
-        Raises ValueError for other names and for values that make no sense.
+        ``eps`` (of every norm), ``slope`` (of every leaky ReLU), ``size`` (pixels), ``output_scale``,
+        ``align_corners`` (of every bilinear upsampling), ``padding_mode`` (of the convolutions in residual blocks that
+        pad by reflection or by repeating the border: "reflect" or "replicate"). Raises ValueError for other names, for
+        values that make no sense, and for the last two if there are no such layers.
         """
-        takes = {"eps": float, "slope": float, "size": int, "output_scale": float}
-        values = {}
-        for name, value in overrides.items():
-            if name not in takes:
-                raise ValueError(f"cannot override {name!r}: expected one of {', '.join(takes)}")
-            try:
-                values[name] = takes[name](value)
-            except (TypeError, ValueError, OverflowError):
-                raise ValueError(f"cannot override {name} with {value!r}: expected a number") from None
-            if name == "size" and values[name] != float(value):
-                raise ValueError(f"cannot override size with {value!r}: expected a whole number")
-            if not 0 < values[name] < math.inf and not (name == "slope" and values[name] == 0):
-                raise ValueError(f"cannot override {name} with {value!r}: expected a positive number")
-        layers = []
-        for layer in self.layers:
-            if "eps" in values and layer.norm:
-                layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=values["eps"]))
-            if "slope" in values:
-                sources = (Source(s.layer, values["slope"]) if 0 < s.slope < 1 else s for s in layer.inputs)
-                layer = dataclasses.replace(layer, inputs=tuple(sources))
-            layers.append(layer)
+        values = checked_overrides(overrides)
+        for name, what in (("align_corners", "bilinear upsampling"), ("padding_mode", "blocks that pad by reflection")):
+            if name in values and getattr(self, name) is None:
+                raise ValueError(f"cannot override {name}: the generator has no {what}")
+        blocks = self._padded_blocks()
+        layers = tuple(_overridden(layer, values, layer.name in blocks) for layer in self.layers)
         changed = {name: values[name] for name in ("size", "output_scale") if name in values}
         if "size" in changed:
             self.check_size(changed["size"], changed["size"])
-        return dataclasses.replace(self, layers=tuple(layers), assumed=self._assumed_but(values), **changed)
+        return dataclasses.replace(self, layers=layers, assumed=self._assumed_but(values), **changed)
 
     def to_dict(self) -> dict[str, Any]:
         """A description that JSON can hold; :meth:`from_dict` is its inverse.
@@ -365,6 +376,21 @@ class Generator:
             return cls(**{**description, "layers": tuple(layers)})
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not the description of a generator: {error!r}") from None
+
+
+def _overridden(layer: Layer, values: Mapping[str, Any], in_block: bool) -> Layer:
+    """A layer with the values of :meth:`Generator.with_overrides`."""
+    if "eps" in values and layer.norm:
+        layer = dataclasses.replace(layer, norm=dataclasses.replace(layer.norm, eps=values["eps"]))
+    if "slope" in values:
+        sources = (Source(s.layer, values["slope"]) if 0 < s.slope < 1 else s for s in layer.inputs)
+        layer = dataclasses.replace(layer, inputs=tuple(sources))
+    if "align_corners" in values and layer.upsample > 1 and layer.upsample_mode != "nearest":
+        mode: Upsampling = "bilinear-corners" if values["align_corners"] else "bilinear"
+        layer = dataclasses.replace(layer, upsample_mode=mode)
+    if "padding_mode" in values and in_block:
+        layer = dataclasses.replace(layer, padding_mode=values["padding_mode"])
+    return layer
 
 
 _LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-6:]}  # since version 0.1.0

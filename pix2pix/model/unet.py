@@ -17,9 +17,10 @@ class UnetVariant:
     """In what published U-Nets differ. The default is that of affinelayer/pix2pix-tensorflow.
 
     ``innermost_norm``: whether the last encoder has a norm. ``bias``: which convolutions have one. ``slope``: that of
-    the encoders' leaky ReLU. ``skip_slope``: the slope with which decoders read skips, 0 (ReLU) in PyTorch and
-    TensorFlow 1, that of the leaky ReLU in Keras. ``skip_first`` puts the skip before the upsampled map, as PyTorch
-    concatenates.
+    the encoders' leaky ReLU. ``skip_slope``: the slope with which decoders read encoders, 0 (ReLU) in PyTorch and
+    TensorFlow 1, that of the leaky ReLU in Keras and PyTorch-GAN. ``skip_first`` puts the skip before the upsampled
+    map, as pytorch-CycleGAN-and-pix2pix concatenates. ``last_up``: decoder_1 is a transposed convolution or, in
+    PyTorch-GAN, repeats pixels before a convolution that pads 2 pixels above and left, 1 below and right.
     """
 
     norm: Norm | None = Norm()
@@ -28,6 +29,7 @@ class UnetVariant:
     slope: float = DEFAULT_SLOPE
     skip_slope: float = 0.0
     skip_first: bool = False
+    last_up: Literal["transposed", "nearest"] = "transposed"
 
 
 def unet(
@@ -59,15 +61,19 @@ def unet(
         up, skip = Source(f"decoder_{level + 1}", 0.0), Source(f"encoder_{level}", variant.skip_slope)
         sources: tuple[Source, ...] = (skip, up) if variant.skip_first else (up, skip)
         if level == depth:
-            sources = (Source(f"encoder_{depth}", 0.0),)
+            sources = (skip,)
         last = level == 1
+        nearest = last and variant.last_up == "nearest"
         layers.append(
             Layer(
                 f"decoder_{level}",
                 sources,
                 len(sources) * widths[level - 1],
                 out_channels if last else widths[level - 2],
-                transposed=True,
+                transposed=not nearest,
+                stride=1 if nearest else 2,
+                padding=(2, 2, 1, 1) if nearest else 1,
+                upsample=2 if nearest else 1,
                 bias=variant.bias == "all" or (variant.bias == "last" and last),
                 norm=None if last else variant.norm,
                 activation="tanh" if last else "none",

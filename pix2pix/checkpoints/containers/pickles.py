@@ -49,6 +49,10 @@ class Opaque:
     name: str
 
 
+class Attributes(dict[str | int, Any]):
+    """Stands for an object of a compiled program: the values of its attributes, by their names."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What a pickle can refer to.
@@ -218,8 +222,13 @@ class Machine:
         self._stack.append(constructor.make(arguments))
 
     def _build(self) -> None:
-        self._pop()  # the attributes of an object: an OrderedDict's _metadata, which says nothing about the network
-        if not isinstance(self._top(), dict | Opaque):
+        attributes, target = self._pop(), self._top()
+        if isinstance(target, Attributes):
+            if not isinstance(attributes, dict):
+                raise self._damaged("has attributes that are no dict")
+            self._budget.spend(len(attributes))  # which the memo could hand out any number of times
+            target.update(attributes)
+        elif not isinstance(target, dict | Opaque):  # an OrderedDict's _metadata says nothing about the network
             raise self._damaged("sets attributes of what is no dict")
 
     def _persistent(self) -> None:

@@ -10,6 +10,7 @@ The format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, section
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ..model_file import ModelFile
@@ -38,8 +39,8 @@ class PackedError(CheckpointError):
         )
 
 
-def members(file: ModelFile) -> dict[str, ModelFile]:
-    """The members of an archive by name.
+def members(file: ModelFile, unread: str = "") -> dict[str, ModelFile]:
+    """The members of an archive by name, without those with ``unread`` in their name.
 
     Raises PackedError for compressed or encrypted members, CheckpointError for damage, a name that occurs twice, and
     too many members.
@@ -54,7 +55,10 @@ def members(file: ModelFile) -> dict[str, ModelFile]:
     position = 0
     for _ in range(count):
         file.budget.spend(_STEPS)
-        name, member, position = _entry(file, directory, position)
+        entry, position = _entry(directory, position)
+        if unread and unread in entry.name:
+            continue
+        name, member = entry.name, _member(file, entry)
         if name in found:
             raise CheckpointError(f"the zip archive has {shown(name)} twice: no program that saves models does that")
         found[name] = member
@@ -94,8 +98,18 @@ def _directory(file: ModelFile) -> tuple[int, int, int]:
     return count, start, size
 
 
-def _entry(file: ModelFile, directory: bytes, position: int) -> tuple[str, ModelFile, int]:
-    """The entry of the central directory at ``position``: its name, the member, and where the next entry begins."""
+class _Entry(NamedTuple):
+    """What the directory says of a member: where its own record is, and how many bytes it has, packed or not."""
+
+    name: str
+    is_packed: bool
+    length: int
+    packed: int
+    local: int
+
+
+def _entry(directory: bytes, position: int) -> tuple[_Entry, int]:
+    """The entry of the central directory at ``position``, and where the next one begins."""
     fields = _unpack(_ENTRY, directory, position, b"PK\x01\x02")
     flags, method = fields[3], fields[4]
     packed, length, name_length, extra_length, comment_length = fields[8:13]
@@ -109,13 +123,20 @@ def _entry(file: ModelFile, directory: bytes, position: int) -> tuple[str, Model
     length, packed, local = (
         large.pop(0) if number == _LARGE and large else number for number in (length, packed, local)
     )
-    if method != 0 or flags & 1:
-        raise PackedError(name)
-    local_fields = _record(file, _LOCAL, local, START)
-    start = local + _LOCAL.size + local_fields[9] + local_fields[10]
-    if length != packed or start + length > file.size:
-        raise _damaged(f"member {shown(name)} claims {length} bytes from byte {start}, the file has {file.size}")
-    return name, file.part(start, length), end
+    return _Entry(name, method != 0 or bool(flags & 1), length, packed, local), end
+
+
+def _member(file: ModelFile, entry: _Entry) -> ModelFile:
+    """The bytes of a member."""
+    if entry.is_packed:
+        raise PackedError(entry.name)
+    local_fields = _record(file, _LOCAL, entry.local, START)
+    start = entry.local + _LOCAL.size + local_fields[9] + local_fields[10]
+    if entry.length != entry.packed or start + entry.length > file.size:
+        raise _damaged(
+            f"member {shown(entry.name)} claims {entry.length} bytes from byte {start}, the file has {file.size}"
+        )
+    return file.part(start, entry.length)
 
 
 def _large_numbers(extra: bytes) -> list[int]:

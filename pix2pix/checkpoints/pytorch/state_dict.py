@@ -1,7 +1,7 @@
 """Which tensors of a PyTorch file are the generator: state dicts anywhere in a tree of plain values.
 
 Training programs put the state dict into larger ones, beside optimizers, losses and other networks, and give its
-tensors a prefix. A U-Net shows by the names of its inner blocks; see :mod:`.unet`.
+tensors a prefix. A generator shows by the names of its inner blocks; see :mod:`.families`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from ..budget import Budget
 from ..containers import pickles
 from ..tensors import StoredTensor, Unread
 from ..text import shown
-from . import torch_file, unet
+from . import torch_file
+from .families import Network, find_networks
 
 _MAX_NESTING = 8
 _MAX_NAME = 300
 _OF_OPTIMIZERS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")
-_PLAIN_KERNEL = re.compile(r"(?:^|\.)(?:model|net)\.\d+\.weight$")
+_PLAIN_KERNEL = re.compile(r"(?:^|\.)(?:scale\d+_)?(?:model|net|layer\d+)\.\d+\.weight$")
 
 Path = tuple[str, ...]  # the keys that lead to a dict in the file
 
 
 class _Model(NamedTuple):
-    """One generator in a file: the name by which ``key`` chooses it, and its tensors without their prefix."""
+    """One generator in a file, and the name by which ``key`` chooses it."""
 
     name: str
-    tensors: dict[str, StoredTensor]
+    network: Network
 
 
 def from_tensors(content: Any, key: str | None, origin: str, budget: Budget) -> Unread:
@@ -42,7 +43,8 @@ def from_tensors(content: Any, key: str | None, origin: str, budget: Budget) -> 
     models = [model for path, tensors in found for model in _models(path, tensors, budget)]
     if not models:
         raise _explanation(content)
-    return unet.read(_choose(models, key).tensors, origin)
+    network = _choose(models, key).network
+    return network.family.read(network.tensors, origin)
 
 
 def _containers(content: Any) -> Iterator[tuple[Path, dict[Any, Any]]]:
@@ -71,22 +73,10 @@ def _tensors(container: dict[Any, Any]) -> dict[str, StoredTensor]:
 
 
 def _models(path: Path, tensors: dict[str, StoredTensor], budget: Budget) -> Iterator[_Model]:
-    """The U-Net generators among the tensors of one dict: one for each prefix."""
-    models: dict[str, dict[str, StoredTensor]] = {}
-    for name in tensors:
-        budget.spend(1 + len(name) // 32)
-        if match := unet.INNER.search(name):
-            models.setdefault(name[: match.start("block")], {})
-    if not models:
-        return
-    for name, tensor in tensors.items():
-        for end in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
-            if (own := models.get(name[:end])) is not None:
-                budget.spend()
-                own[name[end:]] = tensor
-    for prefix in sorted(models):
-        shown_parts = [part for part in prefix.split(".") if part not in ("", "module", "model")]
-        yield _Model(".".join([*path, *shown_parts]), models[prefix])
+    """The generators among the tensors of one dict."""
+    for network in find_networks(tensors, budget):
+        shown_parts = [part for part in network.prefix.split(".") if part not in ("", "module", "model")]
+        yield _Model(".".join([*path, *shown_parts]), network)
 
 
 def _choose(models: list[_Model], key: str | None) -> _Model:
@@ -105,7 +95,7 @@ def _choose(models: list[_Model], key: str | None) -> _Model:
 
 
 def _explanation(content: Any) -> CheckpointError:
-    """What a file without a U-Net generator holds instead, and what to do."""
+    """What a file without a generator holds instead, and what to do."""
     containers = [container for _, container in _containers(content)]
     tensors = [pair for container in containers for pair in _tensors(container).items()]
     if not tensors:
@@ -114,8 +104,6 @@ def _explanation(content: Any) -> CheckpointError:
         if strangers:
             return torch_file.whole_model(shown(strangers[0]))
         return NoGeneratorError("the file holds no tensors: expected the state dict of a generator, latest_net_G.pth")
-    if any("conv_block" in name for name, _ in tensors):
-        return CheckpointError("the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Nets")
     kernels = [tensor for name, tensor in tensors if _PLAIN_KERNEL.search(name) and len(tensor.shape) == 4]
     if len(kernels) >= 3 and kernels[-1].shape[0] == 1:
         return NoGeneratorError(
@@ -129,6 +117,7 @@ def _explanation(content: Any) -> CheckpointError:
         )
     names = ", ".join(shown(name) for name, _ in tensors[:5])
     return NoGeneratorError(
-        f"the file holds {len(tensors)} tensors ({names}, ...) but no U-Net generator of "
-        f"pytorch-CycleGAN-and-pix2pix, whose tensors are called model.model.0.weight and so on"
+        f"the file holds {len(tensors)} tensors ({names}, ...) but no generator that is known here: expected one of "
+        f"pytorch-CycleGAN-and-pix2pix, CUT, pix2pixHD, PyTorch-GAN or fast style transfer, with its own names of "
+        f"tensors, such as model.model.0.weight or model.10.conv_block.1.weight"
     )

@@ -1,7 +1,8 @@
 """Files of torch.save without PyTorch: the tree of plain values in them, with unread tensors.
 
 There are two layouts: a zip archive (PyTorch 1.6 and later: ``*/data.pkl`` and one member per storage), and the older
-sequence of five pickles followed by the storages. The pickles run on :class:`..containers.pickles.Machine`. The only
+sequence of five pickles followed by the storages. TorchScript's archives have the first layout and the program's code
+beside it, which is not read. The pickles run on :class:`..containers.pickles.Machine`. The only
 globals that it is given are those below, which do no more than note their arguments; all others stand for inert names.
 
 Source: torch/serialization.py and torch/_utils.py of PyTorch.
@@ -29,6 +30,7 @@ from ..text import shown
 LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickle of a magic number
 _LEGACY_PROTOCOL = 1001
 _MAX_RANK = 8
+_CODE = "/code/"  # where torch.jit.save puts the program, often compressed
 _BIG_ENDIAN = "the file was saved on a big-endian machine: save it once more on a usual one"
 
 _STORAGES = {
@@ -39,7 +41,8 @@ _DTYPE = re.compile(r"(?:b?float|u?int|bits)\d+(?:_\w+)?|bool|half|float|double|
 
 
 def load(file: ModelFile) -> Any:
-    """What was saved in a file: plain values, StoredTensor in place of tensors and parameters, and
+    """What was saved in a file: plain values, StoredTensor in place of tensors and parameters,
+    :class:`..containers.pickles.Attributes` in place of the modules of a TorchScript program, and
     :class:`..containers.pickles.Opaque` in place of all other objects.
 
     Raises CheckpointError for a file that is damaged.
@@ -56,13 +59,13 @@ def whole_model(name: str) -> CheckpointError:
     )
 
 
-def _program(names: Iterable[str]) -> CheckpointError | None:
-    """The explanation of an archive that holds a compiled program; None if no name of a member shows that it does."""
-    if not any("/code/" in name or name.endswith("/archive_format") for name in names):
+def _exported(names: Iterable[str]) -> CheckpointError | None:
+    """The explanation of an archive of torch.export; None if no name of a member shows that it is one."""
+    if not any(name.endswith("/archive_format") for name in names):
         return None
     return CheckpointError(
-        "the file holds a program that torch.jit.save (TorchScript) or torch.export.save wrote, which is never "
-        "executed here. Load it in PyTorch and save its numbers alone: torch.save(net.state_dict(), 'latest_net_G.pth')"
+        "the file holds a program that torch.export.save wrote, whose weights have no place of their own. Load it in "
+        "PyTorch and save its numbers alone: torch.save(program.state_dict, 'latest_net_G.pth')"
     )
 
 
@@ -120,11 +123,11 @@ class _TorchFile:
 
     def _load_zip(self) -> Any:
         try:
-            members = zips.members(self._file)
+            members = zips.members(self._file, unread=_CODE)
         except zips.PackedError as error:
-            raise _program([error.member]) or error from None
-        if program := _program(members):
-            raise program
+            raise _exported([error.member]) or error from None
+        if exported := _exported(members):
+            raise exported
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise CheckpointError("this zip archive was not written by torch.save: it has no data.pkl in a folder")
@@ -230,6 +233,8 @@ class _Globals:
             return _StorageType("uint8")
         if module == "torch" and _DTYPE.fullmatch(name):
             return name
+        if module.split(".")[0] == "__torch__":  # a class of a TorchScript program
+            return pickles.Constructor(name, lambda arguments: pickles.Attributes())
         opaque = pickles.Opaque(f"{module}.{name}")
         return pickles.Constructor(opaque.name, lambda arguments: opaque)
 
