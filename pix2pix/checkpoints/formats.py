@@ -22,8 +22,8 @@ from .tensors import Unread
 _MAX_ENTRIES = 1000  # of a folder
 _LFS_POINTER = "this is a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"
 _KNOWN = (
-    "a PyTorch state dict (.pth), a Keras model (.keras, .h5), a TensorFlow checkpoint, a TensorFlow.js folder, "
-    "a .pict, a course .bin or this project's .safetensors"
+    "a PyTorch state dict (.pth), a TorchScript archive (.pt), a Keras model (.keras, .h5), a TensorFlow checkpoint, "
+    "a TensorFlow.js folder, a .pict, a course .bin or this project's .safetensors"
 )
 
 

@@ -11,7 +11,7 @@ from .. import __version__
 from ..cpu.instruction_sets import build_info
 from ..cpu.peaks import measure
 from ..loading import read_model
-from ..model.generator import Generator, Layer
+from ..model.generator import Generator, Layer, Source
 from ..plans import placements
 from ..plans import plan as plans
 from ..plans.algorithms import ALGORITHMS
@@ -80,9 +80,11 @@ def provisos(generator: Generator) -> str:
         "eps": (generator.eps, "--set eps=NUMBER"),
         "slope": (generator.slope, "--set slope=NUMBER"),
         "statistics": (generator.statistics, f"--statistics {other}"),
+        "align_corners": (generator.align_corners, f"--set align_corners={str(not generator.align_corners).lower()}"),
+        "padding_mode": (generator.padding_mode, "--set padding_mode=replicate"),
         "size": (generator.size, "--set size=NUMBER"),
     }
-    rows = [["  " + name, str(values[name][0]), values[name][1]] for name in generator.assumed]
+    rows = [["  " + name, str(values[name][0]).lower(), values[name][1]] for name in generator.assumed]
     heading = ["not in the file, so its framework's defaults, and what corrects them:", table(rows)] if rows else []
     return "\n".join([*heading, *generator.remarks])
 
@@ -103,12 +105,25 @@ def layer_table(generator: Generator, plan: Plan | None = None) -> str:
 
 
 def _reads(layer: Layer) -> str:
-    names = [s.layer + {1.0: "", 0.0: " relu"}.get(s.slope, f" lrelu {s.slope:g}") for s in layer.inputs]
-    return {"concat": ", ", "add": " + "}[layer.join].join(names)
+    names = {"concat": ", ", "add": " + "}[layer.join].join(map(_read, layer.inputs))
+    return names + (f"; + {_read(layer.residual)}" if layer.residual else "")
+
+
+def _read(source: Source) -> str:
+    return source.layer + {1.0: "", 0.0: " relu"}.get(source.slope, f" lrelu {source.slope:g}")
 
 
 def _kernel(layer: Layer) -> str:
-    return f"{layer.kernel}x{layer.kernel} s{layer.stride} {'up' if layer.transposed else 'down'}"
+    words = [f"{layer.kernel}x{layer.kernel} s{layer.stride}"]
+    if layer.transposed:
+        words.append("up")
+    elif layer.upsample > 1:
+        words.append(f"of {layer.upsample}x {layer.upsample_mode}")
+    elif layer.stride > 1:
+        words.append("down")
+    words += ["fixed"] if layer.depthwise else []
+    words += [layer.padding_mode] if layer.padding_mode != "zeros" else []
+    return " ".join(words)
 
 
 def aligned(facts: Mapping[str, object]) -> str:

@@ -55,14 +55,38 @@ def colliding_keys(rng: random.Random) -> Case:
 
 
 def many_generators(rng: random.Random) -> Case:
-    """Tensors with as many prefixes, or with prefixes that begin each other."""
+    """Tensors with as many prefixes, or with prefixes that begin each other, or of blocks with as many numbers."""
     count = rng.choice((3_000, 20_000))
-    if rng.random() < 0.5:
-        names = [b"%d.1.model.1.weight" % number for number in range(count)]
+    inner = rng.choice(
+        (
+            b"1.model.%d.weight",
+            b"10.conv_block.%d.weight",
+            b"model1_2.%d.conv_block.1.weight",
+            b"down%d.model.0.weight",
+            b"res%d.conv1.conv2d.weight",
+        )
+    )
+    form = rng.randrange(3)
+    if form == 0:
+        names = [b"%d." % number + inner % (number % 10) for number in range(count)]
+    elif form == 1:
+        names = [b"a." * (number % 140) + inner % (number % 100) for number in range(count)]
     else:
-        names = [b"a." * (number % 140) + b"1.model.%d.weight" % number for number in range(count)]
+        names = [b"%d.conv_block.%d.weight" % (number // 10, number % 10) for number in range(count)]
+        names += [b"%d.weight" % number for number in range(1_000)]
     items = b"".join(text(name) + b"h\x00" for name in names)
     return torch_file(tensor(storage()) + b"q\x000}(" + items + b"u")
+
+
+def shared_modules(rng: random.Random) -> Case:
+    """TorchScript modules that contain each other, so that there are many paths to one tensor."""
+    count = rng.choice((10, 40, 60))
+    module = b"c__torch__.net\nNet\n)\x81"
+    layers = tensor(storage()) + b"q\x00"
+    for number in range(1, count):
+        layers += module + b"q%c}(" % number + text(b"a") + b"h%c" % (number - 1)
+        layers += text(rng.choice((b"b", b"b" * 5_000))) + b"h%c" % rng.randrange(number + rng.randrange(2)) + b"ub"
+    return torch_file(layers)
 
 
 def long_global_names(rng: random.Random) -> Case:
@@ -223,6 +247,7 @@ def small_blocks(rng: random.Random) -> Case:
 SHAPES: list[Callable[[random.Random], Case]] = [
     colliding_keys,
     many_generators,
+    shared_modules,
     long_global_names,
     mistyped_identities,
     nested_values,

@@ -7,14 +7,19 @@ import json
 import pickle
 import pickletools
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save
+
 from pix2pix import checkpoints
 from pix2pix.checkpoints import course
+from tests.checkpoints.seeded import state_dict
 
 DATA = Path(__file__).parent / "data"
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 127, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
@@ -118,11 +123,12 @@ def zip_of(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -
 
 
 def pytorch_cases(folder: Path) -> Callable[[random.Random], Case]:
-    names = ("no_norm", "legacy", "instance_stale", "discriminator", "optimizer", "module_inside")
+    names = ("no_norm", "legacy", "instance_stale", "discriminator", "optimizer", "module_inside", "resnet_half")
     wholes = [(DATA / f"{name}.pth").read_bytes() for name in names]
+    wholes += [(DATA / f"script_{name}.pt").read_bytes() for name in ("resnet", "frozen")]
     bases = []
-    for name in ("no_norm", "training", "objects"):
-        with zipfile.ZipFile(DATA / f"{name}.pth") as archive:
+    for name in ("no_norm.pth", "training.pth", "objects.pth", "resnet_two.pth", "script_local.pt", "script_style.pt"):
+        with zipfile.ZipFile(DATA / name) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()]
         at = next(i for i, (member, _) in enumerate(members) if member.endswith("data.pkl"))
         bases.append((members, at, pickle_tokens(members[at][1])))
@@ -301,6 +307,9 @@ def keras_cases(folder: Path) -> Callable[[random.Random], Case]:
 
 def safetensors_cases(folder: Path) -> Callable[[random.Random], Case]:
     wholes = [(DATA / "converted.safetensors").read_bytes(), small_model(folder)]
+    with np.load(DATA / "resnets.npz") as stored:
+        for case in ("cut", "resize", "hd_local", "gan_unet", "transformer_stale"):
+            wholes.append(save(state_dict(json.loads(str(stored[f"shapes/{case}"])))))
 
     def make(rng: random.Random) -> Case:
         data = rng.choice(wholes)
@@ -311,6 +320,8 @@ def safetensors_cases(folder: Path) -> Callable[[random.Random], Case]:
         if "__metadata__" in header and rng.random() < 0.7:
             content = json.loads(header["__metadata__"]["pix2pix"])
             header["__metadata__"]["pix2pix"] = dumped(hostile_tree(content, rng)).decode()
+        elif rng.random() < 0.4:
+            header = renumbered(header, rng)
         else:
             header = hostile_tree(header, rng)
         text = dumped(header)
@@ -318,6 +329,21 @@ def safetensors_cases(folder: Path) -> Callable[[random.Random], Case]:
         return {"model": struct.pack("<Q", length) + text + data[8 + struct.unpack_from("<Q", data)[0] :]}, "model", {}
 
     return make
+
+
+def renumbered(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The tensors of a header under names with other numbers, which tell readers what a network consists of."""
+    names = set(rng.sample(sorted(header), min(len(header), rng.choice((1, 2, 10, 1000)))))
+    old, new = str(rng.randrange(30)), str(rng.choice((0, 1, 3, 7, 99, 999, 10**20)))
+
+    def changed(name: str) -> str:
+        parts = name.split(".")
+        if rng.random() < 0.5:
+            return ".".join(new if part == old else part for part in parts)
+        at = rng.choice([i for i, part in enumerate(parts) if re.search(r"\d", part)] or [0])
+        return ".".join([*parts[:at], re.sub(r"\d+", new, parts[at]), *parts[at + 1 :]])
+
+    return {changed(name) if name in names else name: entry for name, entry in header.items()}
 
 
 def small_model(folder: Path) -> bytes:

@@ -25,6 +25,7 @@ def read(file: ModelFile, key: str | None) -> Unread:
     if not isinstance(content, Attributes):
         return from_tensors(content, key, "PyTorch state dict", file.budget)
     generator, weights = from_tensors(state_dict(content, file.budget), key, "TorchScript", file.budget)
-    if "statistics" in generator.assumed:  # here the file says it
-        generator = generator.with_statistics("image" if content.get("training") is True else "running")
+    training = content.get("training")
+    if "statistics" in generator.assumed and isinstance(training, bool):
+        generator = generator.with_statistics("image" if training else "running")
     return generator, weights

@@ -104,8 +104,8 @@ def _explanation(content: Any) -> CheckpointError:
         if strangers:
             return torch_file.whole_model(shown(strangers[0]))
         return NoGeneratorError("the file holds no tensors: expected the state dict of a generator, latest_net_G.pth")
-    kernels = [tensor for name, tensor in tensors if _PLAIN_KERNEL.search(name) and len(tensor.shape) == 4]
-    if len(kernels) >= 3 and kernels[-1].shape[0] == 1:
+    kernels = [pair for pair in tensors if _PLAIN_KERNEL.search(pair[0]) and len(pair[1].shape) == 4]
+    if len(kernels) >= 3 and max(kernels, key=_position)[1].shape[0] == 1:
         return NoGeneratorError(
             f"the file holds a discriminator ({len(kernels)} convolutions, the last with 1 filter), which training "
             f"needs and translating does not: take the generator, usually latest_net_G.pth beside it"
@@ -121,3 +121,8 @@ def _explanation(content: Any) -> CheckpointError:
         f"pytorch-CycleGAN-and-pix2pix, CUT, pix2pixHD, PyTorch-GAN or fast style transfer, with its own names of "
         f"tensors, such as model.model.0.weight or model.10.conv_block.1.weight"
     )
+
+
+def _position(named: tuple[str, StoredTensor]) -> list[int]:
+    """What orders tensors as their modules are; some files have them in alphabetical order."""
+    return [int(number) for number in re.findall(r"\d+", named[0])]
