@@ -27,10 +27,11 @@ class Source(NamedTuple):
     @classmethod
     def of(cls, *files: Path) -> Source:
         """What an input's files are now. Raises OSError."""
-        size, changed_ns = size_and_time(*files)  # before the content: what changes later shows
-        digests = []
+        size, changed_ns, digests = 0, 0, []
         for path in files:
             with open(path, "rb") as file:
+                stat = os.fstat(file.fileno())  # before the content: what changes later shows
+                size, changed_ns = size + stat.st_size, changed_ns + stat.st_mtime_ns
                 digests.append(digest_of(file))
         whole = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         return cls(absolute(files[0]), size, changed_ns, whole)
