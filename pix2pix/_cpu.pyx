@@ -10,6 +10,7 @@ those of BLIS: a *micro-kernel* computes MR rows x NR columns; a *panel* is NR c
     convolution.pxi one layer at one size: phases, patches, blocks; the class all algorithms derive from
     direct.pxi      direct convolution
     winograd_transforms.pxi, winograd.pxi   Winograd's minimal filtering
+    depthwise.pxi   fixed filters
     output.pxi      the last layer: few channels, tanh, conversion to 8 bits
     peaks.pxi       what the machine can do at most, measured
 
@@ -44,6 +45,7 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     const char* processor_isa()
     float multiply_add(long rounds, bint bfloat16)
     float first_lane(vec v)
+    vec first_lanes(vec v, long count)
     const float* ZEROS
 
 
@@ -78,5 +80,6 @@ include "cpu/kernels/convolution.pxi"
 include "cpu/kernels/direct.pxi"
 include "cpu/kernels/winograd_transforms.pxi"
 include "cpu/kernels/winograd.pxi"
+include "cpu/kernels/depthwise.pxi"
 include "cpu/kernels/output.pxi"
 include "cpu/kernels/peaks.pxi"

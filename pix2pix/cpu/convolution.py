@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..model.sampling import Sampling
+
 
 class ConvolutionSpec(NamedTuple):
-    """A convolution of 4x4 taps, stride 2 and padding 1, or the transpose of one, with what belongs to it.
+    """A convolution, or a transposed one, with what belongs to it.
 
-    A layer without a norm has ``eps`` None, and no ``gamma`` and ``beta``. The kernels keep none of the arrays.
+    A layer whose norm has statistics of the image has ``eps``; one with ``gamma`` and no ``eps`` multiplies by it.
+    The kernels keep none of the arrays.
     """
 
-    kernel: np.ndarray  # (4, 4, in, out), or (4, 4, out, in) if transposed; float32, C-contiguous
-    transposed: bool
+    kernel: np.ndarray  # (kh, kw, in, out), or (kh, kw, out, in) if transposed; float32, C-contiguous
+    sampling: Sampling
     channels: Sequence[int]  # of each map that the layer reads, in order
     bias: np.ndarray | None = None  # (out,)
     gamma: np.ndarray | None = None  # (out,)
@@ -23,3 +26,16 @@ class ConvolutionSpec(NamedTuple):
     eps: float | None = None
     bfloat16: bool = False  # whether products are of bfloat16 numbers
     reads_image: bool = False  # whether the layer reads the image itself
+    adds: bool = False  # whether the maps are added up, not joined along their channels
+    inner_slope: float = 1.0  # of the leaky ReLU before the norm
+
+
+def widened_to_four(spec: ConvolutionSpec) -> ConvolutionSpec:
+    """A stride-2 convolution of 3x3 taps, in either direction, as one of 4x4 taps and padding 1, some of them zero.
+
+    The padding is 1 on all sides, or TensorFlow's, which has none at the top and left.
+    """
+    after_first = 1 - spec.sampling.padding[0]
+    kernel = np.pad(spec.kernel, ((after_first, 1 - after_first),) * 2 + ((0, 0),) * 2)
+    sampling = Sampling(4, 2, (1, 1, 1, 1), "zeros", spec.sampling.transposed)
+    return spec._replace(kernel=np.ascontiguousarray(kernel), sampling=sampling)

@@ -20,7 +20,7 @@ from ..model.lowering import lower
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
-from .convolution import ConvolutionSpec
+from .convolution import ConvolutionSpec, widened_to_four
 from .instruction_sets import extension
 from .openmp import requested_threads
 from .topology import default_threads, use_allowed_cpus
@@ -40,8 +40,8 @@ class CpuEngine(BaseEngine):
     but not ``translate``. With ``release``, ``weights`` is a dict that the engine empties tensor by tensor while it
     packs, so that memory for all of them is never needed twice.
 
-    Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that are not
-    those of a U-Net; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
+    Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that the engine
+    has no kernel for; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
     """
 
     def __init__(
@@ -99,24 +99,29 @@ class CpuEngine(BaseEngine):
         given, generator = self.generator[name], folded(self.generator)
         op, tensors = lower(generator)[name], given.tensors(self.generator.statistics)
         parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
-        kernel = np.ascontiguousarray(parts["kernel"])
-        channels = [op.in_channels] if op.reads_image else [generator[s.layer].filters for s in op.sources]
+        norm, sources = op.epilogue.norm, op.sources
         spec = ConvolutionSpec(
-            kernel,
-            op.sampling.transposed,
-            channels,
+            np.ascontiguousarray(parts["kernel"]) if "kernel" in parts else np.empty((0, 0, 0, 0), np.float32),
+            op.sampling,
+            [generator.in_channels] if op.reads_image else [generator[source.layer].filters for source in sources],
             parts.get("bias"),
             parts.get("gamma"),
             parts.get("beta"),
-            eps=op.epilogue.norm.eps if op.epilogue.norm else None,
+            eps=norm.eps if norm and not norm.fixed else None,
             bfloat16=self._info.precision == "bfloat16" and not op.reads_image,
             reads_image=op.reads_image,
+            adds=op.join == "add",
+            inner_slope=op.epilogue.inner_slope,
         )
-        if op.makes_image:
-            return self._kernels.OutputConvolution(spec)
         algorithm = self.plan.layers[name]
+        if op.depthwise:
+            return self._kernels.DepthwiseConvolution(spec, op.depthwise)
+        if op.makes_image:
+            return self._kernels.OutputConvolution(spec, op.epilogue.activation == "tanh")
         if algorithm.kind == "direct":
             return self._kernels.DirectConvolution(spec, self.threads)
+        if op.sampling.kernel == 3 and op.sampling.stride == 2:
+            spec = widened_to_four(spec)
         return self._kernels.WinogradConvolution(spec, algorithm.m, algorithm.shared, self.threads)
 
     def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:

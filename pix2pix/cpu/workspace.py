@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.generator import INPUT
+from ..model.generator import INPUT, Source
 from ..model.lowering import Op, Program
 
 Shape = tuple[int, int, int, int]
@@ -31,11 +31,30 @@ class CpuBackend:
         inner = (op.name for op in self.program.ops if op.name in self.convolutions and not op.makes_image)
         return {name: (n, *shapes[name][:2], self.kernels.padded(shapes[name][2])) for name in inner}
 
+    def places(self, n: int, h: int, w: int) -> tuple[dict[str, int], int]:
+        """Where each map begins, in floats, and the end of all. Maps share memory unless both are needed at once.
+
+        A map is needed from the operation that makes it to the last that reads it. The largest are placed first.
+        """
+        sizes = {name: math.prod(shape) for name, shape in self.shapes(n, h, w).items()}
+        made = {op.name: at for at, op in enumerate(self.program.ops)}
+        read = dict(made)
+        for at, op in enumerate(self.program.ops):
+            read.update(dict.fromkeys(op.reads, at))
+        places: dict[str, int] = {}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            at = 0
+            for other in sorted(places, key=lambda other: places[other]):
+                together = made[name] <= read[other] and made[other] <= read[name]
+                if together and at < places[other] + sizes[other] and places[other] < at + sizes[name]:
+                    at = places[other] + sizes[other]
+            places[name] = at
+        return places, max((at + sizes[name] for name, at in places.items()), default=0)
+
     def size(self, n: int, h: int, w: int) -> int:
         """Floats of all maps, and of the largest scratch."""
         shapes = self.program.shapes(h, w)
-        maps = sum(math.prod(shape) for shape in self.shapes(n, h, w).values())
-        return maps + max(
+        return self.places(n, h, w)[1] + max(
             self.convolutions[op.name].scratch(n, *shapes[op.sources[0].layer][:2], self.threads)
             for op in self.program.ops
             if op.name in self.convolutions
@@ -65,15 +84,17 @@ class Workspace:
         self._backend = backend
         self._maps: dict[str, Any] = {}
         self._values: dict[str, Any] = {}  # what operations read now: maps, and the image as an array
+        self._wanted: dict[str, np.ndarray] = {}  # copies of maps whose memory others use afterwards
         self._out: np.ndarray | None = None
-        at = 0
+        places, end = backend.places(n, h, w)
         for name, shape in backend.shapes(n, h, w).items():
-            size = math.prod(shape)
+            raw = memory[places[name] : places[name] + math.prod(shape)].reshape(shape)
             mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
-            raw = memory[at : at + size].reshape(shape)
-            self._maps[name] = backend.kernels.Map(raw, mean, scale, backend.convolutions[name].shift)
-            at += size
-        self._scratch = memory[at:]
+            shift = backend.convolutions[name].shift
+            if backend.program[name].epilogue.residual:  # which is added to the value itself
+                shift = np.zeros_like(shift)
+            self._maps[name] = backend.kernels.Map(raw, mean, scale, shift)
+        self._scratch = memory[end:]
 
     def set_value(self, name: str, value: np.ndarray) -> None:
         """Read an image where it is; copy any other value to a map of its own."""
@@ -104,6 +125,7 @@ class Workspace:
     def unbind(self) -> None:
         """Let go of the arrays that callers gave."""
         self._values.clear()
+        self._wanted.clear()
         self._out = None
 
     def run(self, op: Op, wanted: bool) -> None:
@@ -112,14 +134,25 @@ class Workspace:
         if op.reads_image:
             sources: Any = self._values[INPUT]
         else:
-            sources = [(self._values[source.layer], source.slope) for source in op.sources]
+            sources = [self._read(source) for source in op.sources]
         if op.makes_image:
             convolution.run(sources, self._out, op.epilogue.output_scale, self._scratch, threads)
-        else:
-            self._values[op.name] = self._maps[op.name]
-            convolution.run(sources, self._maps[op.name], self._scratch, threads)
+            return
+        residual, to = op.epilogue.residual, self._maps[op.name]
+        convolution.run(sources, to, self._scratch, threads, self._read(residual) if residual else None)
+        self._values[op.name] = to
+        if wanted:
+            n, h, w, _ = to.raw.shape
+            value = np.empty((n, h, w, op.filters), np.float32)
+            to.write_value(value, threads)
+            self._wanted[op.name] = value
+
+    def _read(self, source: Source) -> tuple[Any, float]:
+        return self._values[source.layer], source.slope
 
     def get_value(self, name: str, out: np.ndarray) -> None:
         """Write the value of a map; the output is in its place already."""
-        if out is not self._out:
+        if name in self._wanted:
+            out[...] = self._wanted[name]
+        elif out is not self._out:
             self._values[name].write_value(out, self._backend.threads)

@@ -17,6 +17,7 @@ from .precisions import PRECISIONS, Precision
 SPLITS = (1, 2, 4, 8, 16, 32)
 SWIZZLE_WORDS = 32  # of 128 bytes: what one row of Hopper's tiles in shared memory holds
 CONVOLUTION = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1))
+CPU_KERNEL, CPU_SOURCES = 9, 4  # taps along one axis, and maps that a layer reads, at most
 TRANSPOSED = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1), transposed=True)
 
 
@@ -24,8 +25,9 @@ TRANSPOSED = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1), transposed=True)
 class Algorithm:
     """How an operation is computed. ``str`` gives the name that plan files and ``--plan`` use, :func:`parse` reads it.
 
-    ``m``: Winograd's F(m x m, 2 x 2); ``shared``: all phases of a transposed convolution use one transformed input.
-    ``tile``: rows and columns (BM, BN) of a block's part of a product; ``splits`` blocks share the sum of each.
+    ``m``: Winograd's F(m x m, r x r), where the operation gives r. ``shared``: all phases of a transposed convolution
+    use one transformed input. ``tile``: rows and columns (BM, BN) of a block's part of a product; ``splits`` blocks
+    share the sum of each.
     """
 
     kind: str
@@ -68,13 +70,51 @@ def _makes_image(op: Op, most: int) -> bool:
     )
 
 
+def _fits_cpu(op: Op) -> bool:
+    """Whether the CPU's kernels can read an operation's input and store its result."""
+    s = op.sampling
+    covers = not s.transposed or (s.stride == 2 <= s.kernel and s.output_size(8, 8) == (16, 16))
+    image = not op.reads_image or (len(op.sources) == 1 and s.upsample == 1 and not s.transposed)
+    return s.kernel <= CPU_KERNEL and len(op.sources) <= CPU_SOURCES and covers and image
+
+
 def _direct_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    return _joins_maps(op, most=4) or _makes_image(op, most=4)
+    """The last layer is computed by way of all taps' products, for it has few filters."""
+    s, epilogue = op.sampling, op.epilogue
+    if not _fits_cpu(op):
+        return False
+    if op.makes_image:
+        plain = not (epilogue.norm or epilogue.residual or op.reads_image or op.depthwise)
+        return plain and (s.transposed or s.stride == 1) and epilogue.inner_slope == 1
+    if op.depthwise and (epilogue.norm or epilogue.bias or s.transposed or epilogue.inner_slope != 1):
+        return False
+    return epilogue.activation == "none"
 
 
 def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    """An image has too few channels for it; what is shared is the input of a transposed convolution's phases."""
-    return _joins_maps(op, most=4) and not op.reads_image and (op.sampling.transposed or not algorithm.shared)
+    """An image has too few channels for it; what is shared is the input of a transposed convolution's phases.
+
+    Of 3x3 taps with stride 2, it makes 4x4.
+    """
+    s = op.sampling
+    by_one = s.kernel == 3 and s.stride == 1 and not s.transposed
+    by_two = s.padding_mode == "zeros" and s in (*_by_two(False), *_by_two(True))
+    inside = not (op.reads_image or op.makes_image or op.depthwise)
+    return (
+        _direct_on_cpu(op, algorithm, precision)
+        and inside
+        and (by_one or by_two)
+        and (s.transposed or not algorithm.shared)
+    )
+
+
+def _by_two(transposed: bool) -> tuple[Sampling, ...]:
+    """Geometries of 3x3 or 4x4 taps that halve, or double, a map: of U-Nets, and of PyTorch's and TensorFlow's ResNets."""
+    return (
+        TRANSPOSED if transposed else CONVOLUTION,
+        Sampling(3, 2, (1, 1, 1, 1), "zeros", transposed, int(transposed)),
+        Sampling(3, 2, (0, 0, 1, 1), "zeros", transposed),
+    )
 
 
 def _simt_on_gpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:

@@ -50,7 +50,7 @@ def choose(
         if not takes:
             raise ValueError(unsupported(op, hardware))
         grid, _ = op.sampling.base_grid(*shapes[op.sources[0].layer][:2])
-        best = _on_gpu(op, grid, tune, precision) if hardware == "cuda" else _on_cpu(op, grid, tune)
+        best = _on_gpu(op, grid, tune, precision) if hardware == "cuda" else _on_cpu(op, grid, tune, precision)
         chosen = wanted or measured.get(tables.shape(generator, op), best)
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():
@@ -58,15 +58,20 @@ def choose(
     return Plan(layers, hardware, precision, tune)
 
 
-def _on_cpu(op: Op, grid: int, tune: str) -> Algorithm:
-    """What was fastest for an operation whose base grid is grid x grid, in either precision; see bench/README.md.
+def _on_cpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
+    """What was fastest for an operation whose base grid is grid x grid; see bench/README.md.
 
     Larger tiles multiply less but have more weights to read. On small maps, and for one image at a time, reading
-    weights is what costs.
+    weights is what costs. In bfloat16, F(4, 3) is too inaccurate.
     """
+    large = grid >= 16 or (grid >= 8 and tune == "throughput")
+    if op.sampling.kernel == 3:
+        if op.sampling.stride > 1:
+            return Algorithm("direct")
+        return Algorithm("winograd", (4 if precision == "float32" else 3) if large else 2)
     if op.sampling.transposed and grid >= 32:
         return Algorithm("winograd", 3, shared=True)
-    if grid >= 16 or (grid >= 8 and tune == "throughput"):
+    if large:
         return Algorithm("winograd", 4)
     return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
 

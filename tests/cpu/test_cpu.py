@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import sys
@@ -19,7 +18,7 @@ from pix2pix.cpu.instruction_sets import build_info, extension, instruction_sets
 from pix2pix.engines.reference import conv2d, conv2d_transpose, pad
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
-from pix2pix.plans.algorithms import TRANSPOSED, parse
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, parse
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
 from tests.fresh import run_code
@@ -72,7 +71,8 @@ def run_layer(
 ):
     """One layer over maps cut from x at `splits`: (value, mean, scale)."""
     parts = np.split(x, splits, axis=3)
-    spec = ConvolutionSpec(kernel, transposed, [p.shape[3] for p in parts], bias, *norm, bfloat16)
+    sampling = TRANSPOSED if transposed else CONVOLUTION
+    spec = ConvolutionSpec(kernel, sampling, [p.shape[3] for p in parts], bias, *norm, bfloat16)
     layer = convolution(kernels, algorithm, spec, threads)
     n, h, w, _ = x.shape
     out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
@@ -199,7 +199,7 @@ def test_padding_is_zero_after_the_norm_not_before(isa):
     """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
     kernels = extension(isa)
     kernel = np.ones((4, 4, 4, 4), np.float32)
-    layer = kernels.DirectConvolution(ConvolutionSpec(kernel, False, [4]), 1)
+    layer = kernels.DirectConvolution(ConvolutionSpec(kernel, CONVOLUTION, [4]), 1)
     source = as_map(kernels, np.zeros((1, 16, 16, 4), np.float32), shift=np.ones((1, 4), np.float32))
     target = as_map(kernels, np.zeros((1, 8, 8, 4), np.float32))
     layer.run([(source, 1.0)], target, np.zeros(layer.scratch(1, 16, 16, 1), np.float32), 1)
@@ -314,14 +314,6 @@ def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
 def test_threads_must_be_positive(threads):
     with pytest.raises(ValueError, match="threads"):
         CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), threads=threads)
-
-
-def test_layers_without_kernels_are_refused():
-    g = VARIANTS["tensorflow"]
-    layer = dataclasses.replace(g.layers[1], padding_mode="reflect")
-    other = dataclasses.replace(g, layers=(g.layers[0], layer, *g.layers[2:]))
-    with pytest.raises(ValueError, match="reflect"):
-        CpuEngine(other, weights_of("tensorflow"))
 
 
 def test_plans(tmp_path):

@@ -1,15 +1,16 @@
 """A convolution at one size: which input pixels meet which weights, and how the work is cut into blocks.
 
-All outputs are computed over a *grid*. For a convolution it is the output; every grid position reads a *patch* of
-KERNEL_SIZE x KERNEL_SIZE pixels, STRIDE pixels from the next. For a transposed convolution it is the input: the output
-pixels (STRIDE * y + r, STRIDE * x + s) form the *phase* (r, s), and each phase is a convolution of stride 1 with
-PHASE_SIZE x PHASE_SIZE of the taps, so no zeros are inserted. The patches of all phases together have 3 x 3 pixels.
+All outputs are computed over a *grid*. For a convolution it is the output; every grid position reads a *patch* of as
+many pixels as the kernel has taps, `step` pixels from the next. For a transposed convolution it is the input: the
+output pixels (scale * y + r, scale * x + s) form the *phase* (r, s), and each phase is a convolution of stride 1 with
+some of the taps, so no zeros are inserted. See pix2pix/model/sampling.py, from which the tables of taps come.
 
 A *block* is a rectangle of the grid whose input fits the second-level cache.
 """
 
 cdef enum:
-    PHASE_PATCH = PHASE_SIZE + STRIDE - 1
+    MAX_SCALE = 2               # of transposed convolutions
+    MAX_PHASES = MAX_SCALE * MAX_SCALE
     BLOCK_BYTES = 512 * 1024    # of a block's input, at most
     BLOCK_ROWS = 16             # of a block, at most
     BLOCK_COLUMNS = 64          # of a block, at most
@@ -36,20 +37,43 @@ cdef inline Block block_at(const Blocking* grid, long index) noexcept nogil:
     return b
 
 
+cdef struct Axis:
+    # along rows or columns: the pixels that the patch of grid position i reads, and the taps that they meet
+    long before                 # the patch begins at input pixel step * i - before
+    long patch                  # pixels of the patch, for all phases together
+    long start[MAX_SCALE]       # for each phase: the patch's pixel that its first tap meets,
+    long count[MAX_SCALE]       # how many taps it has; they meet neighbouring pixels
+    long tap[MAX_SCALE]         # where the first one is in the kernel,
+    long next                   # and how far from each the next one is there
+
+
+cdef Axis axis_of(phases):
+    """The axis along which each phase has those pairs (offset from step * i, index in the kernel)."""
+    cdef Axis axis
+    cdef long r
+    offsets = [offset for taps in phases for offset, _ in taps]
+    axis.before, axis.patch = -min(offsets), max(offsets) - min(offsets) + 1
+    axis.next = max([taps[1][1] - taps[0][1] for taps in phases if len(taps) > 1], default=1, key=abs)
+    for r, taps in enumerate(phases):
+        axis.start[r], axis.count[r], axis.tap[r] = taps[0][0] + axis.before, len(taps), taps[0][1]
+    return axis
+
+
 cdef struct Geometry:
     # one layer at one size; lengths in pixels unless stated
-    long n, h, w                # input
+    long n, h, w                # input, enlarged
     long out_h, out_w, filters  # output
     Blocking grid
-    long phases                 # of the output: 1, or PHASES
-    long upscale                # output rows per row of the grid: 1, or STRIDE
-    long stride, patch          # of the patches over the input
+    long phases                 # of the output: scale^2
+    long scale                  # output rows per row of the grid
+    long step                   # input rows from one position of the grid to the next
+    Axis down, across           # patches along rows and columns
     bint bfloat16               # whether the input is read as bfloat16
     long pixel, line            # words from one pixel, and one row, to the next where the input is read to
     # direct convolution only: the taps that meet the map at all, for each phase (see Product)
     long depth, per_pass        # words of a tap; taps that are used before the next are begun
-    long tap_count
-    long taps[PHASES][2 * TAPS]
+    long tap_count[MAX_PHASES]
+    long taps[MAX_PHASES][2 * MAX_TAPS]
 
 
 cdef struct Call:
@@ -61,14 +85,14 @@ cdef struct Call:
     long threads
 
 
-cdef inline long covered(const Geometry* g, long count) noexcept nogil:
+cdef inline long covered(const Geometry* g, const Axis* axis, long count) noexcept nogil:
     """Input rows, or columns, that `count` neighbouring patches cover."""
-    return g.stride * (count - 1) + g.patch
+    return g.step * (count - 1) + axis.patch
 
 
 cdef inline long input_words(const Geometry* g, long rows, long columns) noexcept nogil:
     """Words of the input that rows x columns of the grid read."""
-    return covered(g, rows) * covered(g, columns) * g.pixel
+    return covered(g, &g.down, rows) * (covered(g, &g.across, columns) * g.pixel + SKEW)
 
 
 cdef inline float* image_of(const Geometry* g, const Call* call, long image) noexcept nogil:
@@ -76,42 +100,77 @@ cdef inline float* image_of(const Geometry* g, const Call* call, long image) noe
     return call.out + image * g.out_h * g.out_w * g.filters
 
 
-cdef class Convolution:
+cdef class Sampled:
+    """How any layer samples its input; from a :class:`pix2pix.cpu.convolution.ConvolutionSpec`."""
+    cdef readonly bint transposed, reads_image
+    cdef readonly long phases
+    cdef long scale, step
+    cdef Axis down, across
+    cdef long[4] padding        # top, left, bottom, right
+    cdef Reading how
+
+    def __init__(self, spec):
+        sampling = spec.sampling
+        self.transposed, self.reads_image = sampling.transposed, spec.reads_image
+        self.scale, self.step, self.padding = sampling.scale, sampling.step, sampling.padding
+        phases = sampling.phases
+        self.phases = len(phases)
+        self.down = axis_of([sorted({(t.dy, t.ky) for t in p.taps}) for p in phases if p.column == 0])
+        self.across = axis_of([sorted({(t.dx, t.kx) for t in p.taps}) for p in phases if p.row == 0])
+        self.how.padding, self.how.adds = PADDING_MODES[sampling.padding_mode], spec.adds
+        self.how.upsample, self.how.upsampling = sampling.upsample, UPSAMPLINGS[sampling.upsample_mode]
+
+    cdef void set_grid(self, Geometry* g, long n, long h, long w) noexcept nogil:
+        """The sizes of the layer for n inputs of h x w."""
+        g.n, g.h, g.w, g.phases = n, h * self.how.upsample, w * self.how.upsample, self.phases
+        g.step, g.scale, g.down, g.across = self.step, self.scale, self.down, self.across
+        g.grid.h, g.grid.w = g.h, g.w
+        if not self.transposed:
+            g.grid.h = (g.h + self.padding[0] + self.padding[2] - g.down.patch) // g.step + 1
+            g.grid.w = (g.w + self.padding[1] + self.padding[3] - g.across.patch) // g.step + 1
+        g.out_h, g.out_w = g.scale * g.grid.h, g.scale * g.grid.w
+
+
+cdef class Convolution(Sampled):
     """A layer's packed weights. Subclasses pack them, and compute the layer, by one algorithm each.
 
-    spec: a :class:`pix2pix.cpu.convolution.ConvolutionSpec`. bfloat16: whether the layer's input is read as bfloat16.
+    bfloat16: whether the layer's input is read as bfloat16. `shift`: what is added to a normalised map, its beta.
     """
-    cdef readonly bint transposed, reads_image, norm, bfloat16
-    cdef readonly long depth, words, filters, phases  # depth: channels of a pixel with padding; words: of a pixel
+    cdef readonly bint norm, bfloat16
+    cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
     cdef float[::1] weights, bias, gamma
-    cdef float eps
+    cdef float eps, inner_slope
     cdef object where
 
     def __init__(self, spec, bint bfloat16):
+        Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        self.transposed, self.reads_image, self.bfloat16 = spec.transposed, spec.reads_image, bfloat16
+        self.bfloat16, self.inner_slope = bfloat16, spec.inner_slope
         self.norm, self.eps = spec.eps is not None, spec.eps or 0.0
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
-        self.phases = PHASES if self.transposed else 1
-        self.where = joined_channels(spec.channels, self.reads_image)
+        self.where = joined_channels(spec.channels, self.reads_image, spec.adds)
         self.depth = len(self.where)
         self.words = self.depth // 2 if bfloat16 else self.depth
         self.bias = widened(spec.bias, self.filters + VL, 0.0)
         self.gamma = widened(spec.gamma, self.filters, 1.0)
         self.shift = widened(spec.beta, self.filters, 0.0)
 
-    def run(self, sources, Map target, float[::1] scratch, long threads):
-        """Compute the layer into `target` without holding the GIL. sources: an image, or pairs (Map, slope)."""
+    def run(self, sources, Map target, float[::1] scratch, long threads, residual=None):
+        """Compute the layer into `target` without holding the GIL.
+
+        sources: an image, or pairs (Map, slope). residual: such a pair, which is added to the result.
+        """
         cdef LayerInput layer_input
         cdef Geometry g
         cdef Call call
         cdef long image, parts, size
-        read_sources(sources, self.reads_image, &layer_input)
-        g = self.geometry(target.raw.shape[0], layer_input.h, layer_input.w)
+        read_sources(sources, self.reads_image, &self.how, &layer_input)
+        g = self.geometry(target.raw.shape[0], layer_input.map_h, layer_input.map_w)
         layer_input.bfloat16, layer_input.pixel = g.bfloat16, g.pixel
         call.input, call.out, call.threads = &layer_input, &target.raw[0, 0, 0, 0], threads
         call.moments, call.work = &scratch[0], &scratch[0] + g.n * self.parts(&g) * moments_size(g.filters)
+        target.mean[:, :], target.scale[:, :] = 0, self.gamma
         with nogil:
             parts = self.compute(&g, &call)
             size = parts * moments_size(g.filters)
@@ -119,6 +178,8 @@ cdef class Convolution:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
                     finish_norm(call.moments + image * size, parts, g.filters, &self.gamma[0], self.eps,
                                 &target.mean[image, 0], &target.scale[image, 0])
+        if residual is not None:
+            target.add_residual(self.shift, *residual, threads)
 
     cdef long compute(self, Geometry* g, const Call* call) noexcept nogil:
         """Fill the output and the moments; returns how many parts of an image have moments."""
@@ -131,13 +192,8 @@ cdef class Convolution:
     cdef Geometry geometry(self, long n, long h, long w) noexcept nogil:
         """The layer for n inputs of h x w."""
         cdef Geometry g
-        g.n, g.h, g.w, g.filters, g.phases = n, h, w, self.filters, self.phases
-        if self.transposed:
-            g.stride, g.patch, g.upscale, g.grid.h, g.grid.w = 1, PHASE_PATCH, STRIDE, h, w
-        else:
-            g.stride, g.patch, g.upscale, g.grid.h, g.grid.w = STRIDE, KERNEL_SIZE, 1, h // STRIDE, w // STRIDE
-        g.out_h, g.out_w = g.upscale * g.grid.h, g.upscale * g.grid.w
-        g.bfloat16 = self.bfloat16
+        self.set_grid(&g, n, h, w)
+        g.filters, g.bfloat16 = self.filters, self.bfloat16
         g.pixel = self.words + (0 if self.reads_image else SKEW)
         g.grid.across = (g.grid.w + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
         g.grid.columns = (g.grid.w + g.grid.across - 1) // g.grid.across

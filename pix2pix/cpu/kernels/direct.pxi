@@ -22,31 +22,43 @@ cdef struct Task:
     long first, last            # the taps that are being added up
 
 
-cdef void set_taps(Geometry* g, long depth, bint reads_image) noexcept nogil:
-    """Fill the table of taps for the line length of `g`; taps that meet only padding are left out.
+cdef void set_taps(Geometry* g, long depth, bint reads_image, int padding) noexcept nogil:
+    """Fill the table of taps for the line length of `g`; taps that meet only zeros are left out.
 
     depth: words of a tap. The pixels of an image lie side by side, so a whole row of taps is one tap to the product.
     """
-    cdef long size = KERNEL_SIZE if g.phases == 1 else PHASE_SIZE, across = 1 if reads_image else size
-    cdef long phase, r, s, u, v
+    cdef long phase, r, s, u, v, y, x, across
+    cdef bint everywhere = padding != PAD_ZEROS
     g.depth = depth
     for phase in range(g.phases):
-        r, s = phase // STRIDE, phase % STRIDE
-        g.tap_count = 0
-        for u in range(size):
+        r, s = phase // g.scale, phase % g.scale
+        across = 1 if reads_image else g.across.count[s]
+        g.tap_count[phase] = 0
+        for u in range(g.down.count[r]):
             for v in range(across):
-                if meets(r + u, g.stride, g.grid.h, g.h) and (reads_image or meets(s + v, g.stride, g.grid.w, g.w)):
-                    g.taps[phase][2 * g.tap_count] = (r + u) * g.line + (s + v) * g.pixel
-                    g.taps[phase][2 * g.tap_count + 1] = (u * across + v) * depth * NR
-                    g.tap_count = g.tap_count + 1
-    g.per_pass = max(1, PANEL_BYTES // (4 * NR * depth))
+                y, x = g.down.start[r] + u, g.across.start[s] + v
+                if everywhere or (meets(y - g.down.before, g.step, g.grid.h, g.h)
+                                  and (reads_image or meets(x - g.across.before, g.step, g.grid.w, g.w))):
+                    g.taps[phase][2 * g.tap_count[phase]] = y * g.line + x * g.pixel
+                    g.taps[phase][2 * g.tap_count[phase] + 1] = (u * across + v) * depth * NR
+                    g.tap_count[phase] = g.tap_count[phase] + 1
+    set_passes(g)
 
 
-cdef inline bint meets(long offset, long stride, long grid, long size) noexcept nogil:
-    """Whether the row at `offset` of a patch is inside a map of `size` rows, for any of `grid` patches."""
+cdef void set_passes(Geometry* g) noexcept nogil:
+    """How many taps are used before the next are begun: as many as fit PANEL_BYTES, in passes of equal length."""
+    cdef long most = 1, fitting = max(1, PANEL_BYTES // (4 * NR * g.depth)), phase, passes
+    for phase in range(g.phases):
+        most = max(most, g.tap_count[phase])
+    passes = (most + fitting - 1) // fitting
+    g.per_pass = (most + passes - 1) // passes
+
+
+cdef inline bint meets(long offset, long step, long grid, long size) noexcept nogil:
+    """Whether the row at `offset` from step * i is inside a map of `size` rows, for any of `grid` positions i."""
     cdef long i
     for i in range(grid):
-        if 0 <= i * stride + offset - PADDING < size:
+        if 0 <= i * step + offset < size:
             return True
     return False
 
@@ -54,7 +66,7 @@ cdef inline bint meets(long offset, long stride, long grid, long size) noexcept 
 cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
     """Go on to as many taps as fit PANEL_BYTES; False if there are none left."""
     task.first = task.last
-    task.last = min(task.first + g.per_pass, g.tap_count)
+    task.last = min(task.first + g.per_pass, g.tap_count[task.phase])
     return task.first < task.last
 
 
@@ -72,13 +84,24 @@ cdef inline void set_product(const Geometry* g, const Task* task, const float* b
 
 cdef class DirectConvolution(Convolution):
     """A Convolution without any transform. Weights: [phase][panel][tap][word][NR]."""
-    cdef long panels, taps
+    cdef long panels, tap_words             # words of a tap; of an image, it is a whole row of taps
+    cdef long taps[MAX_PHASES]              # that each phase has
+    cdef long first_weight[MAX_PHASES]      # where the weights of each phase begin
 
     def __init__(self, spec, long threads):
         Convolution.__init__(self, spec, spec.bfloat16)
+        cdef long phase, size = 0
         self.panels = (self.filters + NR - 1) // NR
-        self.taps = PHASE_SIZE * PHASE_SIZE if self.transposed else TAPS
-        self.weights = aligned(self.phases * self.panels * self.taps * self.words * NR)
+        self.tap_words = self.words
+        if self.reads_image:    # the micro-kernels take four words at a time
+            self.tap_words = (self.across.count[0] * self.depth + 3) // 4 * 4
+        for phase in range(self.phases):
+            self.taps[phase] = self.down.count[phase // self.scale]
+            if not self.reads_image:
+                self.taps[phase] *= self.across.count[phase % self.scale]
+            self.first_weight[phase] = size
+            size += self.panels * self.taps[phase] * self.tap_words * NR
+        self.weights = aligned(size)
         self.pack(spec.kernel, threads)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
@@ -91,23 +114,29 @@ cdef class DirectConvolution(Convolution):
     cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long filter,
                         long first) noexcept nogil:
         """Pack VL filters of the channels from `first`."""
-        cdef float[TAPS * PACK_CHANNELS * VL] taps
-        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), phase, tap, at, k, j
+        cdef float[MAX_TAPS * PACK_CHANNELS * VL] taps
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), phase, u, v, r, s, k, j, a, b, at
         cdef float* out
         cdef const float* given
         gather_taps(kernel, self.transposed, where, first, count, filter, taps)
         for phase in range(self.phases):
-            out = &self.weights[(phase * self.panels + filter // NR) * self.taps * self.words * NR]
-            for tap in range(self.taps):
-                at = tap
-                if self.transposed:
-                    at = KERNEL_SIZE * phase_tap(phase // STRIDE, tap // PHASE_SIZE)
-                    at = at + phase_tap(phase % STRIDE, tap % PHASE_SIZE)
-                given = taps + at * PACK_CHANNELS * VL
-                for k in range(count):
-                    for j in range(VL):
-                        set_weight(out, first + k, filter % NR + j, given[k * VL + j], self.bfloat16)
-                out = out + self.words * NR
+            r, s = phase // self.scale, phase % self.scale
+            for u in range(self.down.count[r]):
+                for v in range(self.across.count[s]):
+                    out, at = self.panel_weights(phase, filter // NR), first
+                    if self.reads_image:
+                        out, at = out + u * self.tap_words * NR, v * self.depth + first
+                    else:
+                        out = out + (u * self.across.count[s] + v) * self.tap_words * NR
+                    a, b = self.down.tap[r] + u * self.down.next, self.across.tap[s] + v * self.across.next
+                    given = taps + (kernel.shape[1] * a + b) * PACK_CHANNELS * VL
+                    for k in range(count):
+                        for j in range(VL):
+                            set_weight(out, at + k, filter % NR + j, given[k * VL + j], self.bfloat16)
+
+    cdef inline float* panel_weights(self, long phase, long panel) noexcept nogil:
+        """The weights of a panel of filters of one phase."""
+        return &self.weights[self.first_weight[phase] + panel * self.taps[phase] * self.tap_words * NR]
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
@@ -141,13 +170,13 @@ cdef class DirectConvolution(Convolution):
         return BY_BLOCK
 
     cdef void set_taps(self, Geometry* g) noexcept nogil:
-        set_taps(g, self.words * (KERNEL_SIZE if self.reads_image else 1), self.reads_image)
+        set_taps(g, self.tap_words, self.reads_image, self.how.padding)
 
     cdef Task task(self, long phase, long panel) noexcept nogil:
         """A panel of filters, before its first tap."""
         cdef Task task
         task.phase, task.panel, task.begin, task.end, task.first, task.last = phase, panel, 0, 0, 0, 0
-        task.weights = &self.weights[(phase * self.panels + panel) * self.taps * self.words * NR]
+        task.weights = self.panel_weights(phase, panel)
         return task
 
     cdef Task share(self, long item, long groups, long total) noexcept nogil:
@@ -160,27 +189,28 @@ cdef class DirectConvolution(Convolution):
                              const float* a) noexcept nogil:
         """Add the task's taps to one block of one panel, and gather its moments with the last. a: the block's input."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long r = task.phase // STRIDE, s = task.phase % STRIDE, line = g.upscale * g.out_w * g.filters, _y
+        cdef long r = task.phase // g.scale, s = task.phase % g.scale, line = g.scale * g.out_w * g.filters, _y
         cdef Moments moments
         cdef Product p
-        cdef bint complete = task.last == g.tap_count
+        cdef bint complete = task.last == g.tap_count[task.phase]
         if complete:
             moments = begin_moments(call.moments + (index * g.phases + task.phase) * moments_size(g.filters),
                                     g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0))
-        p.a, p.a_stride, p.rows = a, g.stride * g.pixel, b.x1 - b.x0
+        p.a, p.a_stride, p.rows = a, g.step * g.pixel, b.x1 - b.x0
         p.c = image_of(g, call, b.image) + task.panel * NR
-        p.c = p.c + ((b.y0 * g.upscale + r) * g.out_w + b.x0 * g.upscale + s) * g.filters
-        p.c_stride = g.upscale * g.filters
+        p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * g.filters
+        p.c_stride = g.scale * g.filters
         set_product(g, task, &self.bias[0], &p)
+        p.slope = self.inner_slope
         for _y in range(b.y0, b.y1):
             multiply_rows(&p, &moments if complete else NULL)
-            p.a, p.c = p.a + g.stride * g.line, p.c + line
+            p.a, p.c = p.a + g.step * g.line, p.c + line
             if task.first:
                 p.init = p.c
 
     cdef void run_blocks(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long item
-        g.line = covered(g, g.grid.columns) * g.pixel
+        g.line = covered(g, &g.across, g.grid.columns) * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(g.n * g.grid.down * g.grid.across, num_threads=call.threads, schedule="dynamic"):
             self.run_block(g, call, item, call.work + threadid() * input_words(g, g.grid.rows, g.grid.columns))
@@ -188,24 +218,32 @@ cdef class DirectConvolution(Convolution):
     cdef void run_block(self, const Geometry* g, const Call* call, long index, float* a) noexcept nogil:
         """All filters of one block."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long top = b.y0 * g.stride - PADDING, left = b.x0 * g.stride - PADDING, y, phase, panel
+        cdef long top = b.y0 * g.step - g.down.before, y, phase, panel
         cdef Task task
-        for y in range(covered(g, g.grid.rows)):
-            read_row(call.input, b.image, top + y, left, left + g.line // g.pixel, a + y * g.line)
+        for y in range(covered(g, &g.down, b.y1 - b.y0)):
+            self.read_line(g, call, b.image, top + y, b.x0 * g.step, covered(g, &g.across, b.x1 - b.x0),
+                           a + y * g.line)
         for phase in range(g.phases):
             for panel in range(self.panels):
                 task = self.task(phase, panel)
                 while next_taps(g, &task):
                     self.multiply_block(g, call, &task, index, a)
 
+    cdef void read_line(self, const Geometry* g, const Call* call, long image, long y, long x, long count,
+                        float* a) noexcept nogil:
+        """`count` pixels of row y of the input, from the patch of x on. Behind an image's, taps read a few words more."""
+        read_row(call.input, image, y, x - g.across.before, x - g.across.before + count, a)
+        if self.reads_image:
+            memset(a + count * g.pixel, 0, SKEW * sizeof(float))
+
     cdef void run_panels(self, Geometry* g, const Call* call) noexcept nogil:
-        cdef long height = covered(g, g.grid.h), blocks = g.n * g.grid.down * g.grid.across
+        cdef long height = covered(g, &g.down, g.grid.h), blocks = g.n * g.grid.down * g.grid.across
         cdef long panels = g.phases * self.panels, item, groups
-        g.line = covered(g, g.grid.w) * g.pixel
+        g.line = covered(g, &g.across, g.grid.w) * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(g.n * height, num_threads=call.threads, schedule="static"):
-            read_row(call.input, item // height, item % height - PADDING, -PADDING, g.line // g.pixel - PADDING,
-                     call.work + item * g.line)
+            self.read_line(g, call, item // height, item % height - g.down.before, 0, covered(g, &g.across, g.grid.w),
+                           call.work + item * g.line)
         groups = min(blocks, (4 * call.threads + panels - 1) // panels)
         for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic"):
             self.run_panel(g, call, item, groups)
@@ -218,17 +256,17 @@ cdef class DirectConvolution(Convolution):
         while next_taps(g, &task):
             for index in range(task.begin, task.end):
                 b = block_at(&g.grid, index)
-                row = b.image * covered(g, g.grid.h) + b.y0 * g.stride
-                self.multiply_block(g, call, &task, index, call.work + row * g.line + b.x0 * g.stride * g.pixel)
+                row = b.image * covered(g, &g.down, g.grid.h) + b.y0 * g.step
+                self.multiply_block(g, call, &task, index, call.work + row * g.line + b.x0 * g.step * g.pixel)
 
     cdef long patch_words(self, const Geometry* g) noexcept nogil:
-        return g.patch * g.patch * g.pixel + SKEW
+        return g.down.patch * (g.across.patch * g.pixel + SKEW)
 
     cdef void run_patches(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long patches = g.n * g.grid.h * g.grid.w, panels = g.phases * self.panels, item
         cdef long groups = min((patches + MR_MAX - 1) // MR_MAX, (4 * call.threads + panels - 1) // panels)
         cdef float* products = call.work + patches * self.patch_words(g)    # [phase][patch][filter]
-        g.line = g.patch * g.pixel
+        g.line = g.across.patch * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(patches, num_threads=call.threads, schedule="static"):
             self.read_patch(g, call, item)
@@ -238,10 +276,10 @@ cdef class DirectConvolution(Convolution):
             self.place_patches(g, call, item, products)
 
     cdef void read_patch(self, const Geometry* g, const Call* call, long item) noexcept nogil:
-        cdef long x = item % g.grid.w * g.stride - PADDING, y = item // g.grid.w % g.grid.h * g.stride - PADDING, u
+        cdef long x = item % g.grid.w * g.step, y = item // g.grid.w % g.grid.h * g.step - g.down.before, u
         cdef float* a = call.work + item * self.patch_words(g)
-        for u in range(g.patch):
-            read_row(call.input, item // g.grid.w // g.grid.h, y + u, x, x + g.patch, a + u * g.line)
+        for u in range(g.down.patch):
+            self.read_line(g, call, item // g.grid.w // g.grid.h, y + u, x, g.across.patch, a + u * g.line)
 
     cdef void multiply_patches(self, const Geometry* g, const float* a, long item, long groups,
                                float* products) noexcept nogil:
@@ -267,10 +305,10 @@ cdef class DirectConvolution(Convolution):
             begin_moments(part, filters, panel, g.out_h * g.out_w)
         for y in range(g.out_h):
             for x in range(g.out_w):
-                patch = (y % g.upscale * g.upscale + x % g.upscale) * g.n + image
-                patch = (patch * g.grid.h + y // g.upscale) * g.grid.w + x // g.upscale
+                patch = (y % g.scale * g.scale + x % g.scale) * g.n + image
+                patch = (patch * g.grid.h + y // g.scale) * g.grid.w + x // g.scale
                 memcpy(out + (y * g.out_w + x) * filters, products + patch * filters, filters * sizeof(float))
             for panel in range(self.panels):
                 moments = moments_at(part, filters, panel, y * g.out_w)
-                merge_rows(out + y * g.out_w * filters + panel * NR, filters, g.out_w,
-                           panel_vectors(filters, panel), &moments)
+                finish_rows(out + y * g.out_w * filters + panel * NR, filters, g.out_w, panel_vectors(filters, panel),
+                            self.inner_slope, &moments)

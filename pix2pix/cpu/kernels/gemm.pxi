@@ -22,10 +22,14 @@ cdef struct Product:
     const float* init           # C itself, to go on with a sum, or a bias, whose init_stride is 0
     float* c
     long a_stride, init_stride, c_stride    # from one row to the next
+    float slope                 # of a leaky ReLU on C, where its moments are asked for
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
-    """Compute the product, at most MR_MAX rows at a time, and merge its columns into `moments` unless that is NULL."""
+    """Compute the product, at most MR_MAX rows at a time.
+
+    Unless `moments` is NULL, C is complete then: the leaky ReLU is applied, and the columns merged into the moments.
+    """
     cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, piece, at, height
     for piece in range(pieces):
         at = p.rows * piece // pieces
@@ -34,4 +38,4 @@ cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
             p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
             p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
         if moments != NULL:
-            merge_rows(p.c + at * p.c_stride, p.c_stride, height, p.vectors, moments)
+            finish_rows(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.slope, moments)

@@ -1,4 +1,4 @@
-"""Feature maps and images, and how a layer reads them: row by row, normalised, activated, joined and padded.
+"""Feature maps and images, and how a layer reads them: row by row, normalised, activated, joined, enlarged and padded.
 
 Maps are NHWC float32; channels are padded with zeros to a multiple of VL. A map holds raw sums, and its value is
 (raw - mean) * scale + shift. That form stays exact where the variance is 0; raw * scale - mean * scale does not.
@@ -47,6 +47,44 @@ cdef class Map:
                 out[x * channels + c] = (raw[c] - mean[c]) * scale[c] + shift[c]
 
 
+    def add_residual(self, const float[::1] shift, Map residual, float slope, long threads):
+        """raw = (raw - mean) * scale + shift + leaky_relu(residual's value); from then on raw is the value itself."""
+        cdef long h = self.raw.shape[1], rows = self.raw.shape[0] * h, one = residual.raw.shape[0] == 1, row
+        for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
+            self.add_row(row // h, row % h, shift, residual, 0 if one else row // h, slope)
+        self.mean[:, :], self.scale[:, :] = 0, 1
+
+    cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other, float slope) noexcept nogil:
+        cdef float* out
+        cdef const float* add
+        cdef vec v, r
+        cdef long x, j, c
+        for x in range(self.raw.shape[2]):
+            out, add = &self.raw[n, y, x, 0], &residual.raw[other, y, x, 0]
+            for j in range(self.raw.shape[3] // VL):
+                c = j * VL
+                v = ((<vec*>(out + c))[0] - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
+                r = ((<const vec*>(add + c))[0] - (<vec*>&residual.mean[other, c])[0]) * (
+                    <vec*>&residual.scale[other, c])[0]
+                r = r + (<vec*>&residual.shift[c])[0]
+                (<vec*>(out + c))[0] = v + (<const vec*>&shift[c])[0] + larger(r, r * splat(slope))
+
+
+cdef enum PaddingMode:
+    PAD_ZEROS
+    PAD_REFLECT
+    PAD_REPLICATE
+
+PADDING_MODES = {"zeros": PAD_ZEROS, "uncounted": PAD_ZEROS, "reflect": PAD_REFLECT, "replicate": PAD_REPLICATE}
+
+cdef enum Upsampling:
+    NEAREST
+    BILINEAR
+    BILINEAR_CORNERS    # with align_corners
+
+UPSAMPLINGS = {"nearest": NEAREST, "bilinear": BILINEAR, "bilinear-corners": BILINEAR_CORNERS}
+
+
 cdef struct Source:
     # one map that a layer reads, and the slope of the leaky ReLU that the layer applies to it
     const float* raw            # (n, h, w, channels)
@@ -57,14 +95,24 @@ cdef struct Source:
     float slope
 
 
+cdef struct Reading:
+    # how a layer reads its input
+    int padding                 # a PaddingMode
+    long upsample               # the factor by which it is enlarged before it is padded
+    int upsampling              # the Upsampling by which
+    bint adds                   # whether maps are added up, not joined along their channels
+
+
 cdef struct LayerInput:
-    # maps joined along their channels, or an image of uint8 or float32
+    # maps joined along their channels or added up, or an image of uint8 or float32
     Source sources[MAX_SOURCES]
     long count                  # of sources; 0 for an image
     const unsigned char* bytes  # the image, if it is uint8
     const float* floats         # the image, if it is float32
     const float* byte_values    # the 256 values of an 8-bit image
-    long h, w
+    Reading how
+    long map_h, map_w           # of the maps or the image
+    long h, w                   # when enlarged
     long pixel                  # words from one pixel to the next in the rows that are read
     bint bfloat16               # whether maps are read as bfloat16
 
@@ -77,19 +125,20 @@ cdef inline void store(float* row, long c, vec value, const bint bfloat16) noexc
         (<vec*>(row + c))[0] = value
 
 
-cdef inline void normalise(const Source* s, long n, const float* x, float* out, long first,
-                           const bint bfloat16) noexcept nogil:
-    """out[first + c] = leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]): one pixel."""
-    cdef const float* mean = s.mean + n * s.channels
-    cdef const float* scale = s.scale + n * s.channels
-    cdef const float* shift = s.shift
-    cdef vec slope = splat(s.slope), v
-    cdef long c, j
+cdef inline vec value_at(const Source* s, long n, const float* x, long c) noexcept nogil:
+    """leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]) for VL channels of a pixel."""
+    cdef long at = n * s.channels + c
+    cdef vec v = ((<const vec*>(x + c))[0] - (<const vec*>(s.mean + at))[0]) * (<const vec*>(s.scale + at))[0]
+    v = v + (<const vec*>(s.shift + c))[0]
+    return larger(v, v * splat(s.slope))
+
+
+cdef inline void read_source(const Source* s, long n, const float* x, float* out, long first,
+                             const bint bfloat16) noexcept nogil:
+    """out[first + c] = the value of one pixel in all channels."""
+    cdef long j
     for j in range(s.channels // VL):
-        c = j * VL
-        v = ((<const vec*>(x + c))[0] - (<const vec*>(mean + c))[0]) * (<const vec*>(scale + c))[0]
-        v = v + (<const vec*>(shift + c))[0]
-        store(out, first + c, larger(v, v * slope), bfloat16)
+        store(out, first + j * VL, value_at(s, n, x, j * VL), bfloat16)
 
 
 cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
@@ -99,53 +148,140 @@ cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, flo
     for i in range(from_.count):
         s = &from_.sources[i]
         image = n if s.n > 1 else 0
-        at = ((image * from_.h + y) * from_.w + x) * s.channels
-        if from_.bfloat16:  # a constant argument makes the compiler specialise `normalise`
-            normalise(s, image, s.raw + at, out, c, True)
+        at = ((image * from_.map_h + y) * from_.map_w + x) * s.channels
+        if from_.bfloat16:  # a constant argument makes the compiler specialise `read_source`
+            read_source(s, image, s.raw + at, out, c, True)
         else:
-            normalise(s, image, s.raw + at, out, c, False)
+            read_source(s, image, s.raw + at, out, c, False)
         c = c + s.channels
 
 
+cdef struct Blend:
+    # along one axis: an enlarged map's pixel is (1 - share) of the pixel at `at`, and `share` of the one at `next`
+    long at, next
+    float share
+
+
+cdef inline Blend blend_at(const Reading* how, long i, long size) noexcept nogil:
+    """What pixel i is made of, when `size` pixels are enlarged."""
+    cdef Blend b
+    cdef double position
+    b.at, b.share = i // how.upsample, 0
+    if how.upsampling == BILINEAR:
+        position = min(max((i + 0.5) / how.upsample - 0.5, 0.0), size - 1.0)
+        b.at = <long>position
+        b.share = <float>(position - b.at)
+    elif how.upsampling == BILINEAR_CORNERS:
+        position = <double>i * (size - 1) / max(1, size * how.upsample - 1)
+        b.at = <long>position
+        b.share = <float>(position - b.at)
+    b.next = min(b.at + 1, size - 1)
+    return b
+
+
+cdef void blend_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
+    """out = the channels at (n, y, x) of the maps, enlarged, joined or added up."""
+    cdef Blend row = blend_at(&from_.how, y, from_.map_h), column = blend_at(&from_.how, x, from_.map_w)
+    cdef long[4] at = [row.at * from_.map_w + column.at, row.at * from_.map_w + column.next,
+                       row.next * from_.map_w + column.at, row.next * from_.map_w + column.next]
+    cdef float[4] share = [(1 - row.share) * (1 - column.share), (1 - row.share) * column.share,
+                           row.share * (1 - column.share), row.share * column.share]
+    cdef long corners = 1 if row.share == 0 and column.share == 0 else 4
+    cdef long members = from_.count if from_.how.adds else 1, first = 0, channels, image, c = 0, i, j, k
+    cdef const Source* s
+    cdef vec total
+    while first < from_.count:
+        channels = from_.sources[first].channels
+        for j in range(channels // VL):
+            total = splat(0)
+            for i in range(first, first + members):
+                s = &from_.sources[i]
+                image = n if s.n > 1 else 0
+                for k in range(corners):
+                    total = total + splat(share[k]) * value_at(
+                        s, image, s.raw + (image * from_.map_h * from_.map_w + at[k]) * channels, j * VL)
+            store(out, c + j * VL, total, from_.bfloat16)
+        c, first = c + channels, first + members
+
+
+cdef inline long place_in(long i, long size, int padding) noexcept nogil:
+    """Which pixel of `size` is at index i when they are padded: -1 for none."""
+    if 0 <= i < size:
+        return i
+    if padding == PAD_ZEROS:
+        return -1
+    if padding == PAD_REFLECT:  # further out than it can reflect, nobody uses what is read
+        i = -i if i < 0 else 2 * (size - 1) - i
+    return min(max(i, 0), size - 1)
+
+
+cdef void read_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
+    """out = all channels at (n, y, x) of the enlarged input."""
+    cdef long at, i
+    if from_.count == 0:
+        at = ((n * from_.h + y) * from_.w + x) * from_.pixel
+        for i in range(from_.pixel):
+            out[i] = from_.byte_values[from_.bytes[at + i]] if from_.bytes != NULL else from_.floats[at + i]
+    elif from_.how.upsample > 1 or from_.how.adds:
+        blend_pixel(from_, n, y, x, out)
+    else:
+        join_pixel(from_, n, y, x, out)
+
+
 cdef void read_row(const LayerInput* from_, long n, long y, long x0, long x1, float* out) noexcept nogil:
-    """out[(x - x0) * pixel + c] = the input at (n, y, x) for x0 <= x < x1; zero outside the map."""
-    cdef long pixel = from_.pixel, lo = max(x0, 0), hi = min(x1, from_.w), x, at, i
+    """out[(x - x0) * pixel + c] = the padded input at (n, y, x) for x0 <= x < x1."""
+    cdef long pixel = from_.pixel, lo = min(max(x0, 0), from_.w), hi = max(min(x1, from_.w), lo), x, at, i
     cdef float* inside = out + (lo - x0) * pixel
-    if y < 0 or y >= from_.h:
+    y = place_in(y, from_.h, from_.how.padding)
+    if y < 0:
         memset(out, 0, (x1 - x0) * pixel * sizeof(float))
         return
-    if lo > x0:
-        memset(out, 0, (lo - x0) * pixel * sizeof(float))
-    if x1 > hi:
-        memset(out + (hi - x0) * pixel, 0, (x1 - hi) * pixel * sizeof(float))
-    if from_.count:
+    for x in range(x0, min(lo, x1)):
+        read_padding(from_, n, y, x, out + (x - x0) * pixel)
+    for x in range(max(hi, x0), x1):
+        read_padding(from_, n, y, x, out + (x - x0) * pixel)
+    if from_.count == 0:
+        at = ((n * from_.h + y) * from_.w + lo) * pixel
+        for i in range((hi - lo) * pixel):
+            inside[i] = from_.byte_values[from_.bytes[at + i]] if from_.bytes != NULL else from_.floats[at + i]
+    elif from_.how.upsample > 1 or from_.how.adds:
+        for x in range(lo, hi):
+            blend_pixel(from_, n, y, x, out + (x - x0) * pixel)
+    else:
         for x in range(lo, hi):
             join_pixel(from_, n, y, x, out + (x - x0) * pixel)
-        return
-    at = ((n * from_.h + y) * from_.w + lo) * pixel
-    for i in range((hi - lo) * pixel):
-        inside[i] = from_.byte_values[from_.bytes[at + i]] if from_.bytes != NULL else from_.floats[at + i]
 
 
-cdef int read_sources(sources, bint reads_image, LayerInput* result) except -1:
+cdef void read_padding(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
+    """out = the padded input at (n, y, x), where x is outside the map."""
+    x = place_in(x, from_.w, from_.how.padding)
+    if x < 0:
+        memset(out, 0, from_.pixel * sizeof(float))
+    else:
+        read_pixel(from_, n, y, x, out)
+
+
+cdef int read_sources(sources, bint reads_image, const Reading* how, LayerInput* result) except -1:
     """Describe what a layer reads. sources: an image (uint8 or float32), or pairs (Map, slope)."""
     cdef Map m
     cdef const unsigned char[:, :, :, ::1] bytes
     cdef const float[:, :, :, ::1] floats
     cdef Source* s
     result.count, result.bytes, result.floats, result.byte_values = 0, NULL, NULL, &BYTE_VALUES[0]
+    result.how = how[0]
     if reads_image:
-        result.h, result.w = sources.shape[1:3]
+        result.map_h, result.map_w = sources.shape[1:3]
         if sources.dtype == np.uint8:
             bytes = sources
             result.bytes = &bytes[0, 0, 0, 0]
         else:
             floats = sources
             result.floats = &floats[0, 0, 0, 0]
-        return 0
-    for m, slope in sources:
-        s = &result.sources[result.count]
-        s.raw, s.mean, s.scale, s.shift = &m.raw[0, 0, 0, 0], &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
-        s.n, s.channels, s.slope = m.raw.shape[0], m.raw.shape[3], slope
-        result.h, result.w, result.count = m.raw.shape[1], m.raw.shape[2], result.count + 1
+    else:
+        for m, slope in sources:
+            s = &result.sources[result.count]
+            s.raw, s.mean, s.scale, s.shift = &m.raw[0, 0, 0, 0], &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
+            s.n, s.channels, s.slope = m.raw.shape[0], m.raw.shape[3], slope
+            result.map_h, result.map_w, result.count = m.raw.shape[1], m.raw.shape[2], result.count + 1
+    result.h, result.w = result.map_h * how.upsample, result.map_w * how.upsample
     return 0

@@ -3,27 +3,22 @@
 Canonical kernels are (kh, kw, in, out), those of transposed convolutions (kh, kw, out, in), float32. A panel is
 [word][NR], with zeros for channels and filters that are padding. Packing works on VL filters and PACK_CHANNELS channels
 at a time, so that what it gathers stays in the first-level cache.
-
-This file, direct.pxi, winograd.pxi and output.pxi support one geometry, which the constants below state.
 """
 
 cdef enum:
-    KERNEL_SIZE = 4
-    STRIDE = 2
-    PADDING = 1
-    TAPS = KERNEL_SIZE * KERNEL_SIZE
-    PHASES = STRIDE * STRIDE                # of a transposed convolution's output
-    PHASE_SIZE = KERNEL_SIZE // STRIDE      # each phase convolves with PHASE_SIZE x PHASE_SIZE of the taps
+    MAX_KERNEL = 9              # taps along one axis
+    MAX_TAPS = MAX_KERNEL * MAX_KERNEL
     PACK_CHANNELS = 16
 
 
-def joined_channels(channels, bint reads_image):
+def joined_channels(channels, bint reads_image, bint adds):
     """Which channel of the joined input each float of a pixel holds; -1 where it is padding.
 
-    channels: those of each map that is joined, in order. The pixels of an image have no padding.
+    channels: those of each map that is joined, in order; of maps that are added, any one. The pixels of an image have
+    no padding.
     """
     where = []
-    for count in channels:
+    for count in channels[:1] if adds else channels:
         first = sum(c >= 0 for c in where)
         where += range(first, first + count)
         where += [-1] * (0 if reads_image else padded(count) - count)
@@ -48,27 +43,18 @@ cdef inline void set_weight(float* panel, long k, long j, float value, bint bflo
         panel[k * NR + j] = value
 
 
-cdef inline long phase_tap(long r, long u) noexcept nogil:
-    """The kernel's row with which tap u of output phase r multiplies. Columns are alike.
-
-    A transposed convolution adds input row i times kernel row a to the output row STRIDE * i + a - PADDING. So the
-    output row STRIDE * y + r takes the input rows y + r + u - PADDING, u < PHASE_SIZE, times the rows given here.
-    """
-    return KERNEL_SIZE - 1 - r - STRIDE * u
-
-
 cdef void gather_taps(const float[:, :, :, ::1] kernel, bint transposed, const long[::1] where, long first, long count,
                       long filter, float* taps) noexcept nogil:
-    """taps[KERNEL_SIZE * a + b][k][j] = the weight at (a, b) from channel where[first + k] to `filter` + j.
+    """taps[kw * a + b][k][j] = the weight at (a, b) from channel where[first + k] to `filter` + j.
 
-    k < count, j < VL; zero where there is no such channel or filter. taps: (TAPS, PACK_CHANNELS, VL).
+    k < count, j < VL; zero where there is no such channel or filter. taps: (kh * kw, PACK_CHANNELS, VL).
     """
     cdef long width = min(<long>VL, (kernel.shape[2] if transposed else kernel.shape[3]) - filter), a, b, k, j
     cdef float* tap
-    memset(taps, 0, TAPS * PACK_CHANNELS * VL * sizeof(float))
-    for a in range(KERNEL_SIZE):
-        for b in range(KERNEL_SIZE):
-            tap = taps + (KERNEL_SIZE * a + b) * PACK_CHANNELS * VL
+    memset(taps, 0, kernel.shape[0] * kernel.shape[1] * PACK_CHANNELS * VL * sizeof(float))
+    for a in range(kernel.shape[0]):
+        for b in range(kernel.shape[1]):
+            tap = taps + (kernel.shape[1] * a + b) * PACK_CHANNELS * VL
             if transposed:
                 for j in range(width):
                     for k in range(count):

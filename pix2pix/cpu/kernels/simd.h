@@ -14,7 +14,7 @@
 #if defined(__AVX512F__)
 #define ISA_NAME "avx512"
 #define VL 16
-#define MR_MAX 14
+#define MR_MAX 12
 #elif defined(__AVX2__) && defined(__FMA__)
 #define ISA_NAME "avx2"
 #define VL 8
@@ -127,7 +127,7 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
 BOTH_WIDTHS(1) BOTH_WIDTHS(2) BOTH_WIDTHS(3) BOTH_WIDTHS(4) BOTH_WIDTHS(5) BOTH_WIDTHS(6)
 #if MR_MAX > 6
 BOTH_WIDTHS(7) BOTH_WIDTHS(8) BOTH_WIDTHS(9) BOTH_WIDTHS(10)
-BOTH_WIDTHS(11) BOTH_WIDTHS(12) BOTH_WIDTHS(13) BOTH_WIDTHS(14)
+BOTH_WIDTHS(11) BOTH_WIDTHS(12)
 #endif
 
 typedef void (*micro_kernel)(const float *, long, const long *, long, long, const float *, const float *, long,
@@ -139,7 +139,7 @@ static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
 #if MR_MAX > 6
 #define TABLE(NAME)                                                                                                   \
     {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6), PAIR(NAME, 7),         \
-     PAIR(NAME, 8), PAIR(NAME, 9), PAIR(NAME, 10), PAIR(NAME, 11), PAIR(NAME, 12), PAIR(NAME, 13), PAIR(NAME, 14)}
+     PAIR(NAME, 8), PAIR(NAME, 9), PAIR(NAME, 10), PAIR(NAME, 11), PAIR(NAME, 12)}
 #else
 #define TABLE(NAME) {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6)}
 #endif
@@ -151,6 +151,13 @@ static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
     return of_floats[rows - 1][vectors - 1];
 #undef TABLE
 #undef PAIR
+}
+
+/* The lanes before `count`, and zeros. */
+static inline vec first_lanes(vec v, long count) {
+    vec_int lane;
+    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
+    return (vec)((vec_int)v & (lane < (int)count));
 }
 
 static inline float first_lane(vec v) { return v[0]; }

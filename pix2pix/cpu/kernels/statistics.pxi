@@ -63,6 +63,18 @@ cdef void merge_rows(const float* c, long stride, long rows, long vectors, Momen
     moments.pixels += rows
 
 
+cdef void finish_rows(float* c, long stride, long rows, long vectors, float slope, Moments* moments) noexcept nogil:
+    """A leaky ReLU on `rows` pixels of a layer's sums, and their moments."""
+    cdef long i, j
+    cdef vec v
+    if slope != 1:
+        for i in range(rows):
+            for j in range(vectors):
+                v = (<vec*>(c + i * stride + j * VL))[0]
+                (<vec*>(c + i * stride + j * VL))[0] = larger(v, v * splat(slope))
+    merge_rows(c, stride, rows, vectors, moments)
+
+
 cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, float eps, float* mean,
                       float* scale) noexcept nogil:
     """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts."""

@@ -1,6 +1,7 @@
-"""Convolution by Winograd's minimal filtering with 2 x 2 taps; its transforms are in winograd_transforms.pxi.
+"""Convolution by Winograd's minimal filtering with r x r taps; its transforms are in winograd_transforms.pxi.
 
-Supports a kernel of 4 x 4 taps with stride 2, which both directions cut into 2 x 2 taps of stride 1:
+Supports a kernel of 3 x 3 taps with stride 1 (r = 3), and one of 4 x 4 taps with stride 2 and padding 1 in either
+direction, which is cut into 2 x 2 taps of stride 1 (r = 2):
 
 - A convolution becomes a 2 x 2 convolution over the four phases (p, q) of its input's rows and columns: K = 4 C.
 - Each phase (r, s) of a transposed convolution's output is a 2 x 2 convolution of the input: K = C.
@@ -29,7 +30,7 @@ cdef enum:
 cdef struct Tiling:
     # how one layer at one size is cut into tiles, and those into blocks
     Blocking tiles
-    long m                      # outputs of a tile in each direction, of each phase
+    long m, t                   # outputs of a tile in each direction, of each phase; points in each direction
     long scale                  # input pixels from one tile to the next
     long margin                 # input pixels of a block beyond `scale` times its tiles
     long line                   # floats of a row of a block's input
@@ -74,16 +75,18 @@ cdef inline long block_input_floats(const Tiling* t) noexcept nogil:
 
 
 cdef class WinogradConvolution(Convolution):
-    """A Convolution by F(m x m, 2 x 2). Weights: U. `shared` phases are of transposed convolutions only."""
-    cdef long m, points, k, n, panels   # k: words of a row of V; n: columns of M
+    """A Convolution by F(m x m, r x r). Weights: U. `shared` phases are of transposed convolutions only."""
+    cdef long m, r, t, points, k, n, panels     # t: points in each direction; k: words of a row of V; n: columns of M
     cdef bint shared, products_bfloat16
 
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, False)
         self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
-        self.points = (m + 1) * (m + 1) * (1 if shared else self.phases)
-        self.k = self.depth * (1 if self.transposed else PHASES) // (2 if self.products_bfloat16 else 1)
-        self.n = self.filters * (PHASES if shared else 1)
+        self.r = 3 if self.step * self.scale == 1 else 2
+        self.t = m + self.r - 1
+        self.points = self.t * self.t * (1 if shared else self.phases)
+        self.k = self.depth * self.step * self.step // (2 if self.products_bfloat16 else 1)
+        self.n = self.filters * (self.phases if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
         self.pack(spec.kernel, threads)
@@ -98,29 +101,33 @@ cdef class WinogradConvolution(Convolution):
     cdef void pack_part(self, const float[:, :, :, ::1] kernel, const long[::1] where, long column,
                         long first) noexcept nogil:
         """VL columns of U, which are filters of one phase, and the rows of a few channels of all input phases."""
-        cdef float[TAPS * PACK_CHANNELS * VL] taps
-        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), k, r, s, point, tap = PACK_CHANNELS * VL
-        cdef long down = STRIDE * KERNEL_SIZE * tap, across = STRIDE * tap  # to the next tap of the same phase
-        cdef const float* k00
+        cdef float[MAX_TAPS * PACK_CHANNELS * VL] taps
+        cdef long count = min(<long>PACK_CHANNELS, self.depth - first), size = kernel.shape[1]
+        cdef long k, p, q, phase, point, tap = PACK_CHANNELS * VL, down, across
+        cdef const float* corner
         gather_taps(kernel, self.transposed, where, first, count, column % self.filters, taps)
+        down, across = self.down.next * size * tap, self.across.next * tap  # to the next tap of the same phase
         for k in range(count):
-            for r in range(STRIDE):
-                for s in range(STRIDE):
-                    if not self.transposed:     # (r, s): a phase of the input, that is, of the taps
-                        k00 = taps + (KERNEL_SIZE * r + s) * tap + k * VL
-                        self.pack_row(k00, down, across, 0, (STRIDE * r + s) * self.depth + first + k, column)
-                    elif not self.shared or column // self.filters == STRIDE * r + s:
-                        k00 = taps + (KERNEL_SIZE * phase_tap(r, 0) + phase_tap(s, 0)) * tap + k * VL
-                        point = 0 if self.shared else (STRIDE * r + s) * (self.m + 1) * (self.m + 1)
-                        self.pack_row(k00, -down, -across, point, first + k, column)
+            if not self.transposed:
+                for p in range(self.step):      # (p, q): a phase of the input, that is, of the taps
+                    for q in range(self.step):
+                        corner = taps + (size * p + q) * tap + k * VL
+                        self.pack_row(corner, self.step * down, self.step * across, 0,
+                                      (self.step * p + q) * self.depth + first + k, column)
+                continue
+            for phase in range(self.phases):
+                if not self.shared or column // self.filters == phase:
+                    p, q = self.down.tap[phase // self.scale], self.across.tap[phase % self.scale]
+                    corner, point = taps + (size * p + q) * tap + k * VL, 0 if self.shared else phase * self.t * self.t
+                    self.pack_row(corner, down, across, point, first + k, column)
 
     cdef void pack_row(self, const float* k, long down, long across, long point, long row, long column) noexcept nogil:
         """VL columns of one row of U, at `point` and those that follow."""
         cdef double[MAX_POINTS * MAX_POINTS * VL] u
         cdef long i, j
         cdef float* out
-        transform_kernel(self.m, k, down, across, u)
-        for i in range((self.m + 1) * (self.m + 1)):
+        transform_kernel(self.r, self.t, k, down, across, u)
+        for i in range(self.t * self.t):
             out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
             for j in range(VL):
                 set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products_bfloat16)
@@ -130,8 +137,8 @@ cdef class WinogradConvolution(Convolution):
         cdef Tiling t
         cdef Blocking* tiles = &t.tiles
         cdef long bytes
-        t.m, t.points, t.k, t.n, t.k_stride = self.m, self.points, self.k, self.n, self.k + SKEW
-        t.scale, t.margin = g.stride * t.m, 1 if self.shared else g.patch - g.stride
+        t.m, t.t, t.points, t.k, t.n, t.k_stride = self.m, self.t, self.points, self.k, self.n, self.k + SKEW
+        t.scale, t.margin = g.step * t.m, 1 if self.shared else g.down.patch - g.step
         tiles.h, tiles.w = (g.grid.h + t.m - 1) // t.m, (g.grid.w + t.m - 1) // t.m
         if self.shared:     # whose tiles begin a pixel before the map
             tiles.h, tiles.w = (g.grid.h + t.m) // t.m, (g.grid.w + t.m) // t.m
@@ -212,40 +219,42 @@ cdef class WinogradConvolution(Convolution):
         """The input of a block, then its tiles' rows of V."""
         cdef Block b = block_at(&t.tiles, index)
         cdef float* a = call.work + thread * block_input_floats(t)
-        cdef long left = t.scale * b.x0 - PADDING, right = t.scale * b.x1 - PADDING + t.margin, y
+        cdef long left = t.scale * b.x0 - g.across.before, right = t.scale * b.x1 - g.across.before + t.margin, y
         for y in range(t.scale * (b.y1 - b.y0) + t.margin):
-            read_row(call.input, b.image, t.scale * b.y0 - PADDING + y, left, right, a + y * t.line)
-        if t.m == 2:
-            self.read_tiles(g, t, tiles, &b, a, 2)
-        elif t.m == 3:
+            read_row(call.input, b.image, t.scale * b.y0 - g.down.before + y, left, right, a + y * t.line)
+        if t.t == 3:
             self.read_tiles(g, t, tiles, &b, a, 3)
-        else:
+        elif t.t == 4:
             self.read_tiles(g, t, tiles, &b, a, 4)
+        elif t.t == 5:
+            self.read_tiles(g, t, tiles, &b, a, 5)
+        else:
+            self.read_tiles(g, t, tiles, &b, a, 6)
 
     cdef inline void read_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
-                                const float* a, const long m) noexcept nogil:
+                                const float* a, const long points) noexcept nogil:
         """The rows of V of a block's tiles. Constants as arguments make the compiler specialise the transforms."""
         cdef float* v = tiles.v + (first_tile(t, b) - tiles.begin) * t.k_stride
         cdef long y, x, phase, phase_words = self.depth // 2 if self.products_bfloat16 else self.depth
         cdef const float* corner
         cdef Window window
-        window.down, window.across = g.stride * t.line, g.stride * g.pixel
+        window.down, window.across = g.step * t.line, g.step * g.pixel
         for y in range(b.y1 - b.y0):
             for x in range(b.x1 - b.x0):
                 corner = a + t.scale * (y * t.line + x * g.pixel)
                 if self.transposed and not self.shared:
                     window.x = corner
                     if self.products_bfloat16:
-                        read_phases(m, True, &window, self.depth, v, tiles.v_point)
+                        read_phases(points, True, &window, self.depth, v, tiles.v_point)
                     else:
-                        read_phases(m, False, &window, self.depth, v, tiles.v_point)
+                        read_phases(points, False, &window, self.depth, v, tiles.v_point)
                 else:
-                    for phase in range(g.stride * g.stride):
-                        window.x = corner + phase // g.stride * t.line + phase % g.stride * g.pixel
+                    for phase in range(g.step * g.step):
+                        window.x = corner + phase // g.step * t.line + phase % g.step * g.pixel
                         if self.products_bfloat16:
-                            read_tile(m, True, &window, self.depth, v + phase * phase_words, tiles.v_point)
+                            read_tile(points, True, &window, self.depth, v + phase * phase_words, tiles.v_point)
                         else:
-                            read_tile(m, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
+                            read_tile(points, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
                 v = v + t.k_stride
 
     cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long panel) noexcept nogil:
@@ -269,43 +278,49 @@ cdef class WinogradConvolution(Convolution):
                           long index) noexcept nogil:
         """The outputs of a block's tiles, and their moments."""
         cdef Block b = block_at(&t.tiles, index)
-        cdef long scale = g.upscale * t.m, y, panel
+        cdef long scale = g.scale * t.m, y, panel
         cdef long top = max(scale * b.y0 - self.shared, 0), bottom = min(scale * b.y1 - self.shared, g.out_h)
         cdef long left = max(scale * b.x0 - self.shared, 0), right = min(scale * b.x1 - self.shared, g.out_w)
         cdef float* part = call.moments + index * moments_size(g.filters)
         cdef float* image = image_of(g, call, b.image)
         cdef Moments moments
-        if t.m == 2:
-            self.write_tiles(g, t, tiles, &b, image, 2)
+        if t.m == 2 and t.t == 3:
+            self.write_tiles(g, t, tiles, &b, image, 2, 3)
+        elif t.m == 2:
+            self.write_tiles(g, t, tiles, &b, image, 2, 4)
+        elif t.m == 3 and t.t == 4:
+            self.write_tiles(g, t, tiles, &b, image, 3, 4)
         elif t.m == 3:
-            self.write_tiles(g, t, tiles, &b, image, 3)
+            self.write_tiles(g, t, tiles, &b, image, 3, 5)
+        elif t.t == 5:
+            self.write_tiles(g, t, tiles, &b, image, 4, 5)
         else:
-            self.write_tiles(g, t, tiles, &b, image, 4)
+            self.write_tiles(g, t, tiles, &b, image, 4, 6)
         for panel in range((g.filters + NR - 1) // NR):
             begin_moments(part, g.filters, panel, (bottom - top) * (right - left))
         for y in range(top, bottom):
             for panel in range((g.filters + NR - 1) // NR):
                 moments = moments_at(part, g.filters, panel, (y - top) * (right - left))
-                merge_rows(image + (y * g.out_w + left) * g.filters + panel * NR, g.filters, right - left,
-                           panel_vectors(g.filters, panel), &moments)
+                finish_rows(image + (y * g.out_w + left) * g.filters + panel * NR, g.filters, right - left,
+                            panel_vectors(g.filters, panel), self.inner_slope, &moments)
 
     cdef inline void write_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
-                                 float* image, const long m) noexcept nogil:
+                                 float* image, const long m, const long points) noexcept nogil:
         """The outputs of a block's tiles, in all phases."""
         cdef long tile = first_tile(t, b) - tiles.begin, y, x, phase, r, s, c
         cdef const float* products
         cdef OutputTile place
-        place.step, place.h, place.w, place.filters = g.upscale, g.out_h, g.out_w, g.filters
+        place.step, place.h, place.w, place.filters = g.scale, g.out_h, g.out_w, g.filters
         for y in range(b.y0, b.y1):
             for x in range(b.x0, b.x1):
                 for phase in range(g.phases):
-                    r, s = phase // STRIDE, phase % STRIDE
+                    r, s = phase // g.scale, phase % g.scale
                     if self.shared:
                         products = tiles.products + tile * t.n + phase * g.filters
                         r, s = -r, -s
                     else:
-                        products = tiles.products + phase * (m + 1) * (m + 1) * tiles.m_point + tile * t.n
-                    place.y, place.x = g.upscale * m * y + r, g.upscale * m * x + s
+                        products = tiles.products + phase * points * points * tiles.m_point + tile * t.n
+                    place.y, place.x = g.scale * m * y + r, g.scale * m * x + s
                     for c in range(g.filters // VL):
-                        write_tile(m, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL, &place)
+                        write_tile(m, points, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL, &place)
                 tile = tile + 1
