@@ -299,15 +299,8 @@ def test_a_generator_of_images_has_no_instances(folder):
         run("x.rgb", model="rgb", output="y.rgb", instances=Path("instances"), no_instance=False)
 
 
-def test_a_model_of_pix2pixhd(folder, monkeypatch):
-    """Its file as that program names the tensors, on the reference engine."""
-    made = []
-
-    def make_engine(*arguments: object, **options: object) -> ReferenceEngine:
-        made.append(ReferenceEngine(*arguments[:2], np.float32))
-        return made[-1]
-
-    monkeypatch.setattr("pix2pix.files.translate.make_engine", make_engine)
+def test_a_model_of_pix2pixhd(folder):
+    """Its file as that program names the tensors."""
     save_file(state_dict(json.loads(str(SHAPES["shapes/hd_global"]))), "hd.safetensors")
     ids, inside = save(Path("labels/hd.png"), draw(7, 48, 80, 35)), draw(8, 48, 80).astype(np.uint16) * 1000
     save(Path("instances/hd.png"), inside)
@@ -315,7 +308,7 @@ def test_a_model_of_pix2pixhd(folder, monkeypatch):
     given = np.zeros((48, 80, 36), np.float32)
     given[..., :35] = ids[..., None] == np.arange(35)
     given[..., 35] = labels.edges(inside)
-    with ReferenceEngine(made[0].generator, checkpoints.read(Path("hd.safetensors"))[1]) as engine:
+    with ReferenceEngine(*checkpoints.read(Path("hd.safetensors"))) as engine:
         wanted = engine.run(2 * given - 1)
     result = pixels_of(Path("out/hd.png"))
     assert result.std() > 5 and np.abs(result - np.clip((wanted + 1) * 127.5, 0, 255)).max() <= 1.01

@@ -70,3 +70,13 @@ def test_all_layers_are_timed_with_one_thread_and_with_all(tiny, saved, monkeypa
         assert all(ms > 0 for ms in entry["ms"].values())
     assert record["plan"] == choose(tiny.generator, "latency").to_dict()["layers"]
     assert "no perf here" in capsys.readouterr().out
+
+
+def test_a_resnet_has_bounds(tiny_resnet, saved, monkeypatch):
+    monkeypatch.setattr(stages, "sample", lambda *arguments: None)
+    assert (
+        stages.main(["--network", "resnet_9blocks", "--precision", "float32", "--batches", "1", "--blocks", "1"]) == 0
+    )
+    bounds = saved["stages-float32-resnet_9blocks"]["batches"]["1"]["bounds"]
+    assert set(bounds) == {layer.name for layer in tiny_resnet.generator.layers} | {"network"}
+    assert all(entry["products_ms"] > 0 for entry in bounds.values())
