@@ -84,7 +84,7 @@ def traffic(generator: Generator, n: int, h: int, w: int, precision: str) -> dic
     maps = {name: n * math.prod(shape) for name, shape in program.shapes(h, w).items()}
     moved = {}
     for op in program.ops:
-        weights = op.sampling.kernel**2 * op.in_channels * op.filters
+        weights = 0 if op.depthwise else op.sampling.kernel**2 * op.in_channels * op.filters
         moved[op.name] = element_bytes(precision) * (weights + sum(maps[name] for name in (*op.reads, op.name)))
     return moved
 

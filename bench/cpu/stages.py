@@ -1,11 +1,14 @@
 """Where the CPU engine spends its time: by layer, beside lower bounds, and by stage.
 
-    python -m bench.cpu.stages [--precision float32] [--batches 1,8] [--blocks 5]
+    python -m bench.cpu.stages [--network resnet_9blocks] [--size 512x512] [--precision float32] [--batches 1,8]
+                               [--blocks 5]
 
 A layer has two lower bounds. Its products are the multiplications of its algorithm, in whole tiles, at the measured
 peak of the precision. Its weights are read from memory once per call, at the measured bandwidth. A layer can be faster
 than the greater of the two only if caches keep weights from one call to the next. One thread and all threads are
 measured in alternating blocks.
+
+Writes stages.json, or stages-PRECISION-NETWORK-WxH.json with those parts that are not the usual ones.
 
 Stages (multiplying, transforming, reading maps, waiting, ...) are shares of the samples that Linux's ``perf`` takes of
 a process. Without ``perf`` they are left out.
@@ -32,12 +35,11 @@ from pix2pix.model.lowering import Op, lower
 from pix2pix.plans.algorithms import Algorithm
 from pix2pix.plans.precisions import PRECISIONS
 
-from .. import common
-from ..common import model
+from .. import common, networks
+from ..networks import Workload
 from .timing import TimedEngine
 
 SAMPLED = 5  # seconds
-WINOGRAD_TAPS = 2  # r of F(m x m, r x r): a 4x4 stride-2 kernel is four kernels of 2x2
 ON_CPU = tuple(name for name, precision in PRECISIONS.items() if "cpu" in precision.hardware)
 STAGES = {  # by the functions' names
     "multiply": r"^(floats|bfloat16)_\d+x\d",
@@ -51,12 +53,14 @@ STAGES = {  # by the functions' names
 
 def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
     """Multiplications of an operation over one h x w map, in whole tiles, and the number of its packed weights."""
-    grid = op.sampling.base_grid(h, w)
-    weights = sum(len(phase.taps) for phase in op.sampling.phases) * op.in_channels * op.filters
+    grid, stride = op.sampling.base_grid(h, w), op.sampling.stride
+    pairs = (1 if op.depthwise else op.in_channels) * op.filters
     if algorithm.kind == "direct":
+        weights = sum(len(phase.taps) for phase in op.sampling.phases) * pairs
         return weights * grid[0] * grid[1], weights
     m, scale = algorithm.m, op.sampling.scale
-    weights = weights // WINOGRAD_TAPS**2 * (m + WINOGRAD_TAPS - 1) ** 2
+    taps = -(-op.sampling.kernel // stride)  # r of F(m x m, r x r): with stride 2, a kernel is four smaller ones
+    weights = stride**2 * (m + taps - 1) ** 2 * pairs
     if algorithm.shared:  # a tile covers all phases of its outputs, and starts one output before the first
         tiles = [math.ceil((scale * edge + 1) / (scale * m)) for edge in grid]
     else:
@@ -65,14 +69,14 @@ def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
 
 
 def bounds(
-    n: int, precision: str, algorithms: Mapping[str, Algorithm], peak: Mapping[str, float]
+    workload: Workload, n: int, precision: str, algorithms: Mapping[str, Algorithm], peak: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """Lower bounds of each layer in ms per image: of its products, and of reading its weights.
 
     The layer that reads the image is computed in float32, whose peak is a half of bfloat16's.
     """
-    program = lower(model()[0])
-    shapes = program.shapes(256, 256)
+    program = lower(workload.generator)
+    shapes = program.shapes(workload.height, workload.width)
     result = {}
     for op in program.ops:
         used = "float32" if op.reads_image else precision
@@ -87,9 +91,11 @@ def bounds(
     return result
 
 
-def time_layers(n: int, precision: str, thread_counts: list[int], blocks: int) -> dict[int, TimedEngine]:
+def time_layers(
+    workload: Workload, n: int, precision: str, thread_counts: list[int], blocks: int
+) -> dict[int, TimedEngine]:
     """Engines for each number of threads, timed in alternating blocks."""
-    engines = {t: TimedEngine(n, EngineOptions("cpu", precision, threads=t)) for t in thread_counts}
+    engines = {t: TimedEngine(workload, n, EngineOptions("cpu", precision, threads=t)) for t in thread_counts}
     for timed in engines.values():
         timed.start()
     for _ in range(blocks):
@@ -100,11 +106,12 @@ def time_layers(n: int, precision: str, thread_counts: list[int], blocks: int) -
     return engines
 
 
-def sample(n: int, precision: str, threads: int) -> dict[str, float] | None:
+def sample(workload: Workload, n: int, precision: str, threads: int) -> dict[str, float] | None:
     """The share (%) of each stage in a process that only runs the engine; None without perf."""
     if not shutil.which("perf"):
         return None
-    options = f"--precision {precision} --batches {n} --run {threads}".split()
+    network = f"--network {workload.name} --size {workload.width}x{workload.height}"
+    options = f"{network} --precision {precision} --batches {n} --run {threads}".split()
     command = [sys.executable, "-m", "bench.cpu.stages", *options]
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         file = str(Path(folder, "perf.data"))
@@ -136,10 +143,10 @@ def stage(library: str, symbol: str) -> str:
     return next((name for name, pattern in STAGES.items() if re.search(pattern, symbol)), "other")
 
 
-def report(n: int, precision: str, blocks: int) -> dict[str, Any]:
+def report(workload: Workload, n: int, precision: str, blocks: int) -> dict[str, Any]:
     """Measure, print and return everything for ``n`` images per call."""
     counts = sorted({1, available_cores()})
-    engines = time_layers(n, precision, counts, blocks)
+    engines = time_layers(workload, n, precision, counts, blocks)
     medians = {
         threads: {
             name: round(1e3 * float(np.median(seconds)) / n, 4)
@@ -148,12 +155,12 @@ def report(n: int, precision: str, blocks: int) -> dict[str, Any]:
         for threads, timed in engines.items()
     }
     algorithms, peak = engines[1].algorithms, engines[counts[-1]].peak
-    lower_bounds = bounds(n, precision, algorithms, peak)
+    lower_bounds = bounds(workload, n, precision, algorithms, peak)
     ran = [lower_bounds[name] for name in engines[1].layers]
     lower_bounds["network"] = {key: round(sum(entry[key] for entry in ran), 4) for key in ran[0]}
     print(f"\n{precision}, N={n}, ms/image; {counts[-1]} threads: {peak}; 1 thread: {engines[1].peak}")
     print_layers(algorithms, medians[1], medians[counts[-1]], lower_bounds)
-    stages = {threads: sample(n, precision, threads) for threads in counts}
+    stages = {threads: sample(workload, n, precision, threads) for threads in counts}
     for threads, found in stages.items():
         text = ", ".join(f"{name} {share} %" for name, share in found.items()) if found else "no perf here"
         print(f"{threads} threads: {text}")
@@ -182,9 +189,9 @@ def print_layers(
         )
 
 
-def run(n: int, precision: str, threads: int, seconds: float) -> None:
+def run(workload: Workload, n: int, precision: str, threads: int, seconds: float) -> None:
     """Run the engine for some seconds, for perf to sample; prints a line when it begins."""
-    timed = TimedEngine(n, EngineOptions("cpu", precision, threads=threads))
+    timed = TimedEngine(workload, n, EngineOptions("cpu", precision, threads=threads))
     print("running", flush=True)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -195,16 +202,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.cpu.stages", __doc__)
     parser.add_argument("--precision", choices=ON_CPU, default="bfloat16", help="(%(default)s)")
-    parser.add_argument("--batches", type=common.numbers, default="1,8", help="images per call (%(default)s)")
+    networks.add_options(parser, batches="1,8")
     parser.add_argument("--blocks", type=int, default=5, help="alternating blocks (%(default)s)")
     parser.add_argument("--run", type=int, metavar="THREADS", help="run for perf to sample, and measure nothing")
     arguments = parser.parse_args(argv)
-    precision, batches = arguments.precision, arguments.batches
+    workload, precision = networks.chosen(parser, arguments), arguments.precision
     if arguments.run:
-        run(batches[0], precision, arguments.run, 2 * SAMPLED)
+        run(workload, arguments.batches[0], precision, arguments.run, 2 * SAMPLED)
         return 0
-    record = {"precision": precision, "batches": {n: report(n, precision, arguments.blocks) for n in batches}}
-    common.save("stages" if precision == "bfloat16" else f"stages-{precision}", record)
+    batches = {n: report(workload, n, precision, arguments.blocks) for n in arguments.batches}
+    record = workload.record() | {"precision": precision, "batches": batches}
+    common.save(("stages" if precision == "bfloat16" else f"stages-{precision}") + workload.suffix, record)
     return 0
 
 

@@ -9,6 +9,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.factory import EngineOptions
 
 from .. import common
+from ..networks import Workload
 
 WARM_UP = 3  # calls
 
@@ -29,15 +30,16 @@ class TimedConvolution:
 
 
 class TimedEngine:
-    """An engine for the network of all comparisons, and the times of its calls over ``n`` images.
+    """An engine for a network, and the times of its calls over ``n`` images.
 
     Norm, activation, padding and statistics are part of a layer. Layers that are constants of the image size never run.
     """
 
-    def __init__(self, n: int, options: EngineOptions) -> None:
-        self.x = common.inputs(n)
+    def __init__(self, workload: Workload, n: int, options: EngineOptions) -> None:
+        self.x = workload.inputs(n)
         self.engine = CpuEngine(
-            *common.model(),
+            workload.generator,
+            workload.weights,
             precision=options.precision,
             tune=common.tune_for(n),
             plan=options.plan,

@@ -1,14 +1,16 @@
 """The whole network beside PyTorch (eager, inductor), ONNX Runtime and OpenVINO, in float32, bfloat16 and int8.
 
-    python -m bench.peers [--engines pix2pix,openvino] [--batches 1,8,16] [--threads 1,2] [--blocks 7] [--plan NAME]
+    python -m bench.peers [--network resnet_9blocks] [--size 512x512] [--engines pix2pix,openvino] [--batches 1,8,16]
+                          [--threads 1,2] [--blocks 7] [--plan NAME]
 
 Every engine's output is compared with the float64 oracle before anything is timed. Then blocks of calls alternate
 between the engines, each in its own process, over the same images with the same number of threads. Inputs and outputs
-are floats in memory: neither decoding nor conversion counts. Then the cold start of every engine is timed, and engines
-of lower precision run real weights. Writes peers.json, and peers.md with the tables.
+are floats in memory: neither decoding nor conversion counts. Then the cold start of every engine is timed, and for the
+U-Net, engines of lower precision run real weights. Writes peers.json, and peers.md with the tables; of other networks
+and sizes, peers-NETWORK-WxH.json.
 
-A run is void if a float32 peer stays under 90 % of its reference rate: the machine was busy, or the peer was
-misconfigured.
+A run is void if float32 peers stay under 90 % of their reference rates (:mod:`.references`): the machine was busy, or
+they were misconfigured.
 """
 
 from __future__ import annotations
@@ -24,30 +26,24 @@ import numpy as np
 
 from pix2pix.cpu.topology import available_cores
 
-from .. import common
-from ..checks import Oracle, verify
-from ..common import inputs, model
+from .. import common, networks
+from ..checks import PEER_TOLERANCE, TOLERANCE, Oracle, verify
+from ..networks import Workload
 from . import model_files, quality, tables
 from .contenders import Contender
 from .engines import ENGINES, Task, Unavailable
+from .references import VOID_BELOW, reference_rate, too_slow
 from .tables import OURS, OURS_BFLOAT16, SINGLE
 
 BLOCK_SECONDS = 1.0  # a block has as many calls as fit, and at least 2
 COLD_STARTS = 3
-REFERENCE_PEAK = 233.0  # FMA GFLOP/s of the two cores on which the reference rates were measured
-REFERENCE_RATES = {  # images/s at N = 1 and N = 8
-    "torch-eager": {1: 7.5, 8: 10.2},
-    "onnxruntime": {1: 12.9, 8: 13.4},
-    "torch-compile": {1: 14.9, 8: 13.0},
-    "openvino": {1: 15.7, 8: 15.8},
-}
-VOID_BELOW = 0.9
 
 
-def export(folder: Path, names: list[str], n: int) -> None:
+def export(folder: Path, workload: Workload, names: list[str], n: int) -> None:
     """Write the files that the engines read for ``n`` images."""
     formats = {ENGINES[name].file for name in names}
-    model_files.export(folder, *model(), n, formats, model_files.calibration())
+    calibration = model_files.calibration(workload)
+    model_files.export(folder, workload.generator, workload.weights, n, formats, calibration)
 
 
 def cold_start(name: str, folder: Path, threads: int, plan: str | None) -> dict[str, float]:
@@ -63,8 +59,8 @@ class Comparison:
     At N > 8 with fewer than all threads, only OpenVINO and this project's engines run, to save time.
     """
 
-    def __init__(self, n: int, threads: int, most_threads: int, names: list[str]) -> None:
-        self.n, self.threads = n, threads
+    def __init__(self, workload: Workload, n: int, threads: int, most_threads: int, names: list[str]) -> None:
+        self.workload, self.n, self.threads = workload, n, threads
         self.headline = threads == most_threads and n <= 8
         every = threads == most_threads or n <= 8
         self.names = [name for name in names if every or ENGINES[name].ours or name.startswith("openvino")]
@@ -89,7 +85,7 @@ class Comparison:
         return {"n": self.n, "threads": self.threads, "peak": peak, "left_out": self.left_out, "engines": engines}
 
     def _start(self, folder: Path, oracle: Oracle, plan: str | None) -> dict[str, dict[str, Any]]:
-        expected, x = oracle(common.images(self.n)), inputs(self.n)
+        expected, x = oracle(self.workload.images(self.n)), self.workload.inputs(self.n)
         engines = {}
         for key, (name, threads) in self.entrants.items():
             try:
@@ -98,8 +94,8 @@ class Comparison:
                 self.unavailable[name] = str(error)
                 print(f"N={self.n} {key}: SKIPPED: {error}", flush=True)
                 continue
-            precision = ENGINES[name].precision
-            off = verify(key, precision, contender.output, expected)
+            precision, tolerance = ENGINES[name].precision, TOLERANCE if ENGINES[name].ours else PEER_TOLERANCE
+            off = verify(key, precision, contender.output, expected, tolerance)
             engines[key] = {"precision": precision, "threads": threads, **off, "setup_s": round(contender.setup, 2)}
             print(f"N={self.n} {key}: {tables.distance(off)} off the oracle, ready after {contender.setup:.1f} s")
         return engines
@@ -121,54 +117,55 @@ class Comparison:
 
     def _summarise(self, engines: dict[str, dict[str, Any]], peak_gflops: float) -> None:
         """Turn seconds into rates, and add ratios to the reference rate and to this project's engines."""
-        generator, _ = model()
         for key, entry in engines.items():
             blocks = entry.pop("blocks")
-            entry |= common.rates([s for block in blocks for s in block], self.n, generator.flops(), peak_gflops)
+            entry |= common.rates([s for block in blocks for s in block], self.n, self.workload.flops, peak_gflops)
             entry["block_images_per_s"] = [round(self.n / float(np.median(block)), 3) for block in blocks]
-            reference = REFERENCE_RATES.get(key, {}).get(self.n)
+            reference = reference_rate(self.workload, key, self.n, peak_gflops)
             if reference and self.threads == available_cores():
-                scaled = reference * peak_gflops / REFERENCE_PEAK
-                entry["reference_images_per_s"] = round(scaled, 2)
-                entry["of_reference"] = round(entry["median_images_per_s"] / scaled, 3)
+                entry["reference_images_per_s"] = round(reference, 3)
+                entry["of_reference"] = round(entry["median_images_per_s"] / reference, 3)
         for ours, field in ((OURS, "ours_over_this"), (OURS_BFLOAT16, "ours_bfloat16_over_this")):
             for entry in engines.values() if ours in engines else ():
                 entry[field] = tables.block_ratio(engines[ours], entry)
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, workload: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
     """All comparisons, then cold starts and quality; the record that is saved."""
-    names, most, oracle = arguments.engines, max(arguments.threads), Oracle(*model())
-    record: dict[str, Any] = {"plan": arguments.plan, "blocks": arguments.blocks, "unavailable": {}, "runs": []}
+    names, most = arguments.engines, max(arguments.threads)
+    oracle = Oracle(workload.generator, workload.weights)
+    record: dict[str, Any] = {
+        **workload.record(),
+        "plan": arguments.plan,
+        "blocks": arguments.blocks,
+        "unavailable": {},
+        "runs": [],
+    }
     for threads in sorted(arguments.threads, reverse=True):
         for n in arguments.batches:
-            export(folder, names, n)
-            comparison = Comparison(n, threads, most, names)
+            export(folder, workload, names, n)
+            comparison = Comparison(workload, n, threads, most, names)
             run = comparison.run(folder, oracle, arguments.blocks, arguments.plan)
             print("\n" + tables.details(run), flush=True)
             record["runs"].append(run)
             record["unavailable"] |= comparison.unavailable
-    record["ratios"] = tables.ratios(record["runs"])
+    record["ratios"] = tables.ratios(record["runs"], workload.name)
+    record["memory"] = tables.memory(record["runs"])
     present = [name for name in names if name not in record["unavailable"]]
-    export(folder, present, 1)
-    np.save(folder / "image.npy", inputs(1))
+    export(folder, workload, present, 1)
+    np.save(folder / "image.npy", workload.inputs(1))
     record["cold_start"] = {name: cold_start(name, folder, most, arguments.plan) for name in present}
-    record["quality"] = quality.measure(present, most, arguments.plan)
-    record["void"] = [
-        f"{key} at N={run['n']}"
-        for run in record["runs"]
-        for key, entry in run["engines"].items()
-        if entry.get("of_reference", 1) < VOID_BELOW
-    ]
+    record["quality"] = quality.measure(present, most, arguments.plan) if workload.name == networks.UNET else {}
+    record["void"] = [slow for run in record["runs"] for slow in too_slow(run, workload.name)]
     return record
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> tuple[Workload, argparse.Namespace]:
     """The command line."""
     parser = common.argument_parser("bench.peers", __doc__)
     threads = ",".join(map(str, sorted({1, available_cores()})))
-    parser.add_argument("--engines", default=",".join(ENGINES), help="which to run (%(default)s)")
-    parser.add_argument("--batches", type=common.numbers, default="1,8,16", help="images per call (%(default)s)")
+    networks.add_options(parser)
+    parser.add_argument("--engines", default=",".join(ENGINES), help="which to run (%(default)s; int8 for a U-Net)")
     parser.add_argument("--threads", type=common.numbers, default=threads, help="for every engine (%(default)s)")
     parser.add_argument(
         "--blocks", type=int, default=7, help="blocks of calls per engine; half of it beyond N=8 and on fewer threads"
@@ -179,17 +176,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     unknown = set(arguments.engines) - set(ENGINES)
     if unknown:
         parser.error(f"unknown engines {sorted(unknown)}, expected {', '.join(ENGINES)}")
-    return arguments
+    if arguments.network != networks.UNET:  # the only one that int8 was tuned for
+        arguments.engines = [name for name in arguments.engines if ENGINES[name].precision != "int8"]
+    return networks.chosen(parser, arguments), arguments
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the comparison; exit status 1 if it is void."""
-    arguments = parse(argv)
+    workload, arguments = parse(argv)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        record = measure(Path(folder), arguments)
+        record = measure(Path(folder), workload, arguments)
     record["minutes"] = round((time.perf_counter() - begun) / 60, 1)
-    path = common.save("peers", record)
+    path = common.save(f"peers{workload.suffix}", record)
     print(f"\n{tables.write(path)}\ntook {record['minutes']} minutes")
     if record["void"]:
         print(f"VOID: under {VOID_BELOW:.0%} of the reference rate: {', '.join(record['void'])}")

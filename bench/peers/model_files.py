@@ -11,7 +11,7 @@ import numpy as np
 from pix2pix import checkpoints
 from pix2pix.model.generator import INPUT, Generator, Weights
 
-from .. import common
+from ..networks import Workload
 from . import onnx_network
 from .engines import nchw
 
@@ -41,9 +41,9 @@ def export(
             _write_int8(path, folder / "model-int8.onnx", generator, weights, n, calibration)
 
 
-def calibration() -> np.ndarray:
-    """Calibration images for the model of :func:`.common.model`."""
-    return common.inputs(len(CALIBRATION_SEEDS), CALIBRATION_SEEDS.start)
+def calibration(workload: Workload) -> np.ndarray:
+    """Calibration images for a network."""
+    return workload.inputs(len(CALIBRATION_SEEDS), CALIBRATION_SEEDS.start)
 
 
 def _write_int8(

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..common import markdown
+from ..networks import UNET
 
 OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
 AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
 THREADS = "{} threads against 1"
-GOALS = {  # by N: the required ratio, and the goal
+GOALS = {  # of the U-Net, by N: the required ratio, and the goal
     AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
     "bfloat16 against the fastest bfloat16 peer": {1: (2.6, 3.2), 8: (2.5, 2.9)},
     "bfloat16 against the fastest float32 peer": {1: (3.0, 3.5), 8: (3.2, 3.8)},
@@ -41,8 +42,8 @@ def fastest(engines: Engines, precision: str, way: str = "") -> str | None:
     return max(rates, key=rates.__getitem__, default=None)
 
 
-def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ratios that have goals, from runs with all threads in which both engines took part."""
+def ratios(runs: Iterable[Mapping[str, Any]], network: str) -> list[dict[str, Any]]:
+    """The ratios that matter, and the U-Net's goals, from runs with all threads in which both engines took part."""
     runs = list(runs)
     most = max(run["threads"] for run in runs)
     rows = []
@@ -56,11 +57,27 @@ def ratios(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ]
         for what, ours, theirs in pairs:
             if run["threads"] == most and ours in engines and theirs in engines:
-                required, goal = GOALS.get(what, {}).get(run["n"], (None, None))
+                goals = GOALS.get(what, {}) if network == UNET else {}
+                required, goal = goals.get(run["n"], (None, None))
                 row = {"what": what, "n": run["n"], "against": theirs}
                 row["ratio"] = block_ratio(engines[ours], engines[theirs])
                 rows.append(row | {"required": required, "goal": goal})
     return sorted(rows, key=lambda row: (list(GOALS).index(row["what"]) if row["what"] in GOALS else 9, row["n"]))
+
+
+def memory(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Peak memory (MiB) of this project's engines beside the fastest peer of the same precision, with all threads."""
+    runs = list(runs)
+    most = max(run["threads"] for run in runs)
+    rows = []
+    for run in (run for run in runs if run["threads"] == most):
+        engines = run["engines"]
+        for ours, precision in ((OURS, "float32"), (OURS_BFLOAT16, "bfloat16")):
+            peer = fastest(engines, precision)
+            if ours in engines and peer:
+                row = {"engine": ours, "n": run["n"], "mib": engines[ours]["peak_memory_mib"], "against": peer}
+                rows.append(row | {"their_mib": engines[peer]["peak_memory_mib"]})
+    return rows
 
 
 def distance(off: Mapping[str, float]) -> str:
@@ -76,8 +93,8 @@ def details(run: Mapping[str, Any]) -> str:
         rows.append(
             (
                 key,
-                f"{entry['median_images_per_s']:.2f}",
-                f"{entry['min_images_per_s']:.2f}",
+                f"{entry['median_images_per_s']:.3g}",
+                f"{entry['min_images_per_s']:.3g}",
                 f"{entry['median_gflops']:.0f}",
                 f"{entry['median_fraction_of_peak']:.0%}",
                 entry.get("ours_over_this"),
@@ -92,19 +109,27 @@ def details(run: Mapping[str, Any]) -> str:
 
 
 def ratio_table(record: Mapping[str, Any]) -> str:
-    """The ratios that have goals."""
+    """The ratios that matter."""
     rows = [(r["what"], r["n"], r["against"], r["ratio"], r["required"], r["goal"]) for r in record["ratios"]]
     return markdown(["ratio", "N", "against", "measured", "required", "goal"], rows)
+
+
+def memory_table(record: Mapping[str, Any]) -> str:
+    """Peak memory beside the fastest peer's."""
+    rows = [(r["engine"], r["n"], r["mib"], r["against"], r["their_mib"]) for r in record["memory"]]
+    return markdown(["engine", "N", "peak MiB", "fastest peer of its precision", "its peak MiB"], rows)
 
 
 def throughput_table(record: Mapping[str, Any]) -> str:
     """Images/s (median) of all engines in all runs."""
     runs = record["runs"]
     keys = list(dict.fromkeys(key for run in runs for key in run["engines"] if key != SINGLE))
+    slowest = min(entry["median_images_per_s"] for run in runs for entry in run["engines"].values())
+    digits = 1 if slowest >= 1 else 3
     rows = []
     for key in keys:
         entries = [run["engines"].get(key) for run in runs]
-        rows.append([key, *(f"{entry['median_images_per_s']:.1f}" if entry else None for entry in entries)])
+        rows.append([key, *(f"{entry['median_images_per_s']:.{digits}f}" if entry else None for entry in entries)])
     return markdown(["images/s", *(f"N={run['n']}, threads: {run['threads']}" for run in runs)], rows)
 
 
@@ -129,17 +154,20 @@ def quality_table(record: Mapping[str, Any]) -> str:
 def write(json_path: Path) -> Path:
     """Write the tables of a peers.json beside it."""
     record = json.loads(json_path.read_text(encoding="utf-8"))
-    hardware = record["hardware"]
+    hardware, (height, width) = record["hardware"], record["size"]
     parts = [
-        "# This engine and its peers",
-        f"Commit {record['commit']}, on {hardware['usable_cpus']} cores of {hardware['processor']}. "
-        f"Plan: {record['plan'] or 'the default'}. Made by `python -m bench.peers`; bench/README.md has the rules.",
+        f"# This engine and its peers: {record['network']}, {width}x{height}",
+        f"Random weights, {record['gflop_per_image']} GFLOP per image. Commit {record['commit']}, on "
+        f"{hardware['usable_cpus']} cores of {hardware['processor']}. Plan: {record['plan'] or 'the default'}. "
+        f"Made by `python -m bench.peers --network {record['network']} --size {width}x{height}`; bench/README.md has "
+        f"the rules.",
         *([f"**VOID**: {', '.join(record['void'])}"] if record["void"] else []),
         *(f"{name} was skipped: {why}" for name, why in record["unavailable"].items()),
         "## Ratios\n\n" + ratio_table(record),
         "## Throughput\n\n" + throughput_table(record),
         "## Start and memory\n\n" + cost_table(record),
-        "## Quality on real weights\n\n" + quality_table(record),
+        memory_table(record),
+        *(["## Quality on real weights\n\n" + quality_table(record)] if record["quality"] else []),
         "## Every run",
         *(details(run).rstrip() for run in record["runs"]),
     ]

@@ -59,11 +59,12 @@ def describe(generator: Generator) -> str:
     shapes = generator.tensors().values()
     whose = {"image": "each image's own statistics", "running": "the stored statistics"}[generator.statistics]
     norms = "none" if generator.eps is None else f"eps {generator.eps:g}, {whose}"
+    labels = " of label maps" if generator.takes == "labels" else ""
     facts = {
         "origin": generator.origin or "unknown",
         "ngf": generator.ngf,
         "levels": generator.depth,
-        "channels": f"{generator.in_channels} -> {generator.out_channels}",
+        "channels": f"{generator.in_channels}{labels} -> {generator.out_channels}",
         "norm": norms,
         "trained at": f"{generator.size}x{generator.size}, takes multiples of {generator.multiple}",
         "parameters": f"{sum(map(math.prod, shapes)):,}",

@@ -57,6 +57,8 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         fit=args.fit,
         size=args.size,
         pair=args.pair,
+        instances=args.instances,
+        no_instance=args.no_instance,
         format=args.format,
         batch_size=args.batch_size,
         image_timeout=args.image_timeout,
@@ -97,6 +99,16 @@ def _add_translate(commands: Commands) -> None:
     images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
     images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
     images.add_argument("--pair", choices=get_args(Pair), help="images are A|B side by side; compare the result")
+    instances = images.add_mutually_exclusive_group()
+    instances.add_argument(
+        "--instances",
+        type=Path,
+        metavar="DIR|FILE",
+        help="of label maps for pix2pixHD: images of the instances in them",
+    )
+    instances.add_argument(
+        "--no-instance", action="store_true", help="the generator was trained on label maps without instances"
+    )
     images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
     run = p.add_argument_group("run")
     run.add_argument(

@@ -29,9 +29,11 @@ MAX_PIXELS = 100_000_000  # a larger image is refused before it is decoded
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")  # modes
 ROWS = 64  # that are scaled at a time
 SCALES = {"L;2": 85, "L;4": 17}  # of greys of 2 and 4 bits to 8
+NUMBERED = ("1", "L", "P", "I")  # modes of images that store one number per pixel, besides 16 bits
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channels
 
 Admit = Callable[[ImageFile], None]
+Convert = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,17 @@ def read(file: str | os.PathLike[str] | BinaryIO, channels: int) -> np.ndarray:
 
 @contextmanager
 def decoded(
-    file: str | os.PathLike[str] | BinaryIO, admit: Admit = lambda image: None, seconds: float = math.inf
+    file: str | os.PathLike[str] | BinaryIO,
+    admit: Admit = lambda image: None,
+    seconds: float = math.inf,
+    convert: Convert | None = None,
 ) -> Iterator[Image.Image]:
     """An upright image of 8 bits per channel from a file, which is closed when the block is left.
 
-    ``admit`` gets the opened image before it is decoded, and may refuse it. Raises ImageError, and nothing else, for a
-    file that is missing, damaged, truncated, of an unknown format, larger than MAX_PIXELS, of a kind without a known
-    scale to 8 bits, or that takes more than ``seconds`` of processor time; and for whatever the block raises. It is a
-    Deferred if memory ends.
+    ``admit`` gets the opened image before it is decoded, and may refuse it. ``convert`` takes the place of scaling to
+    8 bits. Raises ImageError, and nothing else, for a file that is missing, damaged, truncated, of an unknown format,
+    larger than MAX_PIXELS, of a kind without a known scale to 8 bits, or that takes more than ``seconds`` of processor
+    time; and for whatever the block raises. It is a Deferred if memory ends.
     """
     try:
         with ExitStack() as stack:
@@ -100,7 +105,8 @@ def decoded(
                 if os.path.exists(file) and not os.path.isfile(file):  # opening a pipe would block for ever
                     raise ImageError("a directory, a pipe or a device, expected a file")
                 file = stack.enter_context(TimedReader(io.FileIO(file), seconds))
-            yield _upright(_eight_bit(stack.enter_context(_loaded(file, admit))))
+            image = stack.enter_context(_loaded(file, admit))
+            yield _upright(image, (convert or _eight_bit)(image))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -190,7 +196,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     scaled = Image.fromarray(pixels)
     if (transparent := image.info.get("transparency")) is not None:
         scaled = Image.merge("LA", [scaled, Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8))])
-    scaled.getexif()[ExifTags.Base.Orientation] = _orientation(image)
     return scaled
 
 
@@ -201,9 +206,34 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """``image``, turned and mirrored as its EXIF orientation says."""
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+def _upright(image: Image.Image, converted: Image.Image) -> Image.Image:
+    """What was converted from ``image``, turned and mirrored as the EXIF orientation of that says."""
+    if (orientation := _orientation(image)) == 1:
+        return converted
+    converted.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(converted)
+
+
+def read_ids(path: str | os.PathLike[str], admit: Admit, seconds: float) -> np.ndarray:
+    """The numbers that a greyscale or palette image stores, int32 (H,W), neither scaled nor turned into colours.
+
+    ``admit`` and ``seconds`` are those of :func:`decoded`. Raises ImageError as that does, and for images in colour.
+    """
+    scale = 1
+
+    def opened(image: ImageFile) -> None:
+        nonlocal scale
+        scale = SCALES.get(str(image.tile[0][3]), 1) if image.tile else 1
+        admit(image)
+
+    with decoded(path, opened, seconds, _numbers) as image:
+        return np.asarray(image) // scale
+
+
+def _numbers(image: Image.Image) -> Image.Image:
+    if image.mode not in NUMBERED and not image.mode.startswith("I;16"):
+        raise ImageError(f"pixels of mode {image.mode}, expected greys or palette indices that are ids")
+    return Image.fromarray(np.asarray(image).astype(np.int32))
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -22,11 +22,20 @@ from .options import OutputFormat
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image to translate: its file, the file to write, and the latter's name inside the output folder."""
+    """One image to translate: its file, the file to write, and the latter's name inside the output folder.
+
+    ``instances`` is the image of the instances in a label map, if the generator takes their edges.
+    """
 
     source: Path
     output: Path
     name: str
+    instances: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read."""
+        return (self.source,) if self.instances is None else (self.source, self.instances)
 
 
 class Inputs(NamedTuple):

@@ -106,8 +106,7 @@ class Finisher:
         compared = metrics.compare(output, image.target) if image.target is not None else None
         thumbnails = None
         if self.thumbnail_edge:
-            shown = image.pixels[: image.height, : image.width]
-            thumbnails = Thumbnails.of(shown, output, image.target, self.thumbnail_edge)
+            thumbnails = Thumbnails.of(self.fitting.shown(image), output, image.target, self.thumbnail_edge)
         return Outcome(job, status, "", compared, thumbnails)
 
 

@@ -13,7 +13,11 @@ from .codecs import READABLE
 
 
 class Source(NamedTuple):
-    """An input file: its absolute path, size in bytes, time of change, and the SHA-256 of its content if known."""
+    """An input file: its absolute path, size in bytes, time of change, and the SHA-256 of its content if known.
+
+    An input of two files, a label map and the instances in it, has the path of the first, the sums of their sizes and
+    times, and the SHA-256 of both digests.
+    """
 
     path: str
     size: int
@@ -21,21 +25,27 @@ class Source(NamedTuple):
     digest: str | None
 
     @classmethod
-    def of(cls, path: Path) -> Source:
-        """What a file is now. Raises OSError."""
-        with open(path, "rb") as file:
-            stat = os.fstat(file.fileno())  # before the content: what changes later shows
-            return cls(absolute(path), stat.st_size, stat.st_mtime_ns, digest_of(file))
+    def of(cls, *files: Path) -> Source:
+        """What an input's files are now. Raises OSError."""
+        size, changed_ns, digests = 0, 0, []
+        for path in files:
+            with open(path, "rb") as file:
+                stat = os.fstat(file.fileno())  # before the content: what changes later shows
+                size, changed_ns = size + stat.st_size, changed_ns + stat.st_mtime_ns
+                digests.append(digest_of(file))
+        whole = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return cls(absolute(files[0]), size, changed_ns, whole)
 
-    def found_at(self, path: Path, verify: bool) -> Source | None:
-        """What ``path`` is now if it is this file or has this content; None otherwise. ``verify`` reads it always."""
+    def found_at(self, *files: Path, verify: bool) -> Source | None:
+        """What ``files`` are now if they are this input or have its content; None otherwise. ``verify`` reads them
+        always."""
         try:
-            stat = path.stat()
-            if stat.st_size != self.size:
+            size, changed_ns = size_and_time(*files)
+            if size != self.size:
                 return None
-            if (absolute(path), stat.st_mtime_ns) == (self.path, self.changed_ns) and not verify:
+            if (absolute(files[0]), changed_ns) == (self.path, self.changed_ns) and not verify:
                 return self
-            found = Source.of(path)
+            found = Source.of(*files)
         except OSError:
             return None
         return found if found.digest == self.digest else None
@@ -64,6 +74,12 @@ class Made(NamedTuple):
                 return digest_of(file) == self.digest
         except OSError:
             return False
+
+
+def size_and_time(*files: Path) -> tuple[int, int]:
+    """The sums of the sizes of files, in bytes, and of their times of change, in ns. Raises OSError."""
+    stats = [path.stat() for path in files]
+    return sum(stat.st_size for stat in stats), sum(stat.st_mtime_ns for stat in stats)
 
 
 def digest_of(file: BufferedReader) -> str:

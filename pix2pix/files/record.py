@@ -251,7 +251,7 @@ class RunRecord:
             made = state.made.get(job.name) or self._adopted(job)
             if made is None or not made.is_whole(job.output, verify):
                 return None
-            source = made.source.found_at(job.source, verify)
+            source = made.source.found_at(*job.files, verify=verify)
             return source and made._replace(source=source)
 
         with ThreadPoolExecutor(CHECKING_THREADS) as executor:

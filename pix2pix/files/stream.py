@@ -26,7 +26,7 @@ from .fitting import FittedImage, Fitting
 from .jobs import Job
 from .limits import Admission, Deferred
 from .outcome import Finisher, Item, Outcome, Put, put_file
-from .provenance import Source
+from .provenance import Source, size_and_time
 
 BATCH_SIZE = 8
 
@@ -200,16 +200,18 @@ class _Pipeline:
 
     def _read(self, job: Job) -> FittedImage:
         """Decode and fit a job's input. Raises ImageError, Deferred for what should be decoded alone."""
-        return self.fitting.read(job.source, partial(self.admission.admit, alone=self.is_alone))
+        return self.fitting.read(job.source, partial(self.admission.admit, alone=self.is_alone), job.instances)
 
     def _decode(self, job: Job) -> Item:
         try:
-            before = job.source.stat()
+            before = size_and_time(*job.files)
             image = self._read(job)
-            source = Source.of(job.source)
+            source = Source.of(*job.files)
         except OSError as error:
+            if job.instances is not None and not job.instances.exists():
+                raise ImageError(f"there is no image of its instances, expected {str(job.instances)!r}") from None
             raise ImageError(error.strerror or str(error)) from None
-        if (source.size, source.changed_ns) != (before.st_size, before.st_mtime_ns):
+        if (source.size, source.changed_ns) != before:
             raise ImageError("the file changed while it was read")
         return Item(job, image, source)
 

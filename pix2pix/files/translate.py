@@ -21,10 +21,12 @@ from ..engines.base import Engine
 from ..errors import InputError, RecordError
 from ..factory import make_engine
 from ..loading import read_model
+from ..model.generator import Input
 from .codecs import READABLE, WRITABLE, check_writable
 from .fitting import Fitting
 from .gallery import GALLERY_NAME, Gallery, thumbnail_edge
 from .jobs import Inputs, Job, find_inputs, single_job
+from .labels import check_instances, with_instances
 from .limits import Limits
 from .options import TranslateOptions
 from .outcome import Outcome
@@ -167,6 +169,7 @@ class _ImageRun(_Run):
         super().__init__(options, listener, ranks)
         inputs, output, format = options.inputs, options.output, options.format or "png"
         to_folder = options.to_folder or output.is_dir()
+        check_instances(options.instances, inputs)
         self.to_file = output.suffix.lower() in READABLE and not to_folder
         self.folder = output.parent if self.to_file else output
         self.by_root = options.io == "root" or self.to_file
@@ -189,19 +192,40 @@ class _ImageRun(_Run):
 
     def translate(self, engine: Engine) -> None:
         options = self.options
-        fitting = Fitting.of(engine.generator, options.fit or "resize", options.size, options.pair, self.limits)
+        self._find_instances(engine.generator.takes)
+        fitting = Fitting.of(
+            engine.generator,
+            options.fit or "resize",
+            options.size,
+            options.pair,
+            self.limits,
+            with_instances=options.instances is not None,
+        )
         for job in self.jobs:
             check_writable(job.output, fitting.out_channels)
         if self.to_file:
             remove_abandoned([options.output])
             self._stream(engine, fitting, None, set())
             return
-        how = {"fit": fitting.fit, "pair": options.pair, "format": options.format or "png"}
+        how: dict[str, Any] = {"fit": fitting.fit, "pair": options.pair, "format": options.format or "png"}
+        if fitting.labels is not None:
+            how["labels"] = fitting.labels
         made_by = self.made_by(engine, fitting.size) | how
         with RunRecord(options.output / RECORD_NAME) as record:
             finished = record.begin(made_by, self.jobs, overwrite=options.overwrite, verify=options.verify)
             remove_abandoned([options.output / GALLERY_NAME])
             self._stream(engine, fitting, record, finished)
+
+    def _find_instances(self, takes: Input) -> None:
+        """Give each job the image of the instances in its label map, if such images are there."""
+        options = self.options
+        if takes == "labels" and options.instances is None and not options.no_instance:
+            raise InputError(
+                "this generator takes label maps: give --instances and the folder with images of the instances in "
+                "them, or --no-instance if it was trained without"
+            )
+        if options.instances is not None:
+            self.jobs[:] = with_instances(self.jobs, options.inputs, options.instances)
 
     def _stream(self, engine: Engine, fitting: Fitting, record: RunRecord | None, finished: set[Path]) -> None:
         options = self.options
@@ -266,8 +290,10 @@ class _RawRun(_Run):
         super().__init__(options, listener, ranks)
         if len(options.inputs) > 1 or options.output.suffix.lower() != RAW:
             raise InputError(f"a raw {RAW} file is translated alone, into an --output that is a {RAW} file")
-        if options.fit or options.pair or options.gallery or options.format:
-            raise InputError(f"a raw {RAW} file takes --size alone: not --fit, --pair, --format or --gallery")
+        if options.fit or options.pair or options.gallery or options.format or options.instances:
+            raise InputError(
+                f"a raw {RAW} file takes --size alone: not --fit, --pair, --instances, --format or --gallery"
+            )
         self.job = single_job(options.inputs[0], options.output)
         self.folder = options.output.parent
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from .overrides import checked_overrides
 from .sampling import PaddingMode, Sampling, Upsampling
 
 Statistics = Literal["image", "running"]
+Input = Literal["image", "labels"]
 Weights = Mapping[str, np.ndarray]
 
 INPUT = "input"  # the name by which layers refer to the input image
@@ -121,7 +122,8 @@ class Generator:
 
     ``size`` is the height and width in pixels that the model was trained at. ``output_scale`` is the rule for 8-bit
     images: trunc(clip((y + 1) / 2 * output_scale, 0, 255)); 255 in the PyTorch program, 255.5 in TensorFlow's
-    ``convert_image_dtype``.
+    ``convert_image_dtype``. ``takes`` says what the input is: an image, or ``labels``, of which each channel says where
+    one label is, or where the edges of instances are, by 1 and -1 (255 and 0 in 8 bits).
 
     The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
     file that the model came from. ``assumed`` names what that file doesn't say, so that its framework's default was
@@ -136,12 +138,15 @@ class Generator:
     origin: str = ""
     assumed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     remarks: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    takes: Input = "image"
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("a generator needs at least one layer, got none")
         if self.statistics not in ("image", "running"):
             raise ValueError(f"statistics must be 'image' or 'running', got {self.statistics!r}")
+        if self.takes not in get_args(Input):
+            raise ValueError(f"a generator takes an 'image' or 'labels', got {self.takes!r}")
         channels: dict[str, int] = {}
         for layer in self.layers:
             if layer.name == INPUT or layer.name in channels:
@@ -350,6 +355,8 @@ class Generator:
         """
         description = dataclasses.asdict(self)
         del description["assumed"], description["remarks"]
+        if self.takes == "image":
+            del description["takes"]
         for entry in description["layers"]:  # files of U-Nets stay as version 0.1.0 reads them
             for name, default in _LATER_FIELDS.items():
                 if entry[name] == default:

@@ -99,7 +99,7 @@ class JobRequest:
     fatal: bool = False
 
 
-PackedJob = tuple[str, str, str]
+PackedJob = tuple[str, str, str, str | None]
 Jobs = list[PackedJob]  # empty if there are none for now; None in its place ends the command
 
 
@@ -132,13 +132,13 @@ class EngineResponse:
 
 def packed_job(job: Job) -> PackedJob:
     """A job as strings. Paths take long to pickle, and the time of rank 0 limits the number of ranks."""
-    return str(job.source), str(job.output), job.name
+    return str(job.source), str(job.output), job.name, None if job.instances is None else str(job.instances)
 
 
 def unpacked_job(packed: PackedJob) -> Job:
     """The inverse of :func:`packed_job`."""
-    source, output, name = packed
-    return Job(Path(source), Path(output), name)
+    source, output, name, instances = packed
+    return Job(Path(source), Path(output), name, None if instances is None else Path(instances))
 
 
 def packed_outcome(outcome: Outcome) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 import pix2pix
+from pix2pix import checkpoints
 from pix2pix.files.record import RECORD_NAME
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
 from tests.cli.commands import expected, names, noise, pixels_of, save, translate
 
 
@@ -47,6 +51,23 @@ def test_one_image_to_a_file(capsys, output):
     assert Path(output).read_bytes() == before and "exists already" in capsys.readouterr().err
     assert translate("in/x2.png", "-o", output, "--overwrite") == 0
     assert Path(output).read_bytes() != before
+
+
+def test_label_maps(capsys):
+    labelled = dataclasses.replace(unet(ngf=2, depth=5, in_channels=4), takes="labels")
+    checkpoints.write("labels.safetensors", labelled, random_weights(labelled))
+    for folder in ("labels", "inst"):
+        Path(folder).mkdir()
+        Image.fromarray(noise()[..., 0] % 3).save(f"{folder}/x.png")
+    assert translate("labels", "-o", "out", "--instances", "inst", model="labels.safetensors") == 0
+    assert names("out") == [RECORD_NAME, "x.png"] and pixels_of("out/x.png").std() > 1
+    assert translate("labels", "-o", "other", "--no-instance", model="labels.safetensors") == 0
+    assert (pixels_of("out/x.png") != pixels_of("other/x.png")).any()
+    assert translate("labels", "-o", "none", model="labels.safetensors") == 2
+    assert "--instances" in capsys.readouterr().err and not Path("none").exists()
+    with pytest.raises(SystemExit):
+        translate("labels", "-o", "both", "--instances", "inst", "--no-instance", model="labels.safetensors")
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_formats():

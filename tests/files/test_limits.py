@@ -218,6 +218,20 @@ def test_no_kind_of_image_takes_more_than_is_estimated(tmp_path, kind):
         assert taken > 2 * SIDE**2
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [None, (SIDE // 2, SIDE)])
+def test_label_maps_take_no_more_than_is_estimated(tmp_path, dtype, size):
+    generator = replace(unet(2, 5, 7), takes="labels")
+    ids = np.random.default_rng(0).integers(0, 6, (SIDE, SIDE))
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "x.png")
+    Image.fromarray(ids.astype(dtype)).save(tmp_path / "y.png")
+    fitting = Fitting.of(generator, "pad", size, with_instances=True)
+    needs: list[Need] = []
+    taken = peak(lambda: fitting.read(tmp_path / "x.png", needs.append, tmp_path / "y.png"))
+    assert taken <= needs[0].decoding + needs[0].kept + 2 * MB, (taken / SIDE**2, needs)
+    assert taken > 7 * SIDE**2 // 2
+
+
 def test_scaling_a_thin_image_is_estimated_too(tmp_path):
     Image.new("L", (400, 40_000)).save(tmp_path / "x.png")
     needs: list[Need] = []

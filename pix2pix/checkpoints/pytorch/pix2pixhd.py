@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ...errors import CheckpointError
 from ...model.pix2pixhd import COARSE, Coarse, enhancer_prefix, local_enhancer
 from ..tensors import Stored, Unread
+from .labels import takes_labels, with_labels
 from .layout import Place, canonical, counted, extent
 from .resnet import HD_SIZE, assumed, label_remarks, statistics_of, variant_of
 from .sequence import BlockForm, find_form, find_sequence
@@ -61,7 +62,8 @@ def read(tensors: Stored, origin: str) -> Unread:
         assumed=assumed(norms, form),
         remarks=norms.remarks + label_remarks(in_channels),
     )
-    return generator, canonical(tensors, generator, places, norms, network)
+    weights = canonical(tensors, generator, places, norms, network)
+    return with_labels(generator, weights) if takes_labels(in_channels) else (generator, weights)
 
 
 def _places(enhancers: int, blocks: int, form: BlockForm) -> Iterator[tuple[str, Place]]:

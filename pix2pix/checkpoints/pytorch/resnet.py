@@ -26,6 +26,7 @@ from ...model.generator import Statistics
 from ...model.resnet import BLUR, ResnetVariant, resnet
 from ...model.sampling import Upsampling
 from ..tensors import Stored, Unread
+from .labels import takes_labels, with_labels
 from .layout import Norms, Places, biased, canonical, counted, extent, norms_in
 from .sequence import INNER, BlockForm, ModuleSequence, find_sequence
 
@@ -35,7 +36,6 @@ _ENLARGE = (0.25, 0.75, 0.75, 0.25)
 _HD_LEVELS = 3  # a global generator has as many or more, 4 by default; the others have 2
 HD_SIZE = 512  # pixels; pix2pixHD translates images of 1024x512
 _SIZE = 256  # pixels: the default of the other programs
-_IMAGE_CHANNELS = (1, 3, 4)
 
 
 def is_resnet(tensors: Stored) -> bool:
@@ -80,6 +80,8 @@ def read(tensors: Stored, origin: str) -> Unread:
     )
     filters = _filters(found, filtered, [generator[layer].filters for layer in found.blurs()], widths)
     weights = canonical(tensors, generator, places, norms, network, filters)
+    if is_hd and takes_labels(in_channels):
+        return with_labels(generator, weights)
     if found.up == "upsampled" and not filtered and in_channels != 3:
         raise CheckpointError(
             f"this generator of PyTorch-GAN takes {in_channels} channels, and that program pads its first and last "
@@ -122,7 +124,7 @@ def assumed(norms: Norms, form: BlockForm, *, corners: bool = False) -> tuple[st
 
 def label_remarks(in_channels: int) -> tuple[str, ...]:
     """A remark about inputs that are no images."""
-    if in_channels in _IMAGE_CHANNELS:
+    if not takes_labels(in_channels):
         return ()
     return (
         f"the input has {in_channels} channels, so it is no image: pix2pixHD encodes each label as one channel (35 for "

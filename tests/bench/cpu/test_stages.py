@@ -6,33 +6,38 @@ import pytest
 
 from bench.cpu import stages
 from pix2pix.model.lowering import lower
+from pix2pix.model.resnet import resnet
 from pix2pix.model.unet import unet
 from pix2pix.plans.algorithms import Algorithm
 from pix2pix.plans.heuristics import choose
 
-PROGRAM = lower(unet(ngf=64, depth=8))
+UNET, RESNET = lower(unet(ngf=64, depth=8)), lower(resnet(ngf=64))
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm", "expected"),
+    ("program", "name", "algorithm", "expected"),
     [  # (multiplications, weights) over the maps that the layer reads of a 256x256 image
-        ("encoder_2", Algorithm("direct"), (64 * 64 * 16 * 64 * 128, 16 * 64 * 128)),
-        ("encoder_2", Algorithm("winograd", 4), (16 * 16 * 4 * 25 * 64 * 128, 4 * 25 * 64 * 128)),
-        ("encoder_2", Algorithm("winograd", 3), (22 * 22 * 4 * 16 * 64 * 128, 4 * 16 * 64 * 128)),
-        ("decoder_2", Algorithm("direct"), (64 * 64 * 16 * 256 * 64, 16 * 256 * 64)),
-        ("decoder_2", Algorithm("winograd", 2), (32 * 32 * 4 * 9 * 256 * 64, 4 * 9 * 256 * 64)),
-        ("decoder_2", Algorithm("winograd", 3, shared=True), (22 * 22 * 4 * 16 * 256 * 64, 4 * 16 * 256 * 64)),
+        (UNET, "encoder_2", Algorithm("direct"), (64 * 64 * 16 * 64 * 128, 16 * 64 * 128)),
+        (UNET, "encoder_2", Algorithm("winograd", 4), (16 * 16 * 4 * 25 * 64 * 128, 4 * 25 * 64 * 128)),
+        (UNET, "encoder_2", Algorithm("winograd", 3), (22 * 22 * 4 * 16 * 64 * 128, 4 * 16 * 64 * 128)),
+        (UNET, "decoder_2", Algorithm("direct"), (64 * 64 * 16 * 256 * 64, 16 * 256 * 64)),
+        (UNET, "decoder_2", Algorithm("winograd", 2), (32 * 32 * 4 * 9 * 256 * 64, 4 * 9 * 256 * 64)),
+        (UNET, "decoder_2", Algorithm("winograd", 3, shared=True), (22 * 22 * 4 * 16 * 256 * 64, 4 * 16 * 256 * 64)),
+        (RESNET, "block_1_1", Algorithm("direct"), (64 * 64 * 9 * 256 * 256, 9 * 256 * 256)),
+        (RESNET, "block_1_1", Algorithm("winograd", 4), (16 * 16 * 36 * 256 * 256, 36 * 256 * 256)),
+        (RESNET, "down_2", Algorithm("winograd", 2), (32 * 32 * 4 * 9 * 128 * 256, 4 * 9 * 128 * 256)),
+        (RESNET, "up_1", Algorithm("direct"), (64 * 64 * 9 * 256 * 128, 9 * 256 * 128)),
     ],
 )
-def test_products_are_those_of_whole_tiles(name, algorithm, expected):
-    op = PROGRAM[name]
-    assert stages.products(op, algorithm, *PROGRAM.shapes(256, 256)[op.sources[0].layer][:2]) == expected
+def test_products_are_those_of_whole_tiles(program, name, algorithm, expected):
+    op = program[name]
+    assert stages.products(op, algorithm, *program.shapes(256, 256)[op.sources[0].layer][:2]) == expected
 
 
 def test_bounds_are_at_the_peak_of_the_precision(tiny):
     peak = {"fma_gflops": 100.0, "bandwidth_gbs": 10.0}
-    algorithms = choose(tiny, "latency", "direct").layers
-    single, half = (stages.bounds(1, precision, algorithms, peak) for precision in ("float32", "bfloat16"))
+    algorithms = choose(tiny.generator, "latency", "direct").layers
+    single, half = (stages.bounds(tiny, 1, precision, algorithms, peak) for precision in ("float32", "bfloat16"))
     weights = 16 * 3 * 4
     assert single["encoder_1"]["products_ms"] == round(2 * 128 * 128 * weights / 100e6, 4)
     assert half["encoder_1"]["products_ms"] == 2 * single["encoder_1"]["products_ms"]  # the image is read in float32
@@ -57,9 +62,21 @@ def test_all_layers_are_timed_with_one_thread_and_with_all(tiny, saved, monkeypa
     monkeypatch.setattr(stages, "sample", lambda *arguments: None)
     assert stages.main(["--precision", "float32", "--batches", "1", "--blocks", "1"]) == 0
     record = saved["stages-float32"]["batches"]["1"]
-    constant = lower(tiny).constants(256, 256)
+    constant = lower(tiny.generator).constants(256, 256)
     for entry in record["threads"].values():
-        assert set(entry["ms"]) == {layer.name for layer in tiny.layers if layer.name not in constant} | {"network"}
+        assert set(entry["ms"]) == {layer.name for layer in tiny.generator.layers if layer.name not in constant} | {
+            "network"
+        }
         assert all(ms > 0 for ms in entry["ms"].values())
-    assert record["plan"] == choose(tiny, "latency").to_dict()["layers"]
+    assert record["plan"] == choose(tiny.generator, "latency").to_dict()["layers"]
     assert "no perf here" in capsys.readouterr().out
+
+
+def test_a_resnet_has_bounds(tiny_resnet, saved, monkeypatch):
+    monkeypatch.setattr(stages, "sample", lambda *arguments: None)
+    assert (
+        stages.main(["--network", "resnet_9blocks", "--precision", "float32", "--batches", "1", "--blocks", "1"]) == 0
+    )
+    bounds = saved["stages-float32-resnet_9blocks"]["batches"]["1"]["bounds"]
+    assert set(bounds) == {layer.name for layer in tiny_resnet.generator.layers} | {"network"}
+    assert all(entry["products_ms"] > 0 for entry in bounds.values())
