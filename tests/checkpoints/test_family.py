@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -277,3 +278,57 @@ def test_operations_that_are_not_known_are_named(saved: Path, old: bytes, new: b
     path.write_bytes(data.replace(old, new))
     with pytest.raises(CheckpointError, match=message):
         read(saved)
+
+
+def test_groups_of_several_channels_are_refused(unpacked: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(unpacked / "keras3" / "resnet", tmp_path / "model"))
+    path = folder / "saved_model.pb"
+    data, each, together = path.read_bytes(), struct.pack("<5i", -1, 20, 20, 3, 1), struct.pack("<5i", -1, 20, 20, 1, 3)
+    assert each in data
+    path.write_bytes(data.replace(each, together))
+    with pytest.raises(CheckpointError, match="'Reshape'.*splits the channels into groups"):
+        read(folder)
+
+
+def test_two_layers_that_share_a_variable_are_refused(unpacked: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(unpacked / "keras3" / "functions", tmp_path / "model"))
+    path = folder / "saved_model.pb"
+    data, objects = path.read_bytes(), bytes(range(8, 24))  # that the function takes; 24 is the dropout's
+    kernel, of_another_layer = bytes([20]), bytes([25])
+    assert objects in data
+    path.write_bytes(data.replace(objects, objects.replace(kernel, of_another_layer)))
+    with pytest.raises(CheckpointError, match="two layers share the tensor"):
+        read(folder)
+    path.write_bytes(data.replace(objects, objects.replace(kernel, b"\x7f")))
+    with pytest.raises(CheckpointError, match="takes an object that is not there"):
+        read(folder)
+
+
+def patched(data: bytes, name: bytes, old: bytes, new: bytes) -> bytes:
+    """A graph with a number of all constants of that name changed."""
+    at = data.find(name)
+    assert at >= 0
+    while at >= 0:
+        begin = data.find(old, at, at + 200)
+        data = data if begin < 0 else data[:begin] + new + data[begin + len(old) :]
+        at = data.find(name, at + 1)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (b"concatenate_1/concat/axis", b":\n\xff", b":\n\xfe", "expected a concatenation along the channels"),
+        (b"Repeat/ExpandDims/dim", b":\1\2", b":\1\1", "no repetition of rows or columns"),
+        (b"Repeat/strided_slice_1/stack", b":\1\1", b":\1\2", "no repetition of rows or columns"),
+        (b"Repeat_1/repeats", b":\1\2", b":\1\3", "repeats columns otherwise than rows"),
+    ],
+)
+def test_joins_and_repetitions_along_other_axes_are_refused(name, old, new, message, unpacked, tmp_path) -> None:
+    folder = Path(shutil.copytree(unpacked / "keras3" / "upsampling", tmp_path / "model"))
+    path = folder / "saved_model.pb"
+    data = patched(path.read_bytes(), name, old, new)
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        read(folder)
