@@ -62,8 +62,8 @@ def read(file: ModelFile, key: str | None) -> Unread:
         )
     generator, stored = read_graph(topology.get("model_config", topology), "TensorFlow.js")
     found = _weights(_manifest(content, file.path), file)
-    wanted = {f"{each.node.weights.rpartition('/')[2]}/{each.part}": (each.name, each.shape) for each in stored}
-    return generator, matched(wanted, found, [name for name in found if name not in wanted])
+    wanted = {each.stored_name(each.node.weights.rpartition("/")[2], found): (each.name, each.shape) for each in stored}
+    return generator, matched(wanted, found, [name for name in found if name not in wanted], "its graph")
 
 
 # -- the manifest ---------------------------------------------------------------------------------------------

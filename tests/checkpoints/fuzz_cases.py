@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import random
 import re
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -181,6 +182,13 @@ STRINGS += (
     "relu",
     "tanh",
     "..",
+    "Add",
+    "ZeroPadding2D",
+    "ReflectionPadding2D",
+    "InstanceNormalization",
+    "UpSampling2D",
+    "bilinear",
+    "valid",
 )
 
 
@@ -234,13 +242,24 @@ def dumped(tree: Any) -> bytes:
         return b'{"a":' * 50_000
 
 
+def family(folder: Path, keras: str) -> Path:
+    """A folder with what this Keras wrote of the ResNet generators and upsampling U-Nets."""
+    place = folder / f"family_{keras}"
+    if not place.is_dir():
+        shutil.unpack_archive(DATA / f"family_{keras}.tar.xz", place, filter="data")
+    return place
+
+
 def tfjs_cases(folder: Path) -> Callable[[random.Random], Case]:
-    files = {path.name: path.read_bytes() for path in (DATA / "tfjs_uint8").iterdir()}
-    shards = sorted(name for name in files if name != "model.json")
-    (folder / "outside").write_bytes(files[shards[0]])
+    quantised = {path.name: path.read_bytes() for path in (DATA / "tfjs_uint8").iterdir()}
+    functions = {path.name: path.read_bytes() for path in (family(folder, "keras2") / "functions_js").iterdir()}
+    shards = sorted(name for name in quantised if name != "model.json")
+    (folder / "outside").write_bytes(quantised[shards[0]])
 
     def make(rng: random.Random) -> Case:
-        changed, kind, links = dict(files), rng.random(), {}
+        kind, links = rng.random(), {}
+        files = functions if kind < 0.3 else quantised
+        changed = dict(files)
         if kind < 0.65:
             changed["model.json"] = dumped(hostile_tree(json.loads(files["model.json"]), rng))
         elif kind < 0.8:
@@ -279,12 +298,16 @@ def hostile_hdf5(data: bytes, rng: random.Random) -> bytes:
 def keras_cases(folder: Path) -> Callable[[random.Random], Case]:
     names = ("2_tutorial.h5", "2_tutorial_weights.h5", "3_bare.weights.h5", "3_instance.keras", "2_tutorial.keras")
     wholes = [(DATA / f"keras_{name}").read_bytes() for name in names]
-    with zipfile.ZipFile(DATA / "keras_3_instance.keras") as archive:
-        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    wholes += [(family(folder, "keras2") / name).read_bytes() for name in ("functions.h5", "resnet.keras")]
+    bases = []
+    for path in (DATA / "keras_3_instance.keras", *family(folder, "keras3").glob("*.keras")):
+        with zipfile.ZipFile(path) as archive:
+            bases.append([(info.filename, archive.read(info)) for info in archive.infolist()])
     refused = [path.read_bytes() for path in sorted(DATA.glob("hdf5_*.h5"))]
 
     def make(rng: random.Random) -> Case:
-        kind, changed = rng.random(), list(members)
+        kind, members = rng.random(), rng.choice(bases)
+        changed = list(members)
         if kind < 0.3:
             data = damaged(rng.choice(wholes), rng)
         elif kind < 0.65:

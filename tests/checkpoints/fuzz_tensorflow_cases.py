@@ -15,7 +15,7 @@ from bundles import bundle, field, masked, table, table_of, varint
 from pix2pix.checkpoints import CheckpointError
 from pix2pix.checkpoints.containers.protobuf import varint as read_varint
 from pix2pix.checkpoints.tensorflow.objects import GRAPH
-from tests.checkpoints.fuzz_cases import DATA, NUMBERS, Case, damaged, dumped, hostile_tree
+from tests.checkpoints.fuzz_cases import DATA, NUMBERS, Case, damaged, dumped, family, hostile_tree
 
 INDEX, SHARD = "model-200.index", "model-200.data-00000-of-00001"
 
@@ -154,12 +154,15 @@ def endless_graphs() -> list[bytes]:
 
 def saved_model_cases(folder: Path) -> Callable[[random.Random], Case]:
     """SavedModel folders whose graph of operations is hostile."""
-    files = unpacked(folder, "saved_with_dropout")
-    (folder / "outside").write_bytes(files["saved_model.pb"])
+    models = [unpacked(folder, "saved_with_dropout")]
+    for place in (family(folder, "keras3") / "functions", family(folder, "keras3") / "odd_kernels"):
+        models.append({str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()})
+    (folder / "outside").write_bytes(models[0]["saved_model.pb"])
     endless = endless_graphs()
 
     def make(rng: random.Random) -> Case:
-        changed, kind = dict(files), rng.random()
+        files, kind = rng.choice(models), rng.random()
+        changed = dict(files)
         if kind < 0.7:
             changed["saved_model.pb"] = hostile_message(files["saved_model.pb"], rng)
         elif kind < 0.9:

@@ -106,9 +106,11 @@ def test_moving_averages_that_were_never_updated_are_not_used(tmp_path: Path) ->
     [
         ({"class_name": "Mystery"}, r"'last' \('Mystery'\) is not supported: such layers"),
         ({"class_name": "Lambda"}, "'last' is a Lambda: it holds code"),
-        ({"strides": [1, 1]}, r"'last' .*strides is \(1, 1\), expected \(2, 2\)"),
-        ({"padding": "valid"}, r"'last' .*padding is 'valid', expected 'same'"),
-        ({"kernel_size": [3, 3]}, r"'last' .*kernel_size"),
+        ({"strides": [1, 1]}, "output has another size than its input"),
+        ({"strides": [2, 1]}, r"'last' .*strides \(2, 1\): expected as many rows as columns"),
+        ({"padding": "valid"}, r"'last' .*4x4 of stride 2 with 0 pixels of padding in all does not keep"),
+        ({"padding": "causal"}, r"'last' .*padding is 'causal', expected 'same' or 'valid'"),
+        ({"kernel_size": [3, 3]}, r"'last/kernel' has shape \(4, 4, 3, 4\), expected \(3, 3, 3, 4\)"),
         ({"activation": "sigmoid"}, r"'last' .*activation 'sigmoid'"),
         ({"filters": 4}, r"'last/kernel' has shape \(4, 4, 3, 4\), expected \(4, 4, 4, 4\)"),
         ({"use_bias": False}, r"surplus 'last/bias' \(3,\)"),
@@ -127,12 +129,22 @@ def test_unsupported_last_layer_is_named(folder: Path, changes: dict, message: s
 
 
 def test_a_norm_must_follow_its_convolution_alone(folder: Path) -> None:
-    def read_before_the_norm(model: dict) -> None:
-        block = next(y for y in layers_of(model) if y["name"] == "sequential_1")
-        block["config"]["layers"].insert(1, block["config"]["layers"].pop())  # the leaky ReLU before the norm
+    def norm_of_a_skip(model: dict) -> None:
+        before = [[["sequential_1", 0, 0, {}]]]
+        norm = {"class_name": "BatchNormalization", "name": "late", "config": {"axis": 3}, "inbound_nodes": before}
+        layers_of(model).insert(4, norm)
 
-    with pytest.raises(CheckpointError, match="sequential_1.*directly follow"):
-        read(changed(folder, read_before_the_norm))
+    with pytest.raises(CheckpointError, match="'late' .*directly follow a convolution that nothing else reads"):
+        read(changed(folder, norm_of_a_skip))
+
+
+def test_a_leaky_relu_may_come_before_the_norm(folder: Path) -> None:
+    def exchange(model: dict) -> None:
+        block = next(y for y in layers_of(model) if y["name"] == "sequential_1")
+        block["config"]["layers"].insert(1, block["config"]["layers"].pop())
+
+    generator, _ = read(changed(folder, exchange))
+    assert generator["encoder_2"].inner_slope == 0.3 and generator["encoder_3"].inputs[0].slope == 1
 
 
 def test_graphs_that_double_are_bounded(folder: Path) -> None:

@@ -11,6 +11,7 @@ Source: keras/src/saving/saving_lib.py and keras/src/legacy/saving/legacy_h5_for
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ...errors import CheckpointError, NoGeneratorError
 from ..containers import hdf5, zips
@@ -20,11 +21,16 @@ from ..tensors import FLOAT_TYPES, Stored, StoredTensor, Unread, matched
 from ..text import one_generator, read_json, shown
 from . import weights
 from .graph import KerasWeight, read_graph
+from .layers import is_own_norm
 
 __all__ = ["read", "read_graph", "recognises", "weights"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _FIRST_MEMBERS = tuple(name.encode() for name in ("metadata.json", _CONFIG, _WEIGHTS))
+_ORDER = (
+    "the file does not name the weights of instance norms that the program defines: the first is taken to be the "
+    "scale, the second the offset. In a .h5 file they have names"
+)
 _LAYERS, _LAYERS_2_13 = "layers", "_layer_checkpoint_dependencies"
 
 
@@ -43,8 +49,8 @@ def read(file: ModelFile, key: str | None) -> Unread:
     config = root.text("model_config")
     if config is not None:
         generator, wanted = read_graph(read_json(config.encode(), "model_config"), "Keras, .h5")
-        names = {f"{each.node.weights}/{each.part}": each for each in wanted}
-        return generator, _matched(names, _listed(root.group("model_weights")))
+        listed = _listed(root.group("model_weights"))
+        return generator, _matched({each.stored_name(each.node.weights, listed): each for each in wanted}, listed)
     if root.texts("layer_names") is not None:
         arrays = _listed(root)
         return weights.read(weights.from_list(arrays), arrays, "Keras weights, .h5")
@@ -65,6 +71,8 @@ def _read_archive(file: ModelFile) -> Unread:
         if name not in members:
             raise CheckpointError(f"the archive has no {name}: expected a file that model.save('x.keras') wrote")
     generator, wanted = read_graph(read_json(members[_CONFIG].read(), _CONFIG), "Keras, .keras")
+    if any(each.part == "gamma" and is_own_norm(each.node) for each in wanted):
+        generator = replace(generator, remarks=(*generator.remarks, _ORDER))
     names = {f"{each.node.path}/vars/{each.number}": each for each in wanted}
     return generator, _matched(names, _grouped(hdf5.open_root(members[_WEIGHTS])))
 
@@ -74,7 +82,7 @@ def _matched(weights: Mapping[str, KerasWeight], arrays: Stored) -> dict[str, St
     wanted = {name: (each.name, each.shape) for name, each in weights.items()}
     # Besides the weights the file has dropout's random state, which is integers.
     surplus = [name for name in arrays if name not in wanted and arrays[name].dtype in FLOAT_TYPES]
-    return matched(wanted, arrays, surplus)
+    return matched(wanted, arrays, surplus, "its graph")
 
 
 # -- the arrays of HDF5 files ---------------------------------------------------------------------------------

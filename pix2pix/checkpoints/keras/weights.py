@@ -69,7 +69,10 @@ def _check_kernels(blocks: Sequence[Block], arrays: Stored) -> None:
     ):
         raise CheckpointError(f"the file has {len(blocks)} kernels, or odd ones: it is no pix2pix generator")
     if (7, 7) in {shape[:2] for shape in shapes}:
-        raise CheckpointError("the file holds a ResNet generator, which is not supported yet: pix2pix runs U-Nets")
+        raise CheckpointError(
+            "the file holds the weights of a ResNet generator, which don't say how it pads and what it adds: save the "
+            "whole model, as .keras, .h5 or SavedModel"
+        )
     if len(shapes) > 2 and shapes[-1][3] == 1:  # a transposed convolution would read one channel: none of a U-Net does
         raise NoGeneratorError(
             f"the file holds a discriminator ({len(blocks)} convolutions, the last with 1 filter), which training "

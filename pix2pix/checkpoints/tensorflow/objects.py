@@ -50,6 +50,19 @@ def read(bundle: Bundle, key: str | None, origin: str) -> Unread:
     return keras_weights.read(keras_weights.from_list(arrays), arrays, origin)
 
 
+class Variable(NamedTuple):
+    """A variable of the graph: its own name and that of its tensor, both empty for any other object."""
+
+    name: str
+    tensor: str
+
+
+def variables(bundle: Bundle) -> list[Variable]:
+    """The variables of a SavedModel by the numbers of their objects. Raises CheckpointError."""
+    graph = Message(bundle.string(GRAPH), "the graph of objects", bundle.budget)
+    return [Variable(each.variable, each.tensor) for each in _objects(graph)]
+
+
 def _chosen(models: Mapping[str, Arrays], key: str | None) -> Arrays:
     """The weights of the model that ``key`` names, or of the only one that may be a generator."""
     names = ", ".join(shown(name) for name in list(models)[:20] if name)
