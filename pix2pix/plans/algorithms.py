@@ -109,7 +109,8 @@ def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
 
 
 def _by_two(transposed: bool) -> tuple[Sampling, ...]:
-    """Geometries of 3x3 or 4x4 taps that halve, or double, a map: of U-Nets, and of PyTorch's and TensorFlow's ResNets."""
+    """Geometries of 3x3 or 4x4 taps that halve a map, or double it: U-Nets', and those of PyTorch's and TensorFlow's
+    ResNet generators."""
     return (
         TRANSPOSED if transposed else CONVOLUTION,
         Sampling(3, 2, (1, 1, 1, 1), "zeros", transposed, int(transposed)),

@@ -231,7 +231,8 @@ cdef class DirectConvolution(Convolution):
 
     cdef void read_line(self, const Geometry* g, const Call* call, long image, long y, long x, long count,
                         float* a) noexcept nogil:
-        """`count` pixels of row y of the input, from the patch of x on. Behind an image's, taps read a few words more."""
+        """`count` pixels of row y of the input, from the patch of x on, and zeros behind those of an image, whose taps
+        read some words more."""
         read_row(call.input, image, y, x - g.across.before, x - g.across.before + count, a)
         if self.reads_image:
             memset(a + count * g.pixel, 0, SKEW * sizeof(float))

@@ -46,7 +46,6 @@ cdef class Map:
             for c in range(channels):
                 out[x * channels + c] = (raw[c] - mean[c]) * scale[c] + shift[c]
 
-
     def add_residual(self, const float[::1] shift, Map residual, float slope, long threads):
         """raw = (raw - mean) * scale + shift + leaky_relu(residual's value); from then on raw is the value itself."""
         cdef long h = self.raw.shape[1], rows = self.raw.shape[0] * h, one = residual.raw.shape[0] == 1, row
@@ -54,7 +53,8 @@ cdef class Map:
             self.add_row(row // h, row % h, shift, residual, 0 if one else row // h, slope)
         self.mean[:, :], self.scale[:, :] = 0, 1
 
-    cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other, float slope) noexcept nogil:
+    cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other,
+                      float slope) noexcept nogil:
         cdef float* out
         cdef const float* add
         cdef vec v, r

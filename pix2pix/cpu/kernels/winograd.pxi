@@ -219,8 +219,8 @@ cdef class WinogradConvolution(Convolution):
             first = last
 
     cdef long panel_groups(self, const Tiling* t, long tiles, long threads) noexcept nogil:
-        """Into how many tasks the panels of a point are cut: few, so that the point's rows of V stay in a thread's cache
-        for all of them, unless they are small."""
+        """Into how many tasks the panels of a point are cut: few, so that a point's rows of V stay in one thread's cache,
+        unless they are small."""
         cdef long groups = (TASKS * threads + t.points - 1) // t.points
         if tiles < FETCH_ROWS:
             groups = max(groups, self.panels // 4)
@@ -335,5 +335,6 @@ cdef class WinogradConvolution(Convolution):
                         products = tiles.products + phase * points * points * tiles.m_point + tile * t.n
                     place.y, place.x = g.scale * m * y + r, g.scale * m * x + s
                     for c in range(g.filters // VL):
-                        write_tile(m, points, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL, &place)
+                        write_tile(m, points, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL,
+                                   &place)
                 tile = tile + 1

@@ -208,7 +208,7 @@ cdef inline void write_tile(const long m, const long t, const float* products, l
                 (<vec*>(image + (y * tile.w + x) * tile.filters))[0] = d[i * t + j] + b
 
 
-cdef void transform_kernel(const long r, const long t, const float* k, long down, long across, double* u) noexcept nogil:
+cdef void transform_kernel(long r, long t, const float* k, long down, long across, double* u) noexcept nogil:
     """u[x][y][j] = (G k G^T)[x,y], x, y < t, of the r x r taps k + a * down + b * across; j < VL."""
     cdef double[MAX_FILTER] rows
     cdef const double* g = &KERNEL_TRANSFORM[t - 3][0][0]
