@@ -13,15 +13,74 @@ from typing import Any
 
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, Array, int32, kernel
+from ..jit import ALIGNMENT, Array, inlined, int32, kernel
 from ..ptx.fragments import VECTOR
 from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
-from ..ptx.vectors import add8, fill8, load8, multiply8, store8, subtract8, unpack8
-from .epilogue import MAPS, NORMALISED, STATISTICS, write_vector
-from .parameters import Norm, Sums, Targets
+from ..ptx.vectors import (
+    add8,
+    fill8,
+    leaky_relu8,
+    load8,
+    multiply8,
+    pack8,
+    round8,
+    store8,
+    subtract8,
+    unpack8,
+)
+from .epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, STATISTICS, write_vector
+from .gather import inner
+from .parameters import Norm, Padding, Sums, Targets
 
 ZERO, ONE = float32(0), float32(1)
+
+
+@inlined
+def write_scale_and_shift(
+    statistics: Array, affine: Array, shared: Array, shape: Norm, lanes: int, rows: int
+) -> None:
+    """The norm of a block's channels, as v * scale + shift: lanes * VECTOR of each, in shared memory behind as many
+    words for every row of threads.
+
+    Arguments are those of :func:`make_normalise_map` and its kernel.
+    """
+    thread = cuda.threadIdx.x
+    lane, row = thread % lanes, thread // lanes
+    width = lanes * VECTOR
+    scales, shifts = rows * width, rows * width + width
+    pixels, columns = shape.pixels, shape.columns
+    first_column = cuda.blockIdx.x * width
+    column = first_column + lane * VECTOR
+    image, parts = cuda.blockIdx.z, shape.phases * shape.tiles
+    for moment in range(2):
+        total = fill8(ZERO)
+        if column < columns:
+            for part in range(row, parts, rows):
+                count = float32(min(shape.tile, pixels // shape.phases - part % shape.tiles * shape.tile))
+                at = (image * parts + part) * 2 * columns + column
+                v = load8(statistics, at)
+                if moment == 1:
+                    v = subtract8(v, load8(shared, shifts + lane * VECTOR))
+                    v = multiply8(v, v)
+                v = multiply8(v, fill8(count))
+                if moment == 1:
+                    v = add8(v, load8(statistics, at + columns))
+                total = add8(total, v)
+        store8(shared, thread * VECTOR, total)
+        cuda.syncthreads()
+        for c in range(thread, min(width, columns - first_column), lanes * rows):
+            value = ZERO
+            for r in range(rows):
+                value += shared[r * width + c]
+            value /= float32(pixels)
+            if moment == 0:
+                shared[shifts + c] = value
+            else:
+                scale = affine[columns + first_column + c] * (ONE / math.sqrt(value + shape.eps))
+                shared[scales + c] = scale
+                shared[shifts + c] = affine[2 * columns + first_column + c] - shared[shifts + c] * scale
+        cuda.syncthreads()
 
 
 def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
@@ -30,8 +89,8 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
     Launch blocks of lanes * rows in a grid of (channels / VECTOR / lanes, parts of the map, images).
     """
     KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
-    THREADS, COLUMNS = lanes * rows, lanes * VECTOR
-    SCALE, SHIFT, SHARED = THREADS * VECTOR, THREADS * VECTOR + COLUMNS, THREADS * VECTOR + 2 * COLUMNS
+    COLUMNS = lanes * VECTOR
+    SCALE, SHIFT, SHARED = rows * COLUMNS, rows * COLUMNS + COLUMNS, rows * COLUMNS + 2 * COLUMNS
 
     @kernel(lanes * rows)
     def normalise_map(statistics: Array, affine: Array, out: Array, out2: Array, shape: Norm, targets: Targets) -> None:
@@ -42,40 +101,12 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
         float32: bias, gamma, beta.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
+        write_scale_and_shift(statistics, affine, shared, shape, LANES, ROWS)
         thread = cuda.threadIdx.x
         lane, row = thread % LANES, thread // LANES
         pixels, columns = shape.pixels, shape.columns
-        first_column = cuda.blockIdx.x * COLUMNS
-        column = first_column + lane * VECTOR
-        image, parts = cuda.blockIdx.z, shape.phases * shape.tiles
-        for moment in range(2):
-            total = fill8(ZERO)
-            if column < columns:
-                for part in range(row, parts, ROWS):
-                    count = float32(min(shape.tile, pixels // shape.phases - part % shape.tiles * shape.tile))
-                    at = (image * parts + part) * 2 * columns + column
-                    v = load8(statistics, at)
-                    if moment == 1:
-                        v = subtract8(v, load8(shared, SHIFT + lane * VECTOR))
-                        v = multiply8(v, v)
-                    v = multiply8(v, fill8(count))
-                    if moment == 1:
-                        v = add8(v, load8(statistics, at + columns))
-                    total = add8(total, v)
-            store8(shared, thread * VECTOR, total)
-            cuda.syncthreads()
-            for c in range(thread, min(COLUMNS, columns - first_column), THREADS):
-                value = ZERO
-                for r in range(ROWS):
-                    value += shared[r * COLUMNS + c]
-                value /= float32(pixels)
-                if moment == 0:
-                    shared[SHIFT + c] = value
-                else:
-                    scale = affine[columns + first_column + c] * (ONE / math.sqrt(value + shape.eps))
-                    shared[SCALE + c] = scale
-                    shared[SHIFT + c] = affine[2 * columns + first_column + c] - shared[SHIFT + c] * scale
-            cuda.syncthreads()
+        column = cuda.blockIdx.x * COLUMNS + lane * VECTOR
+        image = cuda.blockIdx.z
         if column < columns:
             scale, shift = load8(shared, SCALE + lane * VECTOR), load8(shared, SHIFT + lane * VECTOR)
             word = column // VECTOR * WORDS
@@ -89,8 +120,60 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
     return normalise_map
 
 
+def make_pad_map(lanes: int, rows: int, kind: int, normalises: bool) -> Any:
+    """What follows a product where a reader's map is padded or enlarged, or a residual is added.
+
+    Launch as normalise_map.
+    """
+    KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
+    COLUMNS, NORMALISES = lanes * VECTOR, normalises
+    SCALE, SHIFT, SHARED = rows * COLUMNS, rows * COLUMNS + COLUMNS, rows * COLUMNS + 2 * COLUMNS
+
+    @kernel(lanes * rows)
+    def pad_map(
+        a: Array, statistics: Array, affine: Array, residual: Array, out: Array, shape: Norm, padding: Padding
+    ) -> None:
+        """out = leaky_relu(norm(a) + residual), padded and enlarged as padding.frame says.
+
+        a: packed words (images, h, w, columns), without activation. residual: packed words (images, h + 2 * border, w +
+        2 * border, stride). out: packed words (images, factor * h + 2 * border, factor * w + 2 * border, stride); may be
+        `a` where both have the same layout. The norm is by statistics, as in normalise_map, or else by gamma and beta.
+        """
+        shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
+        if NORMALISES:
+            write_scale_and_shift(statistics, affine, shared, shape, LANES, ROWS)
+        frame, target, source = padding.frame, padding.target, padding.residual
+        thread = cuda.threadIdx.x
+        lane, row = thread % LANES, thread // LANES
+        h, w, factor, border, columns = frame.h, frame.w, frame.factor, frame.border, shape.columns
+        column = cuda.blockIdx.x * COLUMNS + lane * VECTOR
+        image = cuda.blockIdx.z
+        if column < columns:
+            if NORMALISES:
+                scale, shift = load8(shared, SCALE + lane * VECTOR), load8(shared, SHIFT + lane * VECTOR)
+            else:
+                scale, shift = load8(affine, columns + column), load8(affine, 2 * columns + column)
+            word, stride = column // VECTOR * WORDS, columns // VECTOR * WORDS
+            out_w, source_w = w * factor + 2 * border, w + 2 * source.border
+            pixels, source_h = (h * factor + 2 * border) * out_w, h + 2 * source.border
+            share = (pixels + cuda.gridDim.y - 1) // cuda.gridDim.y
+            begin = cuda.blockIdx.y * share
+            for pixel in range(begin + row, min(begin + share, pixels), ROWS):
+                line = quotient(pixel, out_w)
+                y = quotient(inner(int32(line - border), h * factor, frame.fill), factor)
+                x = quotient(inner(int32(pixel - line * out_w - border), w * factor, frame.fill), factor)
+                v = add8(multiply8(unpack8(a, ((image * h + y) * w + x) * stride + word, KIND), scale), shift)
+                if source.stride:
+                    at = ((image * source_h + y + source.border) * source_w + x + source.border) * source.stride
+                    v = add8(v, unpack8(residual, at + source.first + word, KIND))
+                v = leaky_relu8(round8(v, KIND), target.slope)
+                pack8(out, (image * pixels + pixel) * target.stride + target.first + word, v, KIND)
+
+    return pad_map
+
+
 def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
-    """Maps from partial sums: MAPS, NORMALISED maps, or maps before their norm and their STATISTICS.
+    """Maps from partial sums: MAPS, NORMALISED maps, or maps before their norm and their (LEAKY_)STATISTICS.
 
     Launch blocks of lanes * rows in a grid of (channels / VECTOR / lanes, parts of the map, images). NORMALISED maps
     have one part: a block sees all pixels of its channels.
@@ -98,7 +181,8 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
     KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
     THREADS, COLUMNS = lanes * rows, lanes * VECTOR
     MEAN, SHARED = THREADS * VECTOR, THREADS * VECTOR + COLUMNS
-    NORMALISES, HAS_STATISTICS = epilogue == NORMALISED, epilogue == STATISTICS
+    NORMALISES, HAS_STATISTICS = epilogue == NORMALISED, epilogue in (STATISTICS, LEAKY_STATISTICS)
+    IS_LEAKY = epilogue == LEAKY_STATISTICS
     MOMENTS = 0 if epilogue == MAPS else 2
 
     @kernel(lanes * rows, 3)
@@ -106,6 +190,8 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
         partial: Array, affine: Array, out: Array, out2: Array, statistics: Array, sums: Sums, targets: Targets
     ) -> None:
         """out = out2 = norm(bias + sum over s of partial[s]), each through its leaky ReLU.
+
+        With LEAKY_STATISTICS the norm is that of leaky_relu(bias + sum), by sums.slope.
 
         partial (splits, phases, images * h * w, columns), float32; its first split is overwritten. Parts are of
         sums.share pixels, in the order of partial. affine (3, columns), float32: bias, gamma, beta. out and out2:
@@ -129,7 +215,7 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
                 v = load8(affine, column)
                 for split in range(sums.splits):
                     v = add8(v, load8(partial, split * phases * every * columns + place))
-                store8(partial, place, v)
+                store8(partial, place, leaky_relu8(v, sums.slope) if IS_LEAKY else v)
         for moment in range(MOMENTS):
             total = fill8(ZERO)
             if column < columns:
