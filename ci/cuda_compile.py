@@ -32,7 +32,7 @@ from numba.cuda.typing.typeof import typeof
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, simt_gemm  # noqa: E402
+from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, padding, simt_gemm  # noqa: E402
 from pix2pix.gpu.kernels.epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
 from pix2pix.gpu.kernels.parameters import (  # noqa: E402
     NO_TARGET,
@@ -46,6 +46,7 @@ from pix2pix.gpu.kernels.parameters import (  # noqa: E402
     Norm,
     Padding,
     Residual,
+    Resizing,
     Source,
     Sums,
     Targets,
@@ -69,6 +70,7 @@ BOX_GEMM = typeof(Gemm(*OPERANDS, BoxGrid(1, 1, 1, 1, 1, 1), 1, 1, 1))
 TARGET, TARGETS = typeof(NO_TARGET), typeof(Targets(NO_TARGET, NO_TARGET))
 IMAGES, VALUES = typeof(Images(1, 1, 1, 1, 1, 1)), typeof(Values(1, 1, 1))
 FRAME, INSERTED = Frame(1, 1, 1, 1, 1), typeof(Inserted(1, 1, 1, 1, 1))
+RESIZING = typeof(Resizing(FRAME, NO_TARGET, 1, EPS, EPS, EPS))
 PADDING = typeof(Padding(FRAME, NO_TARGET, Residual(1, 1, 1)))
 NORM, SUMS = typeof(Norm(1, 1, 1, 1, 1, EPS)), typeof(Sums(1, 1, 1, 1, 1, 1, EPS, EPS))
 
@@ -130,9 +132,12 @@ def finishing() -> dict[str, Kernel]:
         kernels[f"normalise_map {precision}"] = Kernel(
             normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"
         )
+        kernels[f"resize_map {precision}"] = Kernel(
+            padding.make_resize_map(8, 32, kind), (FLOATS, FLOATS, RESIZING), wide, precision == "float16"
+        )
         for normalises, name in ((True, "statistics"), (False, "maps")):
             kernels[f"pad_map {name} {precision}"] = Kernel(
-                normalise.make_pad_map(8, 32, kind, normalises),
+                padding.make_pad_map(8, 32, kind, normalises),
                 (*[FLOATS] * 5, NORM, PADDING),
                 wide,
                 normalises and precision == "float16",

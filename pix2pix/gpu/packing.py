@@ -26,7 +26,7 @@ from .jit import SIMULATED
 from .kernels.parameters import REFLECT, REPLICATE, ZEROS
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
 from .ptx.fragments import CHUNK, column_order
-from .ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, KINDS, LARGEST_FLOAT16, words_of
+from .ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, KINDS, TF32, LARGEST_FLOAT16, words_of
 
 NARROW = 4  # channels of an image, which tensor cores read with less padding
 MOST_TARGETS = 2  # maps that a product, or the norm after it, writes at once
@@ -140,9 +140,8 @@ class DeviceWeights:
     def _width(self, op: Op, source: str) -> int:
         """Words of each pixel that an operation reads of one of its sources."""
         channels, per_word = self.channels[source], ELEMENTS[self.kind]
-        fills_chunks = self._reads_pairs(op) or NARROW // per_word == CHUNK
-        is_narrow = source == INPUT and channels <= NARROW and self.kind != FLOAT32 and fills_chunks
-        return (NARROW if is_narrow else padded(channels)) // per_word
+        fills_chunks = self._reads_pairs(op) or (self.kind == TF32 and op.sampling.upsample == 1)
+        return (NARROW if source == INPUT and channels <= NARROW and fills_chunks else padded(channels)) // per_word
 
     def _reads_pairs(self, op: Op) -> bool:
         """Whether an operation reads pairs of an image's pixels, which fill a chunk.

@@ -7,11 +7,12 @@ route, im2col, is a chain of kernels around simt_gemm.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..model.sampling import Phase, Sampling
+import numpy as np
+
 from ..plans.algorithms import Algorithm
 from .device import Device
 from .jit import SIMULATED, THREADS, launch_over
@@ -19,37 +20,29 @@ from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
 from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
 from .kernels.im2col import make_im2col, make_insert_zeros
 from .kernels.mma_gemm import MMA_TILES, SIMULATED_MMA_TILE, MmaTile, make_mma_gemm
-from .kernels.parameters import NO_TARGET, Axis, BoxGrid, Gemm, Grid, Inserted, Source, Target, Targets, Window
+from .kernels.parameters import (
+    NO_TARGET,
+    Axis,
+    BoxGrid,
+    Gemm,
+    Grid,
+    Inserted,
+    Norm,
+    Source,
+    Target,
+    Targets,
+    Window,
+)
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile, make_simt_gemm
 from .packing import DeviceWeights, PackedOp, multiplies_all_taps
 from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW, VECTOR
 from .ptx.packed_words import VECTOR_WORDS
 from .tensor_maps import encode, source_map, weight_map
+from .windows import ONE_PIXEL, square, window_of
 
 Tile = MmaTile | HopperTile | SimtTile
 CACHED_WORDS = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 MATRIX_WORDS = 1 << 13 if SIMULATED else 1 << 26  # of im2col's matrix that are in memory at a time
-
-
-def square(taps: int, stride: int = 1, first: int = 0) -> Window:
-    """The window of a convolution with taps x taps taps, of which the first reads pixel (first, first)."""
-    axis = Axis(stride, taps, first, taps, first)
-    return Window(axis, axis, taps * taps)
-
-
-def window_of(sampling: Sampling, border: int = 0) -> Window:
-    """The window of a convolution's phases over maps with a border."""
-    phases = sampling.phases  # the last is the second along both axes, or the only one
-
-    def axis(offsets: Callable[[Phase], set[int]]) -> Axis:
-        (taps, first), (taps2, first2) = ((len(found), min(found)) for found in map(offsets, (phases[0], phases[-1])))
-        return Axis(sampling.step, taps, first + border, taps2, first2 + border)
-
-    rows, columns = axis(lambda phase: {tap.dy for tap in phase.taps}), axis(lambda phase: {tap.dx for tap in phase.taps})
-    return Window(rows, columns, max(len(phase.taps) for phase in phases))
-
-
-ONE_PIXEL = square(1)
 
 
 @functools.cache
@@ -140,7 +133,9 @@ class Product:
             shape, window = Shape(*s.output_size(h, w), 1), square(s.kernel)
         elif multiplies_all_taps(op):
             shape, window = Shape(h, w, 1), ONE_PIXEL
-        return cls(packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, window.y.stride, shape))
+        return cls(
+            packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, window.y.stride, shape)
+        )
 
     @property
     def writes_sums(self) -> bool:
@@ -166,12 +161,21 @@ class Product:
         """Images to compute before the next kernel reads their maps, which then still are in the GPU's cache."""
         return self.n if self.writes_sums else min(self.n, max(1, CACHED_WORDS // (self.pixels * self.packed.columns)))
 
+    def chunks(self) -> Iterator[slice]:
+        """The images, some at a time."""
+        for first in range(0, self.n, self.images_at_once):
+            yield slice(first, min(first + self.images_at_once, self.n))
+
+    def tiling(self) -> Norm:
+        """How the product cuts a map for its statistics."""
+        norm, rows = self.packed.op.epilogue.norm, self.tile.bm
+        eps = np.float32(norm.eps if norm else 0)
+        return Norm(self.pixels, self.shape.phases, -(-self.shape.rows // rows), rows, self.packed.columns, eps)
+
     @property
-    def _result_size(self) -> int:
-        """Words of scratch for the result of some images, which pad_map reads."""
-        if not self.packed.is_padded:
-            return 0
-        return self.images_at_once * self.pixels * (self.packed.columns // VECTOR * VECTOR_WORDS[self.kind])
+    def result_words(self) -> int:
+        """Words of each pixel of the result in scratch, which pad_map reads."""
+        return self.packed.columns // VECTOR * VECTOR_WORDS[self.kind]
 
     @property
     def sums_size(self) -> int:
@@ -187,12 +191,13 @@ class Product:
 
     @property
     def scratch_size(self) -> int:
-        """float32 elements of scratch: the partial sums, then what im2col needs or, later, the result of some images."""
+        """Words of scratch: the partial sums, then what im2col needs or, later, the result of some images."""
+        result = self.images_at_once * self.pixels * self.result_words if self.packed.is_padded else 0
         matrix = 0
         if self.packed.algorithm.kind == "im2col":
             depth = self.window.taps * self.source.words
             matrix = self._inserted_size + min(self.n * self.shape.rows * depth, max(MATRIX_WORDS, depth))
-        return self.result_at + max(matrix, self._result_size)
+        return self.result_at + max(matrix, result)
 
     @property
     def result_at(self) -> int:

@@ -186,6 +186,6 @@ def unsupported(op: Op, hardware: str) -> str:
 
 _TAKES = {
     "cpu": "4x4 stride-2 layers of U-Nets that end in a transposed convolution and tanh",
-    "cuda": f"kernels up to {GPU_TAPS}x{GPU_TAPS}, transposed ones that enlarge maps 2 times exactly, averages that count "
-    "their padding, tanh at the end alone, and neither a norm nor a residual there",
+    "cuda": f"kernels up to {GPU_TAPS}x{GPU_TAPS}, transposed ones that enlarge maps exactly 2 times, averages that "
+    "count their padding, tanh at the end alone, and neither a norm nor a residual there",
 }

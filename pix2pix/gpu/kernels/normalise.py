@@ -9,11 +9,11 @@ Source: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 19
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, Array, inlined, int32, kernel
+from ..jit import ALIGNMENT, Array, inlined, int32, kernel, synchronise
 from ..ptx.fragments import VECTOR
 from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
@@ -23,36 +23,42 @@ from ..ptx.vectors import (
     leaky_relu8,
     load8,
     multiply8,
-    pack8,
-    round8,
     store8,
     subtract8,
     unpack8,
 )
 from .epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, STATISTICS, write_vector
-from .gather import inner
-from .parameters import Norm, Padding, Sums, Targets
+from .parameters import Norm, Sums, Targets
 
 ZERO, ONE = float32(0), float32(1)
 
 
-@inlined
-def write_scale_and_shift(
-    statistics: Array, affine: Array, shared: Array, shape: Norm, lanes: int, rows: int
-) -> None:
-    """The norm of a block's channels, as v * scale + shift: lanes * VECTOR of each, in shared memory behind as many
-    words for every row of threads.
+class Share(NamedTuple):
+    """A thread of a block of lanes * rows, which has lanes * VECTOR channels of an image, from `first_column` on.
 
-    Arguments are those of :func:`make_normalise_map` and its kernel.
+    `lanes` and `rows` are compile-time constants.
     """
-    thread = cuda.threadIdx.x
+
+    lanes: int
+    rows: int
+    thread: int
+    first_column: int
+    image: int
+
+
+@inlined
+def write_scale_and_shift(statistics: Array, affine: Array, shared: Array, shape: Norm, share: Share) -> None:
+    """The norm of a block's channels as v * scale + shift, in shared memory: scales of lanes * VECTOR channels behind
+    as many words for each row of threads, then shifts.
+
+    Other arguments are those of normalise_map.
+    """
+    lanes, rows, thread, first_column, image = share
     lane, row = thread % lanes, thread // lanes
     width = lanes * VECTOR
     scales, shifts = rows * width, rows * width + width
-    pixels, columns = shape.pixels, shape.columns
-    first_column = cuda.blockIdx.x * width
+    pixels, columns, parts = shape.pixels, shape.columns, shape.phases * shape.tiles
     column = first_column + lane * VECTOR
-    image, parts = cuda.blockIdx.z, shape.phases * shape.tiles
     for moment in range(2):
         total = fill8(ZERO)
         if column < columns:
@@ -68,7 +74,7 @@ def write_scale_and_shift(
                     v = add8(v, load8(statistics, at + columns))
                 total = add8(total, v)
         store8(shared, thread * VECTOR, total)
-        cuda.syncthreads()
+        synchronise()
         for c in range(thread, min(width, columns - first_column), lanes * rows):
             value = ZERO
             for r in range(rows):
@@ -80,7 +86,7 @@ def write_scale_and_shift(
                 scale = affine[columns + first_column + c] * (ONE / math.sqrt(value + shape.eps))
                 shared[scales + c] = scale
                 shared[shifts + c] = affine[2 * columns + first_column + c] - shared[shifts + c] * scale
-        cuda.syncthreads()
+        synchronise()
 
 
 def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
@@ -101,12 +107,11 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
         float32: bias, gamma, beta.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
-        write_scale_and_shift(statistics, affine, shared, shape, LANES, ROWS)
-        thread = cuda.threadIdx.x
+        thread, first_column, image = cuda.threadIdx.x, cuda.blockIdx.x * COLUMNS, cuda.blockIdx.z
+        write_scale_and_shift(statistics, affine, shared, shape, Share(LANES, ROWS, thread, first_column, image))
         lane, row = thread % LANES, thread // LANES
         pixels, columns = shape.pixels, shape.columns
-        column = cuda.blockIdx.x * COLUMNS + lane * VECTOR
-        image = cuda.blockIdx.z
+        column = first_column + lane * VECTOR
         if column < columns:
             scale, shift = load8(shared, SCALE + lane * VECTOR), load8(shared, SHIFT + lane * VECTOR)
             word = column // VECTOR * WORDS
@@ -118,58 +123,6 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
                 write_vector(add8(multiply8(v, scale), shift), at, word, out, out2, targets, KIND)
 
     return normalise_map
-
-
-def make_pad_map(lanes: int, rows: int, kind: int, normalises: bool) -> Any:
-    """What follows a product where a reader's map is padded or enlarged, or a residual is added.
-
-    Launch as normalise_map.
-    """
-    KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
-    COLUMNS, NORMALISES = lanes * VECTOR, normalises
-    SCALE, SHIFT, SHARED = rows * COLUMNS, rows * COLUMNS + COLUMNS, rows * COLUMNS + 2 * COLUMNS
-
-    @kernel(lanes * rows)
-    def pad_map(
-        a: Array, statistics: Array, affine: Array, residual: Array, out: Array, shape: Norm, padding: Padding
-    ) -> None:
-        """out = leaky_relu(norm(a) + residual), padded and enlarged as padding.frame says.
-
-        a: packed words (images, h, w, columns), without activation. residual: packed words (images, h + 2 * border, w +
-        2 * border, stride). out: packed words (images, factor * h + 2 * border, factor * w + 2 * border, stride); may be
-        `a` where both have the same layout. The norm is by statistics, as in normalise_map, or else by gamma and beta.
-        """
-        shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
-        if NORMALISES:
-            write_scale_and_shift(statistics, affine, shared, shape, LANES, ROWS)
-        frame, target, source = padding.frame, padding.target, padding.residual
-        thread = cuda.threadIdx.x
-        lane, row = thread % LANES, thread // LANES
-        h, w, factor, border, columns = frame.h, frame.w, frame.factor, frame.border, shape.columns
-        column = cuda.blockIdx.x * COLUMNS + lane * VECTOR
-        image = cuda.blockIdx.z
-        if column < columns:
-            if NORMALISES:
-                scale, shift = load8(shared, SCALE + lane * VECTOR), load8(shared, SHIFT + lane * VECTOR)
-            else:
-                scale, shift = load8(affine, columns + column), load8(affine, 2 * columns + column)
-            word, stride = column // VECTOR * WORDS, columns // VECTOR * WORDS
-            out_w, source_w = w * factor + 2 * border, w + 2 * source.border
-            pixels, source_h = (h * factor + 2 * border) * out_w, h + 2 * source.border
-            share = (pixels + cuda.gridDim.y - 1) // cuda.gridDim.y
-            begin = cuda.blockIdx.y * share
-            for pixel in range(begin + row, min(begin + share, pixels), ROWS):
-                line = quotient(pixel, out_w)
-                y = quotient(inner(int32(line - border), h * factor, frame.fill), factor)
-                x = quotient(inner(int32(pixel - line * out_w - border), w * factor, frame.fill), factor)
-                v = add8(multiply8(unpack8(a, ((image * h + y) * w + x) * stride + word, KIND), scale), shift)
-                if source.stride:
-                    at = ((image * source_h + y + source.border) * source_w + x + source.border) * source.stride
-                    v = add8(v, unpack8(residual, at + source.first + word, KIND))
-                v = leaky_relu8(round8(v, KIND), target.slope)
-                pack8(out, (image * pixels + pixel) * target.stride + target.first + word, v, KIND)
-
-    return pad_map
 
 
 def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:

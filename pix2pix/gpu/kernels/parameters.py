@@ -190,5 +190,19 @@ class Padding(NamedTuple):
     residual: Residual
 
 
+class Resizing(NamedTuple):
+    """How a value in packed words (images, h, w, words) becomes a bilinearly enlarged map.
+
+    Pixel y of the map within its border lies at step_y * y + offset of the value, but not before 0; likewise x.
+    """
+
+    frame: Frame
+    target: Target
+    words: int
+    step_y: np.float32
+    step_x: np.float32
+    offset: np.float32
+
+
 ZEROS, REFLECT, REPLICATE = range(3)  # what a border holds
 NO_TARGET = Target(0, 0, np.float32(1))

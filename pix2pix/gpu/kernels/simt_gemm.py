@@ -81,8 +81,8 @@ def make_simt_gemm(tile: SimtTile, epilogue: int) -> Any:
     ) -> None:
         """out = A @ w + bias. All but w is as in :func:`pix2pix.gpu.kernels.mma_gemm.make_mma_gemm`, in float32.
 
-        source.words is a multiple of BK. w: (phases, window.taps * source.words, columns), columns padded to a multiple of
-        LX * TN and in the order of :func:`pix2pix.gpu.ptx.fragments.column_order` for LX lanes.
+        source.words is a multiple of BK. w: (phases, window.taps * source.words, columns), columns padded to a multiple
+        of LX * TN and in the order of :func:`pix2pix.gpu.ptx.fragments.column_order` for LX lanes.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
         acc = cuda.local.array(ACCUMULATORS, float32)
