@@ -39,6 +39,12 @@ def all_taps(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 0, 1, 3).reshape(1, kernel.shape[2], -1)
 
 
+def columns_of_taps(kernel: np.ndarray) -> np.ndarray:
+    """(kh, kw, in, out) -> (1, kh * in, kw * out): the products of a column of pixels with each column of taps."""
+    kh, kw, depth, filters = kernel.shape
+    return kernel.transpose(0, 2, 1, 3).reshape(1, kh * depth, kw * filters)
+
+
 def reorder_columns(matrix: np.ndarray, order: np.ndarray) -> np.ndarray:
     """(..., columns) -> (..., len(order)): column i is number order[i] of `matrix`, zeros where there is none."""
     result = np.zeros((*matrix.shape[:-1], len(order)), matrix.dtype)

@@ -23,13 +23,14 @@ import numpy as np
 from ..engines.execution import NEVER, Backend, Context
 from ..model.generator import INPUT
 from ..model.lowering import Op
+from ..plans.algorithms import multiplies_all_taps, multiplies_columns
 from .device import Device
 from .jit import launch_over
 from .kernels.epilogue import MAPS, PARTIAL_SUMS, STATISTICS
 from .kernels.parameters import Images, Target
 from .map_writer import MapWriter, kernels
 from .memory import SHARED, buffer_sizes, cut, products_of
-from .packing import DeviceWeights, PackedOp, multiplies_all_taps
+from .packing import DeviceWeights, PackedOp
 from .products import Memory, Output
 
 MOST_IMAGES = 65535  # of a grid
@@ -160,10 +161,12 @@ class GpuContext(Context):
         """The output: partial sums, then the image."""
         product, pixels = self.products[packed.op.name], self.n * int(np.prod(self.shapes[packed.op.name][:2]))
         self._multiply(packed, slice(0, self.n), PARTIAL_SUMS, [])
-        has_taps = multiplies_all_taps(packed.op) and packed.algorithm.kind != "im2col"
         as_bytes, epilogue = self.image.dtype == np.uint8, packed.op.epilogue
         log_phases, tanh = int(product.shape.phases > 1), int(epilogue.activation == "tanh")
-        shape = Images(self.n, *self.shapes[packed.op.name], log_phases, tanh)
+        is_implicit = packed.algorithm.kind != "im2col"
+        has_taps = is_implicit and multiplies_all_taps(packed.op)
+        taps = packed.op.sampling.kernel if is_implicit and multiplies_columns(packed.op) else 1
+        shape = Images(self.n, *self.shapes[packed.op.name], log_phases, taps, tanh)
         scale = np.float32(epilogue.output_scale)
         arguments = self.scratch, packed.affine, self.image, shape, packed.columns, packed.algorithm.splits, scale
         launch_over(kernels(self.kind).to_image[has_taps, as_bytes], self.stream, pixels, *arguments)

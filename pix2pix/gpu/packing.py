@@ -18,15 +18,15 @@ from ..model.generator import INPUT, Generator, Source, Weights
 from ..model.lowering import Op, Program, lower
 from ..model.sampling import Upsampling
 from ..model.weights import fold
-from ..plans.algorithms import TRANSPOSED, Algorithm
+from ..plans.algorithms import Algorithm, multiplies_all_taps, multiplies_columns
 from ..plans.plan import Plan
 from .device import HOPPER, Device
-from .filters import all_taps, flipped_taps, padded, phase_taps, plain_taps, reorder_columns
+from .filters import all_taps, columns_of_taps, flipped_taps, padded, phase_taps, plain_taps, reorder_columns
 from .jit import SIMULATED
 from .kernels.parameters import REFLECT, REPLICATE, ZEROS
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
 from .ptx.fragments import CHUNK, column_order
-from .ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, KINDS, TF32, LARGEST_FLOAT16, words_of
+from .ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, KINDS, LARGEST_FLOAT16, TF32, words_of
 
 NARROW = 4  # channels of an image, which tensor cores read with less padding
 MOST_TARGETS = 2  # maps that a product, or the norm after it, writes at once
@@ -189,6 +189,8 @@ class DeviceWeights:
             taps = (flipped_taps if op.sampling.transposed else plain_taps)(kernel)
         elif multiplies_all_taps(op):
             taps = all_taps(kernel)
+        elif multiplies_columns(op):
+            taps = columns_of_taps(kernel)
         else:
             taps = phase_taps(kernel, op.sampling)
         columns = padded(taps.shape[-1])
@@ -196,11 +198,6 @@ class DeviceWeights:
             lanes = (SIMULATED_SIMT_TILE if SIMULATED else next(iter(SIMT_TILES.values()))).lx
             return reorder_columns(taps, column_order(columns, lanes, CHUNK)), columns
         return reorder_columns(taps, column_order(columns)).transpose(0, 2, 1), columns
-
-
-def multiplies_all_taps(op: Op) -> bool:
-    """Whether a U-Net's last operation multiplies each pixel by all taps, which the conversion to an image adds up."""
-    return op.makes_image and op.sampling == TRANSPOSED
 
 
 def _dense_filter(op: Op) -> np.ndarray:

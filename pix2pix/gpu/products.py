@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..plans.algorithms import Algorithm
+from ..plans.algorithms import Algorithm, multiplies_all_taps, multiplies_columns
 from .device import Device
 from .jit import SIMULATED, THREADS, launch_over
 from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
@@ -34,7 +34,7 @@ from .kernels.parameters import (
     Window,
 )
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile, make_simt_gemm
-from .packing import DeviceWeights, PackedOp, multiplies_all_taps
+from .packing import DeviceWeights, PackedOp
 from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW, VECTOR
 from .ptx.packed_words import VECTOR_WORDS
 from .tensor_maps import encode, source_map, weight_map
@@ -133,6 +133,9 @@ class Product:
             shape, window = Shape(*s.output_size(h, w), 1), square(s.kernel)
         elif multiplies_all_taps(op):
             shape, window = Shape(h, w, 1), ONE_PIXEL
+        elif packed.algorithm.kind != "im2col" and multiplies_columns(op):
+            column = window.x._replace(taps=1, taps2=1)
+            shape, window = Shape(shape.h, shape.w + s.kernel - 1, 1), Window(window.y, column, s.kernel)
         return cls(
             packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, window.y.stride, shape)
         )

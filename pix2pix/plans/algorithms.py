@@ -17,6 +17,7 @@ from .precisions import PRECISIONS, Precision
 
 SPLITS = (1, 2, 4, 8, 16, 32)
 GPU_TAPS = 15  # along one axis, for which products have bits
+IMAGE_COLUMNS = 64  # of the narrowest tile
 SWIZZLE_WORDS = 32  # of 128 bytes: what one row of Hopper's tiles in shared memory holds
 CONVOLUTION = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1))
 TRANSPOSED = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1), transposed=True)
@@ -102,6 +103,22 @@ def _gpu_ends(op: Op) -> bool:
     if op.makes_image:
         return not (e.norm or e.residual or e.inner_slope != 1)
     return e.activation == "none" and not (e.residual and e.residual.layer == INPUT)
+
+
+def multiplies_all_taps(op: Op) -> bool:
+    """Whether a GPU's product for an image is that of each pixel with all taps, which are added up afterwards: a
+    U-Net's last operation.
+    """
+    return op.makes_image and op.sampling == TRANSPOSED
+
+
+def multiplies_columns(op: Op) -> bool:
+    """Whether a GPU's product for an image sums each column of taps by itself, and the columns are added up afterwards.
+
+    An image has few channels: so they fill a tile of the product that would be empty nearly.
+    """
+    s = op.sampling
+    return op.makes_image and not s.transposed and s.stride == 1 and s.kernel * op.filters <= IMAGE_COLUMNS
 
 
 def _tensor_cores(op: Op, algorithm: Algorithm, precision: Precision) -> bool:

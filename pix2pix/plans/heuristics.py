@@ -12,7 +12,14 @@ from ..model.generator import Generator
 from ..model.lowering import Op, lower
 from ..model.weights import folded
 from . import tables
-from .algorithms import ALGORITHMS, TRANSPOSED, Algorithm, algorithms, unsupported
+from .algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    algorithms,
+    multiplies_all_taps,
+    multiplies_columns,
+    unsupported,
+)
 from .plan import Plan, read
 from .precisions import check_precision
 
@@ -80,8 +87,10 @@ def _on_gpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
     taps, channels = op.sampling.kernel**2, op.in_channels * (len(op.sources) if op.join == "add" else 1)
     rows = grid * grid * (1 if tune == "latency" else IMAGES)
     columns, depth, phases = op.filters, taps * channels, op.sampling.scale**2
-    if op.makes_image and op.sampling == TRANSPOSED:  # all taps at once
+    if multiplies_all_taps(op):
         columns, depth, phases = taps * op.filters, channels, 1
+    elif multiplies_columns(op):
+        columns, depth = op.sampling.kernel * op.filters, op.sampling.kernel * channels
     if precision == "float32":
         kind, least = "implicit", 64
         (bm, bn), at_once = ((32, 128), 6) if rows <= 64 else ((128, 64), 3)

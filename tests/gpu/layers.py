@@ -1,4 +1,5 @@
-"""Layers on GPUs, one at a time: a network whose kernels a precision represents exactly, and its check."""
+"""Layers on GPUs, one at a time: a network whose kernels a precision represents exactly, and its check. Whole networks
+of other layers than U-Nets have."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import functools
 
 import numpy as np
 
-from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
-from pix2pix.model.generator import Generator
+from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
-from tests.models import VARIANTS, pictures
+from tests.engines.layers import NETWORKS, weights_of
+from tests.models import VARIANTS, check_layer, check_output, pictures
 
 PRECISIONS = ["float16", "bfloat16", "tf32"]  # of tensor cores
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}  # of rounding to nearest, relative
@@ -65,3 +68,44 @@ def check_layers(
             error = OF_SUMS if precision == "float32" else 3 * EPS[precision]
             tolerance = 2e-5 if is_last else error * max(1, np.abs(expected).max())
             np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=layer.name)
+
+
+RESNETS = {
+    "resnet": resnet(8, 1, size=16),
+    "wide resnet": resnet(16, 1, size=16),  # whose blocks fill the rows of Hopper's tiles
+    "small resnet": resnet(3, 2, size=16),
+    "running resnet": resnet(3, 1, size=16, statistics="running", variant=ResnetVariant(norm=Norm(), pads_after=True)),
+    "blurred resnet": resnet(3, 1, size=16, variant=ResnetVariant(down="blurred", up="bilinear", activation="none")),
+}
+
+
+@functools.cache
+def sample(name: str) -> tuple[Generator, dict[str, np.ndarray]]:
+    """One of RESNETS or NETWORKS, with weights that make its outputs vary."""
+    if name in NETWORKS:
+        return NETWORKS[name], weights_of(name)
+    weights = random_weights(RESNETS[name], seed=len(name))
+    return RESNETS[name], {key: 3 * w if key.endswith("kernel") else w for key, w in weights.items()}
+
+
+def check_network(name: str, precision: str, algorithm: str | None, n: int, h: int, w: int) -> None:
+    """Compare all layers' values with the oracle's, and the values that the next layers read with those asked for."""
+    from pix2pix.gpu.engine import GpuEngine
+
+    g, weights = sample(name)
+    names = [layer.name for layer in g.layers]
+    b = pictures(n, h, w)
+    expected = ReferenceEngine(g, weights).run(to_float(b), outputs=names)
+    with GpuEngine(g, weights, precision=precision, plan=algorithm) as engine:
+        got = engine.run(to_float(b), outputs=names)
+        for inner in names[:-1]:
+            assert got[inner].std() > 0.01
+            check_layer(got[inner], expected[inner], precision, inner)
+        if g.layers[-1].activation == "tanh":
+            check_output(got[names[-1]], expected[names[-1]], precision)
+        else:
+            check_layer(got[names[-1]], expected[names[-1]], precision, names[-1])
+        np.testing.assert_array_equal(engine.run(to_float(b)), got[names[-1]])
+        if got[names[-1]].shape == b.shape:
+            np.testing.assert_array_equal(engine.translate(b), to_uint8(got[names[-1]], g.output_scale))
+        np.testing.assert_array_equal(engine.run(to_float(b[-1:]))[0], got[names[-1]][-1])

@@ -107,8 +107,9 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
     ) -> None:
         """out (images, h, w, channels) = y = tanh(bias + sums), or uint8 trunc(clip((y + 1) / 2 * scale, 0, 255)).
 
-        partial (splits, phases, images, h / u, w / u, columns), float32, with u * u phases; with taps (splits, images,
-        h / 2, w / 2, columns), the columns being (4, 4, channels).
+        partial, float32: with taps (splits, images, h / 2, w / 2, columns), the columns being (4, 4, channels), else
+        (splits, phases, images, h / u, w / u + shape.taps - 1, columns), the columns being (shape.taps, channels), with
+        u * u phases.
         """
         h, w, channels, log = shape.h, shape.w, shape.channels, shape.log_phases
         pixels, unit = shape.images * h * w, 1 << log
@@ -131,7 +132,9 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
                     else:
                         phase = (y & (unit - 1)) * unit + (x & (unit - 1))
                         at = ((split * unit * unit + phase) * shape.images + image) * (h >> log) + (y >> log)
-                        total += partial[(at * (w >> log) + (x >> log)) * columns + c]
+                        at = at * ((w >> log) + shape.taps - 1) + (x >> log)
+                        for tap in range(shape.taps):
+                            total += partial[(at + tap) * columns + tap * channels + c]
                 v = float32(math.tanh(total)) if shape.tanh else total
                 if as_bytes:
                     v = min(max((v + float32(1)) * float32(0.5) * scale, ZERO), float32(255))

@@ -130,7 +130,8 @@ class Frame(NamedTuple):
 class Images(NamedTuple):
     """The shape of images, (images, h, w, channels), and how they are made of sums.
 
-    The sums have 4**log_phases phases. Values are limited by tanh if `tanh` is not 0.
+    Sums have 4**log_phases phases, or are those of each of `taps` columns of taps. `tanh` is 1 where values go through
+    tanh, else 0.
     """
 
     images: int
@@ -138,6 +139,7 @@ class Images(NamedTuple):
     w: int
     channels: int
     log_phases: int
+    taps: int
     tanh: int
 
 
