@@ -9,7 +9,7 @@ import numpy as np
 
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
-from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.generator import INPUT, Generator, Layer, Norm, Source
 from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
@@ -79,13 +79,84 @@ RESNETS = {
 }
 
 
+def _layer(name: str, *inputs: Source, **fields: object) -> Layer:
+    """A 3x3 layer of 4 channels to 4, or of what `fields` say."""
+    return Layer(name, inputs, **{"in_channels": 4, "filters": 4, "kernel": 3, "stride": 1} | fields)
+
+
+_IMAGE, _FIRST = Source(INPUT), _layer("first", Source(INPUT), in_channels=3)
+_LAST = _layer("last", Source("body", 0.0), filters=3, activation="tanh")
+UNUSUAL = {
+    "one layer": Generator((_layer("last", _IMAGE, in_channels=3, filters=3, activation="tanh"),), size=8),
+    "single taps": Generator(
+        (_FIRST, _layer("last", Source("first", 0.0), filters=3, kernel=1, padding=0, activation="tanh")), size=8
+    ),
+    "pairs, reflect": Generator(
+        (
+            _layer("first", _IMAGE, in_channels=3, kernel=4, stride=2, padding_mode="reflect"),
+            _layer("last", Source("first", 0.5), filters=3, kernel=4, stride=2, transposed=True, activation="tanh"),
+        ),
+        size=8,
+    ),
+    "nearest at the end": Generator(
+        (
+            _layer("first", _IMAGE, in_channels=3, stride=2, norm=Norm()),
+            _layer(
+                "last",
+                *(Source("first", 0.0), Source("first", 1.0)),
+                in_channels=8,
+                filters=3,
+                kernel=4,
+                upsample=2,
+                padding=(2, 2, 1, 1),
+                activation="tanh",
+            ),
+        ),
+        size=8,
+    ),
+    "enlarged image": Generator(
+        (
+            _layer("first", _IMAGE, in_channels=3, upsample=2, upsample_mode="bilinear", padding_mode="reflect"),
+            _layer("body", Source("first", 0.0), stride=2, padding=(2, 0, 0, 1), padding_mode="replicate"),
+            _LAST,
+        ),
+        size=8,
+    ),
+    "image beside a map": Generator(
+        (
+            _FIRST,
+            _layer("body", _IMAGE, Source("first", 0.2), in_channels=7, norm=Norm(), padding_mode="reflect"),
+            _LAST,
+        ),
+        size=8,
+    ),
+    "many readers": Generator(
+        (
+            _layer("first", _IMAGE, in_channels=3, norm=Norm()),
+            _layer("a", Source("first", 0.0), upsample=2, upsample_mode="bilinear", norm=Norm()),
+            _layer("b", Source("a"), stride=2, norm=Norm(), inner_slope=0.25, residual=Source("first", 0.5)),
+            _layer("c", Source("first", 0.5), Source("b", 0.0), in_channels=8, norm=Norm(), residual=Source("b", 0.25)),
+            _layer("body", Source("first"), Source("c"), in_channels=8, kernel=5, padding=2, residual=Source("c")),
+            _LAST,
+        ),
+        size=8,
+    ),
+    "running, inner slope": Generator(
+        (_FIRST, _layer("body", Source("first", 0.0), norm=Norm(), inner_slope=0.2), _LAST),
+        size=8,
+        statistics="running",
+    ),
+}
+
+
 @functools.cache
 def sample(name: str) -> tuple[Generator, dict[str, np.ndarray]]:
-    """One of RESNETS or NETWORKS, with weights that make its outputs vary."""
+    """One of RESNETS, UNUSUAL or NETWORKS, with weights that make its outputs vary."""
     if name in NETWORKS:
         return NETWORKS[name], weights_of(name)
-    weights = random_weights(RESNETS[name], seed=len(name))
-    return RESNETS[name], {key: 3 * w if key.endswith("kernel") else w for key, w in weights.items()}
+    g, factor = (RESNETS[name], 3) if name in RESNETS else (UNUSUAL[name], 15)
+    weights = random_weights(g, seed=len(name))
+    return g, {key: factor * w if key.endswith("kernel") else w for key, w in weights.items()}
 
 
 def check_network(name: str, precision: str, algorithm: str | None, n: int, h: int, w: int) -> None:

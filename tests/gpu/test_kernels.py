@@ -33,7 +33,7 @@ from pix2pix.gpu.kernels.parameters import (
     Values,
 )
 from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
-from pix2pix.gpu.map_writer import FINISH_LANES, LANES, ROWS, finish_kernel, kernels, resizing
+from pix2pix.gpu.map_writer import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
 from pix2pix.gpu.products import gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
 from pix2pix.gpu.ptx.packed_words import FLOAT32
@@ -105,10 +105,20 @@ def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits)
     a, kernel, affine = noise(n, h, w, channels), noise(4, 4, channels, filters), affine_of(filters)
     if kind == "conv":
         expected = convolution(a, kernel) + affine[0]
-        matrix, window, phases, grid = plain_taps(kernel), window_of(CONVOLUTION), 1, Grid(h // 2, w // 2, n * h * w // 4, 0)
+        matrix, window, phases, grid = (
+            plain_taps(kernel),
+            window_of(CONVOLUTION),
+            1,
+            Grid(h // 2, w // 2, n * h * w // 4, 0),
+        )
     else:
         expected = transposed_convolution(a, kernel) + affine[0]
-        matrix, window, phases, grid = phase_taps(kernel, TRANSPOSED), window_of(TRANSPOSED), 4, Grid(h, w, n * h * w, 0)
+        matrix, window, phases, grid = (
+            phase_taps(kernel, TRANSPOSED),
+            window_of(TRANSPOSED),
+            4,
+            Grid(h, w, n * h * w, 0),
+        )
     gemm = Gemm(Source(h, w, channels), window, grid, filters, phases, splits)
     out = np.full((*expected.shape[:3], filters + 8), 7, np.float32)
     out2 = np.full((*expected.shape[:3], filters), 7, np.float32)
@@ -241,7 +251,9 @@ def test_values_are_written_between_others_and_read_back():
     """One image stands for all; channels are padded with zeros."""
     value, out = noise(1, 2, 3, 5), np.full((2, 2, 3, 24), 7, np.float32)
     target = Target(24, 8, QUARTER)
-    launch(kernels(FLOAT32).write_map[False], 2, THREADS, value, out, Values(2, 1, 5), Frame(2, 3, 1, 0, ZEROS), 8, target)
+    launch(
+        kernels(FLOAT32).write_map[False], 2, THREADS, value, out, Values(2, 1, 5), Frame(2, 3, 1, 0, ZEROS), 8, target
+    )
     np.testing.assert_array_equal(out[..., 8:13], np.broadcast_to(relu(value, QUARTER), (2, 2, 3, 5)))
     assert not out[..., 13:16].any() and (out[..., :8] == 7).all() and (out[..., 16:] == 7).all()
     back = np.zeros((12, 5), np.float32)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.lowering import lower
 from pix2pix.model.resnet import resnet
 from pix2pix.plans.algorithms import supports
 from pix2pix.plans.heuristics import choose
 from tests.engines.layers import NETWORKS
 from tests.gpu.gpus import MISSING, SIMULATED
-from tests.gpu.layers import PRECISIONS, RESNETS, check_network, sample
+from tests.gpu.layers import PRECISIONS, RESNETS, UNUSUAL, check_network, sample
+from tests.models import check_layer, pictures
 
 if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
@@ -19,14 +22,14 @@ from pix2pix.gpu.engine import GpuEngine
 
 pytestmark = pytest.mark.gpu
 SUPPORTED = [name for name in NETWORKS if name != "average"]
-FEW = {"output padding": "float16", "residual": "bfloat16", "bilinear": "tf32"}  # that the simulator computes quickly
+FEW = {"output padding": "float16", "residual": "bfloat16"}  # that the simulator computes quickly
 
 
 def quick(name: str, precision: str) -> bool:
     return not SIMULATED or FEW.get(name) == precision
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", [*SUPPORTED, *UNUSUAL])
 def test_every_kind_of_layer(name):
     check_network(name, "float32", None, 2, 8, 12)
 
@@ -35,7 +38,7 @@ def test_every_kind_of_layer(name):
     "name, precision",
     [
         pytest.param(name, precision, marks=[] if quick(name, precision) else [pytest.mark.full])
-        for name in SUPPORTED
+        for name in (*SUPPORTED, *UNUSUAL)
         for precision in PRECISIONS
     ],
 )
@@ -43,7 +46,7 @@ def test_every_kind_of_layer_on_tensor_cores(name, precision):
     check_network(name, precision, None, 2, 8, 12)
 
 
-@pytest.mark.parametrize("name", ["output padding", "residual", "nearest"])
+@pytest.mark.parametrize("name", ["output padding", "many readers"])
 def test_the_courses_plan_computes_other_layers(name):
     check_network(name, "float32", "im2col", 1, 8, 12)
 
@@ -54,6 +57,23 @@ def test_the_courses_plan_computes_other_layers(name):
 )
 def test_resnets(name):
     check_network(name, "float32", None, 2, 16, 24)
+
+
+def test_sums_go_on_from_values_that_were_given_or_kept():
+    """The map from which a residual is read holds them too."""
+    g, weights = sample("residual")
+    x = to_float(pictures(2, 8, 12))
+    with GpuEngine(g, weights) as engine:
+        known = engine.run(x, outputs=["first", "block", "body", "last"])
+        given = {"first": known["first"] * 2, "block": known["block"]}
+        expected = ReferenceEngine(g, weights).run(inputs=given, outputs=["body"])["body"]
+        check_layer(engine.run(inputs=given, outputs=["body"])["body"], expected, "float32", "body")
+        with engine.session() as session:
+            session.run({"input": x}, [], ["first"])
+            body = session.run({"block": known["block"]}, ["body"], ["body"])["body"]
+            last = session.run({}, ["last"])["last"]
+    np.testing.assert_array_equal(body, known["body"])
+    np.testing.assert_array_equal(last, known["last"])
 
 
 @pytest.mark.parametrize("tune", ["latency", "throughput"])

@@ -162,7 +162,9 @@ def test_transposed_convolutions_to_giant_maps(device, kind):
     out = device.empty(4 * rows * STRIDE)
     assert out.size > LIMIT
     grid = Grid(h, w, rows, -(-rows // tile.bm))
-    product(device, kind, tile, (a, weights), Gemm(Source(h, w, words), window_of(TRANSPOSED), grid, COLUMNS, 4, 1), out)
+    product(
+        device, kind, tile, (a, weights), Gemm(Source(h, w, words), window_of(TRANSPOSED), grid, COLUMNS, 4, 1), out
+    )
     expected = np.zeros((count, COLUMNS))
     for i in range(4):  # of the last line, y = 2 * h - 1, only odd taps reach: (y + 1 - i) / 2 of the source
         for pixel in range(count):
