@@ -5,9 +5,8 @@
 
 The roof of a layer (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009) is the lesser of cuBLAS's rate for a
 large product in that precision, and of the rate that memory can feed if weights and maps pass once. A layer's time is
-that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md, for
-another network than the U-Net gpu-layers-NETWORK.json alone. Without a GPU, nothing is
-measured, and the program says so.
+that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md; for a ResNet
+gpu-layers-resnet.json alone. Without a GPU, nothing is measured, and the program says so.
 """
 
 from __future__ import annotations
