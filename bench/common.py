@@ -25,6 +25,7 @@ from pix2pix.engines.reference import to_float
 from pix2pix.factory import EngineOptions
 from pix2pix.model.generator import Generator, Weights
 from pix2pix.model.lowering import lower
+from pix2pix.model.resnet import resnet
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans.precisions import PRECISIONS
@@ -40,9 +41,12 @@ MODEL_SEED = 0
 
 
 @cache
-def model() -> tuple[Generator, Weights]:
-    """The network of all comparisons: U-Net for 256x256, ngf=64, random weights, per-image statistics."""
-    generator = unet(ngf=64, depth=8)
+def model(network: str = "unet") -> tuple[Generator, Weights]:
+    """The network of all comparisons: U-Net for 256x256, ngf=64, random weights, per-image statistics.
+
+    ``network`` may be "resnet" where a benchmark takes that, too: CycleGAN's of 9 blocks, ngf=64.
+    """
+    generator = resnet(ngf=64, blocks=9) if network == "resnet" else unet(ngf=64, depth=8)
     return generator, random_weights(generator, MODEL_SEED)
 
 

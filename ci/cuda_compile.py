@@ -32,15 +32,21 @@ from numba.cuda.typing.typeof import typeof
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, simt_gemm  # noqa: E402
-from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
+from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, padding, simt_gemm  # noqa: E402
+from pix2pix.gpu.kernels.epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
 from pix2pix.gpu.kernels.parameters import (  # noqa: E402
     NO_TARGET,
+    Axis,
     BoxGrid,
+    Frame,
     Gemm,
     Grid,
     Images,
+    Inserted,
     Norm,
+    Padding,
+    Residual,
+    Resizing,
     Source,
     Sums,
     Targets,
@@ -57,12 +63,16 @@ TENSOR_CORES = ("float16", "bfloat16", "tf32")
 FORBIDDEN = ("LDL", "STL", "DADD", "DMUL", "DFMA")  # spills, and arithmetic in float64
 
 EPS = NO_TARGET.slope
-OPERANDS = Source(1, 1, 1), Window(1, 1, 1, 1, 1, 1)
+AXIS = Axis(1, 1, 1, 1, 1)
+OPERANDS = Source(1, 1, 1), Window(AXIS, AXIS, 1)
 GEMM = typeof(Gemm(*OPERANDS, Grid(1, 1, 1, 1), 1, 1, 1))
 BOX_GEMM = typeof(Gemm(*OPERANDS, BoxGrid(1, 1, 1, 1, 1, 1), 1, 1, 1))
 TARGET, TARGETS = typeof(NO_TARGET), typeof(Targets(NO_TARGET, NO_TARGET))
-IMAGES, VALUES = typeof(Images(1, 1, 1, 1)), typeof(Values(1, 1, 1, 1, 1))
-NORM, SUMS = typeof(Norm(1, 1, 1, 1, 1, EPS)), typeof(Sums(1, 1, 1, 1, 1, 1, EPS))
+IMAGES, VALUES = typeof(Images(1, 1, 1, 1, 1, 1, 1)), typeof(Values(1, 1, 1))
+FRAME, INSERTED = Frame(1, 1, 1, 1, 1), typeof(Inserted(1, 1, 1, 1, 1))
+RESIZING = typeof(Resizing(FRAME, NO_TARGET, 1, EPS, EPS, EPS))
+PADDING = typeof(Padding(FRAME, NO_TARGET, Residual(1, 1, 1)))
+NORM, SUMS = typeof(Norm(1, 1, 1, 1, 1, EPS)), typeof(Sums(1, 1, 1, 1, 1, 1, EPS, EPS))
 
 
 class Kernel(NamedTuple):
@@ -122,7 +132,22 @@ def finishing() -> dict[str, Kernel]:
         kernels[f"normalise_map {precision}"] = Kernel(
             normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"
         )
-        for epilogue, name in ((MAPS, "maps"), (NORMALISED, "normalised"), (STATISTICS, "statistics")):
+        kernels[f"resize_map {precision}"] = Kernel(
+            padding.make_resize_map(8, 32, kind), (FLOATS, FLOATS, RESIZING), wide, precision == "float16"
+        )
+        for normalises, name in ((True, "statistics"), (False, "maps")):
+            kernels[f"pad_map {name} {precision}"] = Kernel(
+                padding.make_pad_map(8, 32, kind, normalises),
+                (*[FLOATS] * 5, NORM, PADDING),
+                wide,
+                normalises and precision == "float16",
+            )
+        for epilogue, name in (
+            (MAPS, "maps"),
+            (NORMALISED, "normalised"),
+            (STATISTICS, "statistics"),
+            (LEAKY_STATISTICS, "leaky statistics"),
+        ):
             kernels[f"finish_map {name} {precision}"] = Kernel(
                 normalise.make_finish_map(4, 64, kind, epilogue),
                 (*[FLOATS] * 5, SUMS, TARGETS),
@@ -138,7 +163,7 @@ def maps_and_images() -> dict[str, Kernel]:
     wide = {"LDG.E.128": 1, "STG.E.128": 1}
     kernels = {
         "copy_values": Kernel(maps.make_copy_values(256), (FLOATS, FLOATS, WHOLE, WHOLE), {}),
-        "insert_zeros": Kernel(im2col.make_insert_zeros(256), (FLOATS, FLOATS, WHOLE, source), wide),
+        "insert_zeros": Kernel(im2col.make_insert_zeros(256), (FLOATS, FLOATS, WHOLE, source, INSERTED), wide),
         "im2col": Kernel(im2col.make_im2col(256), (FLOATS, FLOATS, WHOLE, WHOLE, source, window, grid), wide),
     }
     for as_bytes in (False, True):
@@ -153,7 +178,7 @@ def maps_and_images() -> dict[str, Kernel]:
         for precision, kind in KINDS.items():
             kernels[f"write_map{suffix} {precision}"] = Kernel(
                 maps.make_write_map(256, kind, as_bytes),
-                (pixels, FLOATS, VALUES, WHOLE, WHOLE, TARGET),
+                (pixels, FLOATS, VALUES, typeof(FRAME), WHOLE, TARGET),
                 {},
                 as_bytes and precision == "float16",
             )

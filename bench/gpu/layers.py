@@ -1,11 +1,12 @@
 """Time of every layer of the GPU engine beside its roof, and of every kernel, in all precisions.
 
     python -m bench.gpu.layers [--batches 64,1] [--precisions float16,tf32,bfloat16,float32] [--device cuda:0]
+                               [--network unet|resnet]
 
 The roof of a layer (Williams, Waterman and Patterson, "Roofline", CACM 52, 2009) is the lesser of cuBLAS's rate for a
 large product in that precision, and of the rate that memory can feed if weights and maps pass once. A layer's time is
-that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md. Without a GPU, nothing is
-measured, and the program says so.
+that of all its launches in one CUDA graph, norm included. Writes gpu-layers.json and gpu.md; for a ResNet
+gpu-layers-resnet.json alone. Without a GPU, nothing is measured, and the program says so.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All precisions and batch sizes; the record that is saved."""
     from . import peak as gpu_peak
 
-    generator, weights = model()
+    generator, weights = model(arguments.network)
     oracle = Oracle(generator, weights)
     record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "peak": {}, "runs": []}
     for n in arguments.batches:
@@ -76,13 +77,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=common.numbers, default="64,1", help="images per call (%(default)s)")
     parser.add_argument("--precisions", default="float16,tf32,bfloat16,float32", help="(%(default)s)")
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
+    parser.add_argument("--network", choices=("unet", "resnet"), default="unet", help="(%(default)s)")
     arguments = parser.parse_args(argv)
     arguments.precisions = arguments.precisions.split(",")
     if missing := common.missing_device(arguments.device):
         print(f"not measured: no CUDA device ({missing})")
         return 0
-    common.save("gpu-layers", measure(arguments))
-    tables.write()
+    if arguments.network == "unet":
+        common.save("gpu-layers", measure(arguments))
+        tables.write()
+    else:
+        common.save(f"gpu-layers-{arguments.network}", measure(arguments))
     return 0
 
 

@@ -7,14 +7,15 @@ Norms need the statistics of a whole image. Where an image's rows fill tiles of 
 tile's statistics, and a second kernel normalises the map in place: for a few images at a time, so that their maps are
 still in the GPU's cache. Smaller maps, and sums that blocks share, are finished from partial sums: a small map by one
 block that sees it whole, a larger one in parts that write statistics too.
+
+Where a reader's map is padded by reflection or enlarged, or a residual is added, the result lies in scratch at first: a
+last kernel normalises it and writes the reader's map.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,43 +23,17 @@ import numpy as np
 from ..engines.execution import NEVER, Backend, Context
 from ..model.generator import INPUT
 from ..model.lowering import Op
+from ..plans.algorithms import multiplies_all_taps, multiplies_columns
 from .device import Device
-from .jit import SIMULATED, THREADS, launch_over
-from .kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
-from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
-from .kernels.normalise import make_finish_map, make_normalise_map
-from .kernels.parameters import Images, Norm, Sums, Target, Values
-from .memory import PART_PIXELS, SHARED, buffer_sizes, cut, products_of
+from .jit import launch_over
+from .kernels.epilogue import MAPS, PARTIAL_SUMS, STATISTICS
+from .kernels.parameters import Images, Target
+from .map_writer import MapWriter, kernels
+from .memory import SHARED, buffer_sizes, cut, products_of
 from .packing import DeviceWeights, PackedOp
-from .products import Memory, Output, arrays_and_targets
-from .ptx.fragments import VECTOR
+from .products import Memory, Output
 
-LANES, ROWS, FINISH_LANES = (2, 2, 1) if SIMULATED else (8, 32, 4)
-ONE_BLOCK_PIXELS = 64 if SIMULATED else 1024  # pixels of a map that one block normalises
-MOST_IMAGES = MOST_PARTS = 65535  # of a grid
-CACHED_WORDS = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
-
-
-@functools.cache
-def finish_kernel(kind: int, epilogue: int) -> Any:
-    """The kernel that finishes maps from partial sums. Compiled at its first launch."""
-    return make_finish_map(FINISH_LANES, LANES * ROWS // FINISH_LANES, kind, epilogue)
-
-
-@functools.cache
-def kernels(kind: int) -> SimpleNamespace:
-    """All other kernels for a kind of packed word."""
-    return SimpleNamespace(
-        copy_values=make_copy_values(THREADS),
-        write_map={as_bytes: make_write_map(THREADS, kind, as_bytes) for as_bytes in (False, True)},
-        read_map=make_read_map(THREADS, kind),
-        normalise_map=make_normalise_map(LANES, ROWS, kind),
-        to_image={
-            (taps, as_bytes): make_to_image(THREADS, taps, as_bytes)
-            for taps in (False, True)
-            for as_bytes in (False, True)
-        },
-    )
+MOST_IMAGES = 65535  # of a grid
 
 
 class GpuBackend(Backend["GpuContext"]):
@@ -107,6 +82,7 @@ class GpuContext(Context):
         self.tensor_maps = {
             name: product.tensor_maps(weights.device, self.maps[name]) for name, product in self.products.items()
         }
+        self.writer = MapWriter(weights, self.n, self.shapes, self.maps, self.stream, self.scratch, self.statistics)
         self.values: dict[str, Any] = {}  # of layers that were given or asked for, float32 (n, h, w, channels)
 
     # -- what the forward pass asks for -----------------------------------------------------------------------
@@ -114,7 +90,7 @@ class GpuContext(Context):
     def set_value(self, name: str, value: np.ndarray) -> None:
         array = self._value(name)
         array.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
-        self._write(name, array, self.n)
+        self.writer.write(name, array, self.n)
 
     def make_constant(self, value: np.ndarray) -> Any:
         return self.device.upload(value)
@@ -122,7 +98,7 @@ class GpuContext(Context):
     def set_constant(self, name: str) -> None:
         constant, value = self.constants[name], self._value(name)
         launch_over(kernels(self.kind).copy_values, self.stream, value.size, constant, value, value.size, constant.size)
-        self._write(name, constant, 1)
+        self.writer.write(name, constant, 1)
 
     def bind_output(self, out: np.ndarray) -> None:
         self.image = self._output  # in float32, from where it is copied
@@ -144,24 +120,13 @@ class GpuContext(Context):
 
     def set_images(self, b: Any) -> None:
         """The input from 8-bit images (n * h * w * channels) in the GPU's memory."""
-        self._write(INPUT, b, self.n)
+        self.writer.write(INPUT, b, self.n)
 
     def _value(self, name: str) -> Any:
         """Memory for a layer's value, which stays. Raises MemoryError."""
         if name not in self.values:
             self.values[name] = self.device.empty(self.n * int(np.prod(self.shapes[name])))
         return self.values[name]
-
-    def _write(self, name: str, value: Any, images: int) -> None:
-        """A value (images * h * w * channels) in the GPU's memory, into the maps of its readers; one image for all."""
-        h, w, channels = self.shapes[name]
-        kernel = kernels(self.kind).write_map[value.dtype == np.uint8]
-        shape = Values(self.n, images, h, w, channels)
-        for use in self.weights.uses.get(name, ()):
-            to = self.weights.maps[use.map]
-            target, array = Target(to.words, use.first, use.slope), self.maps[use.map]
-            count = self.n * (h + 2 * to.border) * (w + 2 * to.border) * use.width
-            launch_over(kernel, self.stream, count, value, array, shape, to.border, use.width, target)
 
     # -- one layer --------------------------------------------------------------------------------------------
 
@@ -171,6 +136,9 @@ class GpuContext(Context):
         if op.makes_image:
             self._make_image(packed)
             return
+        if packed.is_padded:
+            self._fill_padded(packed, self._value(name) if wanted else None)
+            return
         uses = self.weights.uses[name]
         outputs = [
             Output(self.maps[use.map], Target(self.weights.maps[use.map].words, use.first, use.slope)) for use in uses
@@ -179,39 +147,69 @@ class GpuContext(Context):
             self._fill(packed, outputs)
             return
         self._fill(packed, [outputs[0].plain()])  # the value without activation, then all readers' maps from it
-        (h, w, channels), value, (array, target) = self.shapes[name], self._value(name), outputs[0]
-        pixels = self.n * h * w
-        arguments = array, value, pixels, channels, target.stride, target.first
-        launch_over(kernels(self.kind).read_map, self.stream, pixels * uses[0].width, *arguments)
-        self._write(name, value, self.n)
+        value = self._value(name)
+        self._read(name, outputs[0], value)
+        self.writer.write(name, value, self.n)
+
+    def _read(self, name: str, place: Output, value: Any) -> None:
+        """A layer's value in float32 from where a map holds it without activation."""
+        channels = self.shapes[name][2]
+        arguments = place.array, value, value.size // channels, channels, place.target.stride, place.target.first
+        launch_over(kernels(self.kind).read_map, self.stream, value.size, *arguments)
 
     def _make_image(self, packed: PackedOp) -> None:
         """The output: partial sums, then the image."""
-        product, pixels = self.products[packed.op.name], self.n * self.h * self.w
+        product, pixels = self.products[packed.op.name], self.n * int(np.prod(self.shapes[packed.op.name][:2]))
         self._multiply(packed, slice(0, self.n), PARTIAL_SUMS, [])
-        has_taps, as_bytes = product.shape.rows < self.h * self.w, self.image.dtype == np.uint8
-        shape, scale = Images(self.n, self.h, self.w, packed.op.filters), np.float32(packed.op.epilogue.output_scale)
+        as_bytes, epilogue = self.image.dtype == np.uint8, packed.op.epilogue
+        log_phases, tanh = int(product.shape.phases > 1), int(epilogue.activation == "tanh")
+        is_implicit = packed.algorithm.kind != "im2col"
+        has_taps = is_implicit and multiplies_all_taps(packed.op)
+        taps = packed.op.sampling.kernel if is_implicit and multiplies_columns(packed.op) else 1
+        shape = Images(self.n, *self.shapes[packed.op.name], log_phases, taps, tanh)
+        scale = np.float32(epilogue.output_scale)
         arguments = self.scratch, packed.affine, self.image, shape, packed.columns, packed.algorithm.splits, scale
         launch_over(kernels(self.kind).to_image[has_taps, as_bytes], self.stream, pixels, *arguments)
 
     def _fill(self, packed: PackedOp, outputs: list[Output]) -> None:
         """Compute a layer's value into the maps of its readers."""
-        norm, product, everything = packed.op.epilogue.norm, self.products[packed.op.name], slice(0, self.n)
+        product, everything = self.products[packed.op.name], slice(0, self.n)
         if product.writes_sums:
             self._multiply(packed, everything, PARTIAL_SUMS, [])
-            self._finish(packed, outputs)
-        elif norm:
-            shape, bm = product.shape, product.tile.bm
-            pixels = shape.rows * shape.phases
-            tiling = Norm(pixels, shape.phases, -(-shape.rows // bm), bm, packed.columns, np.float32(norm.eps))
-            step = max(1, CACHED_WORDS // (pixels * packed.columns))
-            for first in range(0, self.n, step):
-                images = slice(first, min(first + step, self.n))
-                some = [output.from_pixel(first * pixels) for output in outputs]
+            tiling = self.writer.finish(product, outputs)
+            if tiling:
+                self.writer.normalise(packed, self.n, tiling, outputs)
+        elif product.normalises:
+            for images in product.chunks():
+                some = [output.from_pixel(images.start * product.pixels) for output in outputs]
                 self._multiply(packed, images, STATISTICS, [some[0].plain()])
-                self._normalise(packed, images, tiling, some)
+                self.writer.normalise(packed, images.stop - images.start, product.tiling(), some)
         else:
             self._multiply(packed, everything, MAPS, outputs)
+
+    def _fill_padded(self, packed: PackedOp, value: Any) -> None:
+        """The same by way of scratch: the value alone, in float32, if it is asked for, else its readers' maps."""
+        product, epilogue = self.products[packed.op.name], packed.op.epilogue
+        inner = Target(product.result_words, 0, np.float32(epilogue.inner_slope))
+        result = Output(self.scratch[product.result_at :], inner)
+        for images in product.chunks():
+            tiling = None
+            if product.writes_sums:
+                self._multiply(packed, images, PARTIAL_SUMS, [])
+                tiling = self.writer.finish(product, [result])
+            elif product.normalises:
+                self._multiply(packed, images, STATISTICS, [result])
+                tiling = product.tiling()
+            else:
+                self._multiply(packed, images, MAPS, [result])
+            if value is None:
+                self.writer.pad(product, images, tiling, result.array)
+            else:
+                self.writer.complete(product, images, tiling, result.array)
+                part = slice(*(at * value.size // self.n for at in (images.start, images.stop)))
+                self._read(packed.op.name, result.plain(), value[part])
+        if value is not None:
+            self.writer.write(packed.op.name, value, self.n)
 
     def _multiply(self, packed: PackedOp, images: slice, epilogue: int, outputs: list[Output]) -> None:
         """Launch the product for some images."""
@@ -222,31 +220,3 @@ class GpuContext(Context):
             product.launch_im2col(memory)
         else:
             product.launch(memory, images, epilogue, outputs)
-
-    def _normalise(self, packed: PackedOp, images: slice, tiling: Norm, outputs: list[Output]) -> None:
-        """Launch the kernel that normalises maps by their tiles' statistics."""
-        blocks = (-(-tiling.columns // (VECTOR * LANES)), -(-tiling.pixels // (16 * ROWS)), images.stop - images.start)
-        out, out2, targets = arrays_and_targets(outputs, self.scratch)
-        kernels(self.kind).normalise_map[blocks, LANES * ROWS, self.stream](
-            self.statistics, packed.affine, out, out2, tiling, targets
-        )
-
-    def _finish(self, packed: PackedOp, outputs: list[Output]) -> None:
-        """Launch the kernel that makes maps of partial sums."""
-        norm, shape = packed.op.epilogue.norm, self.products[packed.op.name].shape
-        pixels = shape.phases * shape.rows
-        epilogue, share = MAPS, max(PART_PIXELS, -(-pixels // MOST_PARTS))
-        if norm and pixels <= ONE_BLOCK_PIXELS:
-            epilogue, share = NORMALISED, pixels
-        elif norm:
-            epilogue = STATISTICS
-        parts, eps = -(-pixels // share), np.float32(norm.eps if norm else 0)
-        to = [outputs[0].plain()] if epilogue == STATISTICS else outputs
-        out, out2, targets = arrays_and_targets(to, self.scratch)
-        sums = Sums(shape.h, shape.w, shape.phases, packed.algorithm.splits, packed.columns, share, eps)
-        blocks = (-(-packed.columns // (VECTOR * FINISH_LANES)), parts, self.n)
-        finish_kernel(self.kind, epilogue)[blocks, LANES * ROWS, self.stream](
-            self.scratch, packed.affine, out, out2, self.statistics, sums, targets
-        )
-        if epilogue == STATISTICS:
-            self._normalise(packed, slice(0, self.n), Norm(pixels, 1, parts, share, packed.columns, eps), outputs)

@@ -34,8 +34,11 @@ def buffer_sizes(weights: DeviceWeights, n: int, h: int, w: int) -> dict[str, in
     shapes = weights.program.shapes(h, w)
     sizes = dict.fromkeys(SHARED, 0)
     for name, at in weights.maps.items():
-        map_h, map_w, _ = shapes[at.source]
-        sizes[name] = n * (map_h + 2 * at.border) * (map_w + 2 * at.border) * at.words
+        source_h, source_w, _ = shapes[at.source]
+        map_h, map_w = at.size(source_h, source_w)
+        sizes[name] = n * map_h * map_w * at.words
+        if at.interpolates:  # from a given value, by way of scratch
+            sizes["scratch"] = max(sizes["scratch"], n * source_h * source_w * at.words)
     for name, product in products_of(weights, n, h, w).items():
         shape = product.shape
         tiles = shape.phases * -(-shape.rows // min(product.tile.bm, PART_PIXELS))

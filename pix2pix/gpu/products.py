@@ -7,28 +7,41 @@ route, im2col, is a chain of kernels around simt_gemm.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..plans.algorithms import Algorithm
+import numpy as np
+
+from ..plans.algorithms import Algorithm, multiplies_all_taps, multiplies_columns
 from .device import Device
 from .jit import SIMULATED, THREADS, launch_over
 from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
 from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
 from .kernels.im2col import make_im2col, make_insert_zeros
 from .kernels.mma_gemm import MMA_TILES, SIMULATED_MMA_TILE, MmaTile, make_mma_gemm
-from .kernels.parameters import NO_TARGET, BoxGrid, Gemm, Grid, Source, Target, Targets, Window
+from .kernels.parameters import (
+    NO_TARGET,
+    Axis,
+    BoxGrid,
+    Gemm,
+    Grid,
+    Inserted,
+    Norm,
+    Source,
+    Target,
+    Targets,
+    Window,
+)
 from .kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE, SimtTile, make_simt_gemm
 from .packing import DeviceWeights, PackedOp
-from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW
+from .ptx.fragments import CHUNK, COLUMN_UNIT, SWIZZLE_ROW, VECTOR
+from .ptx.packed_words import VECTOR_WORDS
 from .tensor_maps import encode, source_map, weight_map
+from .windows import ONE_PIXEL, square, window_of
 
 Tile = MmaTile | HopperTile | SimtTile
-ONE_PIXEL = Window(1, 1, 1, 1, 0, 1)
-# Of the one transposed convolution that the registry has for GPUs, 4x4 with stride 2 and padding 1: a phase's window,
-# and that of the convolution which it is over a map with zeros inserted.
-PHASE = Window(2, 2, 1, 1, 0, -1)
-OF_INSERTED = Window(4, 4, 1, 1, 0, 1)
+CACHED_WORDS = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in the GPU's cache
 MATRIX_WORDS = 1 << 13 if SIMULATED else 1 << 26  # of im2col's matrix that are in memory at a time
 
 
@@ -110,27 +123,62 @@ class Product:
     def of(cls, weights: DeviceWeights, packed: PackedOp, n: int, source_size: tuple[int, int]) -> Product:
         """The product of an operation whose sources are maps of `source_size`, (h, w)."""
         (h, w), op, at = source_size, packed.op, weights.maps[packed.op.name]
-        source, s = Source(h, w, at.words), op.sampling
-        if not s.transposed:
-            shape = Shape(*s.base_grid(h, w), 1)
-            window = Window(s.kernel, s.kernel, s.stride, s.stride, s.padding[0], 1)
-            if at.border:  # the source's columns are pairs of pixels, and its border is the padding
-                source = Source(h + 2 * at.border, (w + 2 * at.border) // 2, 2 * at.words)
-                window = Window(s.kernel, s.kernel // 2, s.stride, s.stride // 2, 0, 1)
-        elif packed.algorithm.kind == "im2col":
-            shape, window = Shape(2 * h, 2 * w, 1), OF_INSERTED
-        elif op.makes_image:
+        source, s = Source(*at.size(h, w), at.words), op.sampling
+        shape, window = Shape(*s.base_grid(h, w), s.scale**2), window_of(s, at.border)
+        if at.pairs:  # the source's columns are pairs of pixels
+            source = Source(source.h, source.w // 2, 2 * at.words)
+            pairs = Axis(s.stride // 2, s.kernel // 2, 0, s.kernel // 2, 0)
+            window = Window(window.y, pairs, s.kernel * s.kernel // 2)
+        elif s.transposed and packed.algorithm.kind == "im2col":
+            shape, window = Shape(*s.output_size(h, w), 1), square(s.kernel)
+        elif multiplies_all_taps(op):
             shape, window = Shape(h, w, 1), ONE_PIXEL
-        else:
-            shape, window = Shape(h, w, 4), PHASE
-        return cls(packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, shape))
+        elif packed.algorithm.kind != "im2col" and multiplies_columns(op):
+            column = window.x._replace(taps=1, taps2=1)
+            shape, window = Shape(shape.h, shape.w + s.kernel - 1, 1), Window(window.y, column, s.kernel)
+        return cls(
+            packed, weights.kind, n, source, shape, window, _tile(packed.algorithm, source, window.y.stride, shape)
+        )
 
     @property
     def writes_sums(self) -> bool:
         """Whether it writes partial sums, from which another kernel makes maps or an image."""
         op, algorithm, is_small = self.packed.op, self.packed.algorithm, self.shape.rows < self.tile.bm
-        by_im2col, has_norm = algorithm.kind == "im2col", op.epilogue.norm is not None
-        return by_im2col or algorithm.splits > 1 or op.makes_image or (has_norm and is_small)
+        by_im2col, has_norm = algorithm.kind == "im2col", self.normalises
+        is_leaky = has_norm and op.epilogue.inner_slope != 1
+        return by_im2col or algorithm.splits > 1 or op.makes_image or (has_norm and is_small) or is_leaky
+
+    @property
+    def normalises(self) -> bool:
+        """Whether a norm by the map's own statistics follows."""
+        norm = self.packed.op.epilogue.norm
+        return norm is not None and not norm.fixed
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image's result."""
+        return self.shape.rows * self.shape.phases
+
+    @property
+    def images_at_once(self) -> int:
+        """Images to compute before the next kernel reads their maps, which then still are in the GPU's cache."""
+        return self.n if self.writes_sums else min(self.n, max(1, CACHED_WORDS // (self.pixels * self.packed.columns)))
+
+    def chunks(self) -> Iterator[slice]:
+        """The images, some at a time."""
+        for first in range(0, self.n, self.images_at_once):
+            yield slice(first, min(first + self.images_at_once, self.n))
+
+    def tiling(self) -> Norm:
+        """How the product cuts a map for its statistics."""
+        norm, rows = self.packed.op.epilogue.norm, self.tile.bm
+        eps = np.float32(norm.eps if norm else 0)
+        return Norm(self.pixels, self.shape.phases, -(-self.shape.rows // rows), rows, self.packed.columns, eps)
+
+    @property
+    def result_words(self) -> int:
+        """Words of each pixel of the result in scratch, which pad_map reads."""
+        return self.packed.columns // VECTOR * VECTOR_WORDS[self.kind]
 
     @property
     def sums_size(self) -> int:
@@ -138,23 +186,31 @@ class Product:
         return self.packed.algorithm.splits * self.shape.phases * self.n * self.shape.rows * self.packed.columns
 
     @property
-    def inserted(self) -> Source:
+    def inserted(self) -> Inserted:
         """A transposed convolution's source with zeros inserted, for im2col."""
-        return Source(2 * self.source.h + 3, 2 * self.source.w + 3, self.source.words)
+        s, last = self.packed.op.sampling, self.packed.op.sampling.kernel - 1
+        top, left = s.padding[:2]
+        return Inserted(self.shape.h + last, self.shape.w + last, s.stride, last - top, last - left)
 
     @property
     def scratch_size(self) -> int:
-        """float32 elements of scratch: the partial sums, and what im2col needs beside them."""
-        if self.packed.algorithm.kind != "im2col":
-            return self.sums_size if self.writes_sums else 0
-        depth = self.window.kernel_h * self.window.kernel_w * self.source.words
-        matrix = min(self.n * self.shape.rows * depth, max(MATRIX_WORDS, depth))
-        return self.sums_size + self._inserted_size + matrix
+        """Words of scratch: the partial sums, then what im2col needs or, later, the result of some images."""
+        result = self.images_at_once * self.pixels * self.result_words if self.packed.is_padded else 0
+        matrix = 0
+        if self.packed.algorithm.kind == "im2col":
+            depth = self.window.taps * self.source.words
+            matrix = self._inserted_size + min(self.n * self.shape.rows * depth, max(MATRIX_WORDS, depth))
+        return self.result_at + max(matrix, result)
+
+    @property
+    def result_at(self) -> int:
+        """Where in scratch the result of some images lies: behind the partial sums."""
+        return self.sums_size if self.writes_sums else 0
 
     @property
     def _inserted_size(self) -> int:
         inserted = self.inserted
-        return self.n * inserted.h * inserted.w * inserted.words if self.packed.op.sampling.transposed else 0
+        return self.n * inserted.h * inserted.w * self.source.words if self.packed.op.sampling.transposed else 0
 
     def tensor_maps(self, device: Device, maps: Any) -> tuple[Any, Any] | None:
         """Tensor maps of the source, which `maps` holds, and of the weights, for hopper_gemm."""
@@ -163,7 +219,7 @@ class Product:
         box = self.tile.box(self.shape.h, self.shape.w)
         assert box is not None
         weights, rows = self.packed.weights, self.shape.phases * -(-self.packed.columns // COLUMN_UNIT) * COLUMN_UNIT
-        source = source_map(maps, (self.n, *self.source), self.window.stride_h, box)
+        source = source_map(maps, (self.n, *self.source), self.window.y.stride, box)
         matrix = weight_map(weights, rows, weights.size // rows, self.tile.bn)
         return encode(device, source), encode(device, matrix)
 
@@ -193,10 +249,11 @@ class Product:
         shape, source, maps = self.shape, self.source, memory.maps
         scratch = memory.scratch[self.sums_size :]
         if self.packed.op.sampling.transposed:
-            size, source = self._inserted_size, self.inserted
-            launch_over(insert_zeros, memory.stream, size // CHUNK, maps, scratch, self.n, self.source)
+            size, inserted = self._inserted_size, self.inserted
+            launch_over(insert_zeros, memory.stream, size // CHUNK, maps, scratch, self.n, source, inserted)
+            source = Source(inserted.h, inserted.w, source.words)
             maps, scratch = scratch, scratch[size:]
-        depth, all_rows = self.window.kernel_h * self.window.kernel_w * source.words, self.n * shape.rows
+        depth, all_rows = self.window.taps * source.words, self.n * shape.rows
         step = max(1, MATRIX_WORDS // depth)
         for begin in range(0, all_rows, step):
             rows = min(step, all_rows - begin)
@@ -220,12 +277,12 @@ class Product:
         kernel[blocks, self.tile.threads, memory.stream, shared](*arguments)
 
 
-def _tile(algorithm: Algorithm, source: Source, shape: Shape) -> Tile:
+def _tile(algorithm: Algorithm, source: Source, stride: int, shape: Shape) -> Tile:
     """The tile that the layer's plan says; mma_gemm's 128x128 where hopper_gemm cannot do the shape."""
     size = algorithm.tile or (128, 128)
     if algorithm.kind in ("implicit", "im2col"):
         return SIMULATED_SIMT_TILE if SIMULATED else SIMT_TILES[size]
-    if algorithm.kind == "hopper" and source.words % SWIZZLE_ROW == 0:
+    if algorithm.kind == "hopper" and source.words % SWIZZLE_ROW == source.h % stride == source.w % stride == 0:
         tile = SIMULATED_HOPPER_TILE if SIMULATED else HOPPER_TILES[size]
         if tile.box(shape.h, shape.w):
             return tile

@@ -80,7 +80,7 @@ class Pipeline:
         """Memory for one more part on its way."""
         program, (n, h, w) = self._forward_pass.program, (context.n, context.h, context.w)
         staged = self._device.pinned((n, h, w, program.generator.in_channels), np.uint8)
-        result = self._device.pinned((n, h, w, program.output.filters), np.uint8)
+        result = self._device.pinned((n, *context.shapes[program.output.name]), np.uint8)
         b, out = self._device.empty(staged.size, np.uint8), self._device.empty(result.size, np.uint8)
 
         def translate() -> None:

@@ -10,11 +10,14 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..model.generator import INPUT
 from ..model.lowering import Op
 from ..model.sampling import Sampling
 from .precisions import PRECISIONS, Precision
 
 SPLITS = (1, 2, 4, 8, 16, 32)
+GPU_TAPS = 15  # along one axis, for which products have bits
+IMAGE_COLUMNS = 64  # of the narrowest tile
 SWIZZLE_WORDS = 32  # of 128 bytes: what one row of Hopper's tiles in shared memory holds
 CONVOLUTION = Sampling(kernel=4, stride=2, padding=(1, 1, 1, 1))
 CPU_KERNEL, CPU_SOURCES = 9, 4  # taps along one axis, and maps that a layer reads, at most
@@ -44,30 +47,6 @@ class Algorithm:
 
 def _tiled(kind: str, *tiles: tuple[int, int]) -> tuple[Algorithm, ...]:
     return tuple(Algorithm(kind, tile=tile, splits=splits) for splits in SPLITS for tile in tiles)
-
-
-def _joins_maps(op: Op, most: int) -> bool:
-    """Whether an operation is one of a U-Net's inside: 4x4, stride 2, of up to ``most`` maps or of the image."""
-    return (
-        op.sampling in (CONVOLUTION, TRANSPOSED)
-        and op.join == "concat"
-        and len(op.sources) <= (1 if op.reads_image else most)
-        and not (op.reads_image and op.sampling.transposed)
-        and not (op.depthwise or op.epilogue.residual or op.makes_image)
-        and op.epilogue.activation == "none"
-    )
-
-
-def _makes_image(op: Op, most: int) -> bool:
-    """Whether an operation is a U-Net's last: a transposed convolution to the image, by way of tanh."""
-    return (
-        op.sampling == TRANSPOSED
-        and op.makes_image
-        and op.epilogue.activation == "tanh"
-        and op.join == "concat"
-        and len(op.sources) <= most
-        and not (op.reads_image or op.depthwise or op.epilogue.residual or op.epilogue.norm)
-    )
 
 
 def _fits_cpu(op: Op) -> bool:
@@ -118,19 +97,56 @@ def _by_two(transposed: bool) -> tuple[Sampling, ...]:
     )
 
 
-def _simt_on_gpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    return _joins_maps(op, most=2) or _makes_image(op, most=2)
+def _on_gpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """All that implicit GEMMs and what follows them compute: see :func:`_gpu_samples` and :func:`_gpu_ends`."""
+    return _gpu_samples(op.sampling) and _gpu_ends(op)
+
+
+def _gpu_samples(s: Sampling) -> bool:
+    """Whether a product's window can be a convolution's.
+
+    The phases of a transposed convolution are products of the same size, two along each axis at most.
+    """
+    if s.transposed:
+        extra = s.kernel + s.output_padding
+        fills_phases = extra - s.padding[0] - s.padding[2] == extra - s.padding[1] - s.padding[3] == s.stride
+        return fills_phases and s.stride <= 2 and s.stride <= s.kernel <= GPU_TAPS
+    return s.kernel <= GPU_TAPS and s.padding_mode != "uncounted"
+
+
+def _gpu_ends(op: Op) -> bool:
+    """Whether the kernels after a product do what follows a convolution."""
+    e = op.epilogue
+    if op.makes_image:
+        return not (e.norm or e.residual or e.inner_slope != 1)
+    return e.activation == "none" and not (e.residual and e.residual.layer == INPUT)
+
+
+def multiplies_all_taps(op: Op) -> bool:
+    """Whether a GPU's product for an image is that of each pixel with all taps, which are added up afterwards: a
+    U-Net's last operation.
+    """
+    return op.makes_image and op.sampling == TRANSPOSED
+
+
+def multiplies_columns(op: Op) -> bool:
+    """Whether a GPU's product for an image sums each column of taps by itself, and the columns are added up afterwards.
+
+    An image has few channels: so they fill a tile of the product that would be empty nearly.
+    """
+    s = op.sampling
+    return op.makes_image and not s.transposed and s.stride == 1 and s.kernel * op.filters <= IMAGE_COLUMNS
 
 
 def _tensor_cores(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
     """The sum of products for an image is short: nothing is gained by splitting it."""
-    return _joins_maps(op, most=2) or (_makes_image(op, most=2) and algorithm.splits == 1)
+    return _on_gpu(op, algorithm, precision) and (algorithm.splits == 1 or not op.makes_image)
 
 
 def _hopper(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    """Channels must fill whole rows of 128 bytes."""
+    """Channels must fill whole rows of 128 bytes. A source that is read with a stride is one of pairs of pixels."""
     fills_rows = op.in_channels % (SWIZZLE_WORDS * precision.elements) == 0
-    return fills_rows and _tensor_cores(op, algorithm, precision)
+    return fills_rows and op.sampling.step <= 2 and _tensor_cores(op, algorithm, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +168,8 @@ REGISTRY = (
         tuple(Algorithm("winograd", m, shared) for shared, m in itertools.product((False, True), (2, 3, 4))),
         _winograd_on_cpu,
     ),
-    Implementation("cuda", ("float32",), (Algorithm("im2col"),), _simt_on_gpu),
-    Implementation("cuda", ("float32",), _tiled("implicit", (128, 128), (128, 64), (32, 128)), _simt_on_gpu),
+    Implementation("cuda", ("float32",), (Algorithm("im2col"),), _on_gpu),
+    Implementation("cuda", ("float32",), _tiled("implicit", (128, 128), (128, 64), (32, 128)), _on_gpu),
     Implementation("cuda", _TENSOR_CORES, _tiled("tensor", (128, 128), (128, 64), (64, 64)), _tensor_cores),
     Implementation("cuda", _TENSOR_CORES, _tiled("hopper", (128, 256), (128, 128), (128, 64)), _hopper),
 )
@@ -199,7 +215,12 @@ def unsupported(op: Op, hardware: str) -> str:
     traits += [f"{len(op.sources)} inputs joined by {op.join}"] if len(op.sources) > 1 else []
     traits += [f"activation {op.epilogue.activation}"] if op.epilogue.activation != "none" else []
     engine = {"cpu": "CPU", "cuda": "GPU"}[hardware]
-    return (
-        f"the {engine} engine has no kernel for {op.name} ({'; '.join(traits)}): "
-        "it takes 4x4 stride-2 layers of U-Nets that end in a transposed convolution and tanh"
-    )
+    return f"the {engine} engine has no kernel for {op.name} ({'; '.join(traits)}): it takes {_TAKES[hardware]}"
+
+
+_TAKES = {
+    "cpu": f"kernels up to {CPU_KERNEL}x{CPU_KERNEL} over up to {CPU_SOURCES} maps, transposed ones that enlarge maps "
+    "exactly 2 times, tanh at the end alone, and neither a norm nor a residual there",
+    "cuda": f"kernels up to {GPU_TAPS}x{GPU_TAPS}, transposed ones that enlarge maps exactly 2 times, averages that "
+    "count their padding, tanh at the end alone, and neither a norm nor a residual there",
+}

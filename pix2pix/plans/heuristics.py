@@ -12,7 +12,14 @@ from ..model.generator import Generator
 from ..model.lowering import Op, lower
 from ..model.weights import folded
 from . import tables
-from .algorithms import ALGORITHMS, Algorithm, algorithms, unsupported
+from .algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    algorithms,
+    multiplies_all_taps,
+    multiplies_columns,
+    unsupported,
+)
 from .plan import Plan, read
 from .precisions import check_precision
 
@@ -82,10 +89,13 @@ def _on_gpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
     Few rows leave most of a large tile empty. Blocks share sums as long as that fills the GPU with no more blocks than
     it runs at once and each still sums enough products: 64, or 256 on tensor cores.
     """
-    taps = op.sampling.kernel**2
+    taps, channels = op.sampling.kernel**2, op.in_channels * (len(op.sources) if op.join == "add" else 1)
     rows = grid * grid * (1 if tune == "latency" else IMAGES)
-    columns, depth = (taps * op.filters, op.in_channels) if op.makes_image else (op.filters, taps * op.in_channels)
-    phases = 1 if op.makes_image else op.sampling.scale**2
+    columns, depth, phases = op.filters, taps * channels, op.sampling.scale**2
+    if multiplies_all_taps(op):
+        columns, depth, phases = taps * op.filters, channels, 1
+    elif multiplies_columns(op):
+        columns, depth = op.sampling.kernel * op.filters, op.sampling.kernel * channels
     if precision == "float32":
         kind, least = "implicit", 64
         (bm, bn), at_once = ((32, 128), 6) if rows <= 64 else ((128, 64), 3)

@@ -25,12 +25,15 @@ Tables = dict[str, dict[str, dict[str, str]]]  # by precision, then tune, then s
 def shape(generator: Generator, op: Op) -> str:
     """What a table knows an operation by, for images of the generator's own size: ``conv 64x64 128-256``.
 
-    64x64 is its base grid. A transposed convolution is a ``deconv``, and the one that makes the image, ``image``.
+    64x64 is its base grid. A transposed convolution is a ``deconv``, and the one that makes the image, ``image``. Other
+    kernels than 4x4 with stride 2 are named: ``conv 3x3/1 64x64 256-256``.
     """
     size = lower(generator).shapes(generator.size, generator.size)[op.sources[0].layer]
     h, w = op.sampling.base_grid(*size[:2])
     kind = "image" if op.makes_image else "deconv" if op.sampling.transposed else "conv"
-    return f"{kind} {h}x{w} {op.in_channels}-{op.filters}"
+    s = op.sampling
+    kernel = "" if (s.kernel, s.stride) == (4, 2) else f" {s.kernel}x{s.kernel}/{s.stride}"
+    return f"{kind}{kernel} {h}x{w} {op.in_channels}-{op.filters}"
 
 
 def path(gpu: str) -> Path:

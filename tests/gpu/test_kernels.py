@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pix2pix.engines.reference import conv2d, conv2d_transpose, pad, to_float, to_uint8
-from pix2pix.plans.algorithms import TRANSPOSED
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED
 from tests.gpu.gpus import MISSING, SIMULATED
 
 if MISSING:
@@ -15,29 +15,31 @@ if MISSING:
 from numba import cuda
 
 from pix2pix.gpu.filters import all_taps, flipped_taps, phase_taps, plain_taps, reorder_columns
-from pix2pix.gpu.forward import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
 from pix2pix.gpu.jit import THREADS
 from pix2pix.gpu.kernels.epilogue import MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS
 from pix2pix.gpu.kernels.parameters import (
     NO_TARGET,
+    ZEROS,
+    Frame,
     Gemm,
     Grid,
     Images,
+    Inserted,
     Norm,
     Source,
     Sums,
     Target,
     Targets,
     Values,
-    Window,
 )
 from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
-from pix2pix.gpu.products import OF_INSERTED, ONE_PIXEL, PHASE, gemm_kernel, im2col_kernels
+from pix2pix.gpu.map_writer import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
+from pix2pix.gpu.products import gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
 from pix2pix.gpu.ptx.packed_words import FLOAT32
+from pix2pix.gpu.windows import ONE_PIXEL, square, window_of
 
 pytestmark = pytest.mark.gpu
-CONVOLUTION = Window(4, 4, 2, 2, 1, 1)
 ONE, QUARTER, ZERO = np.float32(1), np.float32(0.25), np.float32(0)
 NO_TARGETS = Targets(NO_TARGET, NO_TARGET)
 TILES = [SIMULATED_SIMT_TILE] if SIMULATED else list(SIMT_TILES.values())  # tests/gpu/ptx runs the real ones
@@ -103,10 +105,20 @@ def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits)
     a, kernel, affine = noise(n, h, w, channels), noise(4, 4, channels, filters), affine_of(filters)
     if kind == "conv":
         expected = convolution(a, kernel) + affine[0]
-        matrix, window, phases, grid = plain_taps(kernel), CONVOLUTION, 1, Grid(h // 2, w // 2, n * h * w // 4, 0)
+        matrix, window, phases, grid = (
+            plain_taps(kernel),
+            window_of(CONVOLUTION),
+            1,
+            Grid(h // 2, w // 2, n * h * w // 4, 0),
+        )
     else:
         expected = transposed_convolution(a, kernel) + affine[0]
-        matrix, window, phases, grid = phase_taps(kernel), PHASE, 4, Grid(h, w, n * h * w, 0)
+        matrix, window, phases, grid = (
+            phase_taps(kernel, TRANSPOSED),
+            window_of(TRANSPOSED),
+            4,
+            Grid(h, w, n * h * w, 0),
+        )
     gemm = Gemm(Source(h, w, channels), window, grid, filters, phases, splits)
     out = np.full((*expected.shape[:3], filters + 8), 7, np.float32)
     out2 = np.full((*expected.shape[:3], filters), 7, np.float32)
@@ -116,7 +128,7 @@ def test_simt_gemm_is_a_convolution(kind, tile, h, w, channels, filters, splits)
     else:
         partial = np.full((splits, phases, grid.rows, filters), np.nan, np.float32)
         multiply(tile, PARTIAL_SUMS, (a, matrix, affine), gemm, (partial, None, None))
-        sums = Sums(grid.h, grid.w, phases, splits, filters, 5, ZERO)
+        sums = Sums(grid.h, grid.w, phases, splits, filters, 5, ZERO, ONE)
         blocks = (-(-filters // (8 * FINISH_LANES)), -(-phases * grid.h * grid.w // 5), n)
         arguments = partial, affine, out, out2, np.zeros(1, np.float32), sums, targets
         launch(finish_kernel(FLOAT32, MAPS), blocks, LANES * ROWS, *arguments)
@@ -134,11 +146,11 @@ def test_im2col_and_zero_insertion_are_the_convolution(transposed):
     if transposed:
         expected = transposed_convolution(a, kernel)
         source = np.full((n, 2 * h + 3, 2 * w + 3, channels), np.nan, np.float32)
-        launch(insert_zeros, 2, THREADS, a, source, n, Source(h, w, channels))
-        matrix, window, grid = flipped_taps(kernel)[0], OF_INSERTED, Grid(2 * h, 2 * w, 0, 0)
+        launch(insert_zeros, 2, THREADS, a, source, n, Source(h, w, channels), Inserted(2 * h + 3, 2 * w + 3, 2, 2, 2))
+        matrix, window, grid = flipped_taps(kernel)[0], square(4), Grid(2 * h, 2 * w, 0, 0)
     else:
         expected = convolution(a, kernel)
-        source, matrix, window, grid = a, plain_taps(kernel)[0], CONVOLUTION, Grid(h // 2, w // 2, 0, 0)
+        source, matrix, window, grid = a, plain_taps(kernel)[0], window_of(CONVOLUTION), Grid(h // 2, w // 2, 0, 0)
     rows = expected.size // filters
     columns = np.full((rows, 16 * channels), np.nan, np.float32)
     for begin in (0, rows // 3):
@@ -208,7 +220,7 @@ def test_norms_of_partial_sums_are_exact_even_far_from_zero(h, w, channels, offs
     eps, grid = np.float32(1e-5), -(-channels // (8 * FINISH_LANES))
     parts = -(-pixels // share)
     statistics = np.full((n, parts, 2, channels), np.nan, np.float32)
-    sums = Sums(h, w, 1, 2, channels, pixels if epilogue == NORMALISED else share, eps)
+    sums = Sums(h, w, 1, 2, channels, pixels if epilogue == NORMALISED else share, eps, ONE)
     blocks = (grid, 1 if epilogue == NORMALISED else parts, n)
     to = targets if epilogue == NORMALISED else targets._replace(out2=NO_TARGET)
     launch(finish_kernel(FLOAT32, epilogue), blocks, LANES * ROWS, partial, affine, out, out2, statistics, sums, to)
@@ -230,7 +242,7 @@ def test_images_become_maps_exactly():
     b = np.arange(256, dtype=np.uint8).reshape(1, 8, 8, 4)
     out = np.full((8, 8, 8), np.nan, np.float32)
     write_map = kernels(FLOAT32).write_map[True]
-    launch(write_map, 2, THREADS, b, out, Values(1, 1, 8, 8, 4), 0, 8, Target(8, 0, ONE))
+    launch(write_map, 2, THREADS, b, out, Values(1, 1, 4), Frame(8, 8, 1, 0, ZEROS), 8, Target(8, 0, ONE))
     np.testing.assert_array_equal(out[..., :4], to_float(b[0]))
     assert not out[..., 4:].any()
 
@@ -239,7 +251,9 @@ def test_values_are_written_between_others_and_read_back():
     """One image stands for all; channels are padded with zeros."""
     value, out = noise(1, 2, 3, 5), np.full((2, 2, 3, 24), 7, np.float32)
     target = Target(24, 8, QUARTER)
-    launch(kernels(FLOAT32).write_map[False], 2, THREADS, value, out, Values(2, 1, 2, 3, 5), 0, 8, target)
+    launch(
+        kernels(FLOAT32).write_map[False], 2, THREADS, value, out, Values(2, 1, 5), Frame(2, 3, 1, 0, ZEROS), 8, target
+    )
     np.testing.assert_array_equal(out[..., 8:13], np.broadcast_to(relu(value, QUARTER), (2, 2, 3, 5)))
     assert not out[..., 13:16].any() and (out[..., :8] == 7).all() and (out[..., 16:] == 7).all()
     back = np.zeros((12, 5), np.float32)
@@ -266,7 +280,7 @@ def test_the_last_layer_becomes_an_image_by_the_rule(taps, splits, as_bytes):
     partial = noise(splits, *sums.shape, seed=1)
     partial[-1] = sums - partial[:-1].sum(0)
     out = np.zeros((n, h, w, channels), np.float32)
-    shape = Images(n, h, w, channels), sums.shape[3], splits, np.float32(255.5)
+    shape = Images(n, h, w, channels, 0, 1, 1), sums.shape[3], splits, np.float32(255.5)
     launch(kernels(FLOAT32).to_image[taps, False], 2, THREADS, partial, bias, out, *shape)
     np.testing.assert_allclose(out, np.tanh(total), rtol=0, atol=2e-6 if splits == 1 else 4e-6)
     if as_bytes:

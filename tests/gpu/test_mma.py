@@ -198,7 +198,7 @@ def test_maps_are_normalised_some_images_at_a_time(monkeypatch):
         multiply(self, packed, images, epilogue, outputs)
 
     monkeypatch.setattr(forward.GpuContext, "_multiply", counted)
-    monkeypatch.setattr(forward, "CACHED_WORDS", 1)
+    monkeypatch.setattr(products, "CACHED_WORDS", 1)
     with GpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="float16") as engine:
         np.testing.assert_array_equal(engine.translate(b), expected)
     assert {("encoder_2", first) for first in range(2)} <= set(launches)

@@ -219,8 +219,10 @@ cdef class WinogradConvolution(Convolution):
             first = last
 
     cdef long panel_groups(self, const Tiling* t, long tiles, long threads) noexcept nogil:
-        """Into how many tasks the panels of a point are cut: few, so that a point's rows of V stay in one thread's cache,
-        unless they are small."""
+        """Into how many tasks the panels of a point are cut.
+
+        Few, so that a point's rows of V stay in one thread's cache, unless they are small.
+        """
         cdef long groups = (TASKS * threads + t.points - 1) // t.points
         if tiles < FETCH_ROWS:
             groups = max(groups, self.panels // 4)

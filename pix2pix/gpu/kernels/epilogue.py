@@ -20,8 +20,8 @@ from ..ptx.vectors import add8, fill8, leaky_relu8, multiply8, pack8, round8, st
 from .parameters import Targets
 
 # A kernel's results: partial sums without bias; a map for each reader; the map before its norm, and its statistics;
-# the normalised map for each reader.
-PARTIAL_SUMS, MAPS, STATISTICS, NORMALISED = range(4)
+# the normalised map for each reader; the same as the third after a leaky ReLU.
+PARTIAL_SUMS, MAPS, STATISTICS, NORMALISED, LEAKY_STATISTICS = range(5)
 
 
 class Layout(NamedTuple):

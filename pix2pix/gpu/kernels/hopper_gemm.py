@@ -110,8 +110,8 @@ def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:
         """out = A @ w + bias. All but the operands is as in :func:`pix2pix.gpu.kernels.mma_gemm.make_mma_gemm`.
 
         a: a tensor map of the source, (images, rows of pairs, 2, pairs, 2 * words) where the stride is 2, else
-        (images, h, 1, w, words). w: a tensor map of the weights, (1, 1, 1, phases * padded columns, taps * words).
-        source.words is a multiple of SWIZZLE_ROW; the window is square; the grid is a BoxGrid.
+        (images, h, 1, w, words). w: a tensor map of the weights, (1, 1, 1, phases * padded columns, window.taps *
+        words). source.words is a multiple of SWIZZLE_ROW; strides are 1 or 2 along both axes; the grid is a BoxGrid.
         """
         shared = cuda.shared.array(0, float32, ALIGNMENT)
         barriers = cuda.shared.array(BARRIER_WORDS, float32, ALIGNMENT)  # of full stages, then of free ones
@@ -143,7 +143,9 @@ def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:
         cuda.syncthreads()
 
         chunks = quotient(words, SWIZZLE_ROW)  # stages that a tap fills
-        steps = int32(window.kernel_h * window.kernel_w * chunks)
+        kernel_h = int32(window.y.taps2 if py else window.y.taps)
+        kernel_w = int32(window.x.taps2 if px else window.x.taps)
+        steps = int32(kernel_h * kernel_w * chunks)
         share = quotient(steps + splits - 1, splits)
         begin = int32(split * share)
         count = int32(min(share, steps - begin))
@@ -152,7 +154,9 @@ def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:
             fence_tensor_map(a)
             fence_tensor_map(w)
             w_row = int32(phase * ((columns + 31) // 32 * 32) + first_column)
-            halves = int32(window.stride_h - 1)
+            first_y = int32(window.y.first2 if py else window.y.first)
+            first_x = int32(window.x.first2 if px else window.x.first)
+            halves = int32(window.y.stride - 1)
             for i in range(count):
                 i = int32(i)
                 turn = quotient(i, STAGES)
@@ -160,9 +164,9 @@ def make_hopper_gemm(tile: HopperTile, kind: int, epilogue: int) -> Any:
                 at = int32(begin + i)
                 tap = quotient(at, chunks)
                 channel = int32((at - tap * chunks) * SWIZZLE_ROW)
-                tap_y = quotient(tap, window.kernel_w)
-                y = int32(py - window.padding + window.dilation * tap_y)
-                x = int32(px - window.padding + window.dilation * (tap - tap_y * window.kernel_w))
+                tap_y = quotient(tap, kernel_w)
+                y = int32(first_y + tap_y)
+                x = int32(first_x + tap - tap_y * kernel_w)
                 mbarrier_wait(barriers, STAGES + stage, (turn & 1) ^ 1)
                 mbarrier_expect_tx(barriers, stage, STAGE)
                 to = int32(first + stage * STAGE)

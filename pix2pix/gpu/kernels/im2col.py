@@ -12,31 +12,32 @@ from numba import cuda, float32
 
 from ..jit import Array, kernel
 from ..ptx.simt import load4, store4
-from .parameters import Grid, Source, Window
+from .parameters import Grid, Inserted, Source, Window
 
 ZERO = float32(0)
 
 
 def make_insert_zeros(threads: int) -> Any:
-    """The map whose 4x4 convolution of stride 1 without padding is a transposed convolution of stride 2."""
+    """The map whose convolution of stride 1 without padding is a transposed convolution."""
 
     @kernel(threads)
-    def insert_zeros(a: Array, out: Array, images: int, source: Source) -> None:
-        """out (images, 2h+3, 2w+3, words) = a's pixel (y, x) at (2y+2, 2x+2), zeros elsewhere.
+    def insert_zeros(a: Array, out: Array, images: int, source: Source, inserted: Inserted) -> None:
+        """out (images, inserted.h, inserted.w, words) = a's pixels where `inserted` says, zeros elsewhere.
 
         a: maps (images, h, w, words), float32.
         """
         h, w, words = source.h, source.w, source.words
-        chunks, out_h, out_w = words // 4, 2 * h + 3, 2 * w + 3
+        stride, chunks, out_h, out_w = inserted.stride, words // 4, inserted.h, inserted.w
         for i in range(cuda.grid(1), images * out_h * out_w * chunks, cuda.gridsize(1)):
             pixel = i // chunks
             c = (i - pixel * chunks) * 4
             line = pixel // out_w
             image = line // out_h
-            y, x = line - image * out_h, pixel - line * out_w
+            y, x = line - image * out_h - inserted.top, pixel - line * out_w - inserted.left
+            i, j = y // stride, x // stride
             v = (ZERO, ZERO, ZERO, ZERO)
-            if y % 2 == 0 and x % 2 == 0 and 2 <= y and y < 2 * h + 2 and 2 <= x and x < 2 * w + 2:
-                v = load4(a, ((image * h + y // 2 - 1) * w + x // 2 - 1) * words + c)
+            if i * stride == y and j * stride == x and 0 <= i and i < h and 0 <= j and j < w:
+                v = load4(a, ((image * h + i) * w + j) * words + c)
             store4(out, pixel * words + c, v)
 
     return insert_zeros
@@ -51,7 +52,7 @@ def make_im2col(threads: int) -> Any:
 
         a: maps (images, h, w, words), float32. The kernel writes zeros for what lies outside.
         """
-        words, taps = source.words, window.kernel_h * window.kernel_w
+        words, taps, kernel_w = source.words, window.y.taps * window.x.taps, window.x.taps
         chunks = words // 4
         for i in range(cuda.grid(1), rows * taps * chunks, cuda.gridsize(1)):
             at = i // chunks
@@ -59,8 +60,8 @@ def make_im2col(threads: int) -> Any:
             tap, pixel = at % taps, first_row + at // taps
             line = pixel // grid.w
             image = line // grid.h
-            y = window.stride_h * (line - image * grid.h) - window.padding + window.dilation * (tap // window.kernel_w)
-            x = window.stride_w * (pixel - line * grid.w) - window.padding + window.dilation * (tap % window.kernel_w)
+            y = window.y.stride * (line - image * grid.h) + window.y.first + tap // kernel_w
+            x = window.x.stride * (pixel - line * grid.w) + window.x.first + tap % kernel_w
             v = (ZERO, ZERO, ZERO, ZERO)
             if 0 <= y and y < source.h and 0 <= x and x < source.w:
                 v = load4(a, ((image * source.h + y) * source.w + x) * words + c)

@@ -12,10 +12,12 @@ from typing import Any
 
 from numba import cuda, float32, uint8
 
-from ..jit import Array, kernel
+from ..jit import Array, int32, kernel
 from ..ptx.packed_words import ELEMENTS
+from ..ptx.simt import quotient
 from ..ptx.vectors import load_word, pack, store_word, unpack
-from .parameters import Images, Target, Values
+from .gather import inner
+from .parameters import Frame, Images, Target, Values
 
 ZERO, ONE = float32(0), float32(1)
 
@@ -25,24 +27,27 @@ def make_write_map(threads: int, kind: int, as_bytes: bool) -> Any:
     PER_WORD = ELEMENTS[kind]
 
     @kernel(threads)
-    def write_map(value: Array, out: Array, shape: Values, border: int, width: int, target: Target) -> None:
+    def write_map(value: Array, out: Array, shape: Values, frame: Frame, width: int, target: Target) -> None:
         """out's words [first, first + width) of every pixel = leaky_relu(value); zeros in padding.
 
         value (period, h, w, channels): float32, or uint8 x as x / 255 * 2 - 1. Image i is value[i % period]. out:
-        packed words (images, h + 2 * border, w + 2 * border, stride). The kernel writes zeros into the border and into
-        channels from `channels` on.
+        packed words (images, factor * h + 2 * border, factor * w + 2 * border, stride). The kernel fills the border,
+        and writes zeros into channels from `channels` on.
         """
-        h, w, channels = shape.h, shape.w, shape.channels
+        channels, border = shape.channels, int32(frame.border)
+        h, w = int32(frame.h * frame.factor), int32(frame.w * frame.factor)
         out_h, out_w = h + 2 * border, w + 2 * border
         for i in range(cuda.grid(1), shape.images * out_h * out_w * width, cuda.gridsize(1)):
             pixel = i // width
             c = (i - pixel * width) * PER_WORD
             line = pixel // out_w
             image = line // out_h
-            y, x = line - image * out_h - border, pixel - line * out_w - border
+            y = inner(int32(line - image * out_h - border), h, frame.fill)
+            x = inner(int32(pixel - line * out_w - border), w, frame.fill)
             low, high = ZERO, ZERO
             if 0 <= y and y < h and 0 <= x and x < w:
-                at = ((image % shape.period * h + y) * w + x) * channels + c
+                line = image % shape.period * frame.h + quotient(y, frame.factor)
+                at = (line * frame.w + quotient(x, frame.factor)) * channels + c
                 if c < channels:
                     low = float32(value[at])
                     if as_bytes:
@@ -93,7 +98,7 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
     """The last layer's epilogue: bias, tanh, and the conversion to 8 bits if `as_bytes`.
 
     It reads the layer's partial sums, or with `taps` those of the products of each source pixel with all 16 taps of a
-    4x4 transposed convolution of stride 2, of which each pixel of the image adds the 2x2 that reach it.
+    4x4 transposed convolution of stride 2 and padding 1, of which each pixel of the image adds the 2x2 that reach it.
     """
 
     @kernel(threads)
@@ -102,11 +107,12 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
     ) -> None:
         """out (images, h, w, channels) = y = tanh(bias + sums), or uint8 trunc(clip((y + 1) / 2 * scale, 0, 255)).
 
-        partial (splits, images, h, w, columns), float32; with taps (splits, images, h / 2, w / 2, columns), the columns
-        being (4, 4, channels).
+        partial, float32: with taps (splits, images, h / 2, w / 2, columns), the columns being (4, 4, channels), else
+        (splits, phases, images, h / u, w / u + shape.taps - 1, columns), the columns being (shape.taps, channels), with
+        u * u phases.
         """
-        h, w, channels = shape.h, shape.w, shape.channels
-        pixels = shape.images * h * w
+        h, w, channels, log = shape.h, shape.w, shape.channels, shape.log_phases
+        pixels, unit = shape.images * h * w, 1 << log
         for pixel in range(cuda.grid(1), pixels, cuda.gridsize(1)):
             line = pixel // w
             x = pixel - line * w
@@ -124,10 +130,14 @@ def make_to_image(threads: int, taps: bool, as_bytes: bool) -> Any:
                                     at = split * (pixels // 4) + (image * (h // 2) + i) * (w // 2) + j
                                     total += partial[at * columns + (tap_y * 4 + tap_x) * channels + c]
                     else:
-                        total += partial[(split * pixels + pixel) * columns + c]
-                v = float32(math.tanh(total))
+                        phase = (y & (unit - 1)) * unit + (x & (unit - 1))
+                        at = ((split * unit * unit + phase) * shape.images + image) * (h >> log) + (y >> log)
+                        at = at * ((w >> log) + shape.taps - 1) + (x >> log)
+                        for tap in range(shape.taps):
+                            total += partial[(at + tap) * columns + tap * channels + c]
+                v = float32(math.tanh(total)) if shape.tanh else total
                 if as_bytes:
-                    v = min((v + float32(1)) * float32(0.5) * scale, float32(255))
+                    v = min(max((v + float32(1)) * float32(0.5) * scale, ZERO), float32(255))
                     out[pixel * channels + c] = uint8(v)
                 else:
                     out[pixel * channels + c] = v

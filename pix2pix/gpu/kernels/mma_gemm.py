@@ -88,7 +88,7 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
         """out = A @ w + bias.
 
         a: packed words of maps (N, source.h, source.w, source.words), words a multiple of CHUNK. w: packed words
-        (phases, columns, taps * source.words), columns padded to a multiple of COLUMN_UNIT and in the order of
+        (phases, columns, window.taps * source.words), columns padded to a multiple of COLUMN_UNIT and in the order of
         :func:`pix2pix.gpu.ptx.fragments.column_order`. bias (columns), float32. columns is a multiple of VECTOR.
         Padding of the convolution: the kernel reads zeros outside the source.
         MAPS: out and out2 are packed words of maps (N, u * grid.h, u * grid.w, stride), written at (u * y + py,
@@ -122,7 +122,9 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
             first, row_taps[copy] = taps_of(pixel, row < grid.rows, py, px, source, window, grid)
             row_at[copy] = first * chunks  # of the first tap, in chunks
 
-        taps = int32(window.kernel_h * window.kernel_w)
+        kernel_h = int32(window.y.taps2 if py else window.y.taps)
+        kernel_w = int32(window.x.taps2 if px else window.x.taps)
+        taps = int32(window.taps)
         w_rows = int32((columns + COLUMN_UNIT - 1) // COLUMN_UNIT * COLUMN_UNIT)
         w_row = int32(first_column + copied)
         w_at = int32((phase * w_rows + w_row) * taps * chunks)  # in chunks
@@ -130,17 +132,16 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
         w_inside = int32(0)  # bits of this thread's rows of W that exist
         for copy in range(B_COPIES):
             w_inside |= int32(w_row + copy * ROWS_APART < w_rows) << copy
-        steps = quotient(taps * words + ROW - 1, ROW)
+        steps = quotient(kernel_h * kernel_w * words + ROW - 1, ROW)
         share = quotient(steps + splits - 1, splits)
         begin = int32(split * share)
         end = int32(min(begin + share, steps))
         at_chunk = int32(begin * CHUNKS + chunk)  # of a row of W, which this thread copies next
         tap = quotient(at_chunk, chunks)
         channel = int32(at_chunk - tap * chunks)
-        tap_y = quotient(tap, window.kernel_w)
-        tap_x = int32(tap - tap_y * window.kernel_w)
-        step_y, step_x = int32(window.dilation * source.w * chunks), int32(window.dilation * chunks)
-        kernel_h, kernel_w = int32(window.kernel_h), int32(window.kernel_w)
+        tap_y = quotient(tap, kernel_w)
+        tap_x = int32(tap - tap_y * kernel_w)
+        step_y = int32(source.w * chunks)
         w_at = int32(w_at + at_chunk)
         to = int32(copied * ROW + (chunk ^ (copied >> 1 & 3)) * CHUNK)
 
@@ -156,7 +157,7 @@ def make_mma_gemm(tile: MmaTile, kind: int, epilogue: int) -> Any:
                 cp_async_wait_group(PENDING)
                 cuda.syncthreads()
             if int32(at + AHEAD) < end:  # the stage that was multiplied last is free
-                offset = int32(tap_y * step_y + tap_x * step_x + channel)
+                offset = int32(tap_y * step_y + tap_x * chunks + channel)
                 mask = int32(1 << tap_y | 1 << (tap_x + COLUMN_BITS))
                 w_mask = w_inside if tap_y < kernel_h else int32(0)
                 for copy in range(A_COPIES):

@@ -9,19 +9,84 @@ Source: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 19
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import cuda, float32
 
-from ..jit import ALIGNMENT, Array, int32, kernel
+from ..jit import ALIGNMENT, Array, inlined, int32, kernel, synchronise
 from ..ptx.fragments import VECTOR
 from ..ptx.packed_words import VECTOR_WORDS
 from ..ptx.simt import quotient
-from ..ptx.vectors import add8, fill8, load8, multiply8, store8, subtract8, unpack8
-from .epilogue import MAPS, NORMALISED, STATISTICS, write_vector
+from ..ptx.vectors import (
+    add8,
+    fill8,
+    leaky_relu8,
+    load8,
+    multiply8,
+    store8,
+    subtract8,
+    unpack8,
+)
+from .epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, STATISTICS, write_vector
 from .parameters import Norm, Sums, Targets
 
 ZERO, ONE = float32(0), float32(1)
+
+
+class Share(NamedTuple):
+    """A thread of a block of lanes * rows, which has lanes * VECTOR channels of an image, from `first_column` on.
+
+    `lanes` and `rows` are compile-time constants.
+    """
+
+    lanes: int
+    rows: int
+    thread: int
+    first_column: int
+    image: int
+
+
+@inlined
+def write_scale_and_shift(statistics: Array, affine: Array, shared: Array, shape: Norm, share: Share) -> None:
+    """The norm of a block's channels as v * scale + shift, in shared memory: scales of lanes * VECTOR channels behind
+    as many words for each row of threads, then shifts.
+
+    Other arguments are those of normalise_map.
+    """
+    lanes, rows, thread, first_column, image = share
+    lane, row = thread % lanes, thread // lanes
+    width = lanes * VECTOR
+    scales, shifts = rows * width, rows * width + width
+    pixels, columns, parts = shape.pixels, shape.columns, shape.phases * shape.tiles
+    column = first_column + lane * VECTOR
+    for moment in range(2):
+        total = fill8(ZERO)
+        if column < columns:
+            for part in range(row, parts, rows):
+                count = float32(min(shape.tile, pixels // shape.phases - part % shape.tiles * shape.tile))
+                at = (image * parts + part) * 2 * columns + column
+                v = load8(statistics, at)
+                if moment == 1:
+                    v = subtract8(v, load8(shared, shifts + lane * VECTOR))
+                    v = multiply8(v, v)
+                v = multiply8(v, fill8(count))
+                if moment == 1:
+                    v = add8(v, load8(statistics, at + columns))
+                total = add8(total, v)
+        store8(shared, thread * VECTOR, total)
+        synchronise()
+        for c in range(thread, min(width, columns - first_column), lanes * rows):
+            value = ZERO
+            for r in range(rows):
+                value += shared[r * width + c]
+            value /= float32(pixels)
+            if moment == 0:
+                shared[shifts + c] = value
+            else:
+                scale = affine[columns + first_column + c] * (ONE / math.sqrt(value + shape.eps))
+                shared[scales + c] = scale
+                shared[shifts + c] = affine[2 * columns + first_column + c] - shared[shifts + c] * scale
+        synchronise()
 
 
 def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
@@ -30,8 +95,8 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
     Launch blocks of lanes * rows in a grid of (channels / VECTOR / lanes, parts of the map, images).
     """
     KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
-    THREADS, COLUMNS = lanes * rows, lanes * VECTOR
-    SCALE, SHIFT, SHARED = THREADS * VECTOR, THREADS * VECTOR + COLUMNS, THREADS * VECTOR + 2 * COLUMNS
+    COLUMNS = lanes * VECTOR
+    SCALE, SHIFT, SHARED = rows * COLUMNS, rows * COLUMNS + COLUMNS, rows * COLUMNS + 2 * COLUMNS
 
     @kernel(lanes * rows)
     def normalise_map(statistics: Array, affine: Array, out: Array, out2: Array, shape: Norm, targets: Targets) -> None:
@@ -42,40 +107,11 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
         float32: bias, gamma, beta.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
-        thread = cuda.threadIdx.x
+        thread, first_column, image = cuda.threadIdx.x, cuda.blockIdx.x * COLUMNS, cuda.blockIdx.z
+        write_scale_and_shift(statistics, affine, shared, shape, Share(LANES, ROWS, thread, first_column, image))
         lane, row = thread % LANES, thread // LANES
         pixels, columns = shape.pixels, shape.columns
-        first_column = cuda.blockIdx.x * COLUMNS
         column = first_column + lane * VECTOR
-        image, parts = cuda.blockIdx.z, shape.phases * shape.tiles
-        for moment in range(2):
-            total = fill8(ZERO)
-            if column < columns:
-                for part in range(row, parts, ROWS):
-                    count = float32(min(shape.tile, pixels // shape.phases - part % shape.tiles * shape.tile))
-                    at = (image * parts + part) * 2 * columns + column
-                    v = load8(statistics, at)
-                    if moment == 1:
-                        v = subtract8(v, load8(shared, SHIFT + lane * VECTOR))
-                        v = multiply8(v, v)
-                    v = multiply8(v, fill8(count))
-                    if moment == 1:
-                        v = add8(v, load8(statistics, at + columns))
-                    total = add8(total, v)
-            store8(shared, thread * VECTOR, total)
-            cuda.syncthreads()
-            for c in range(thread, min(COLUMNS, columns - first_column), THREADS):
-                value = ZERO
-                for r in range(ROWS):
-                    value += shared[r * COLUMNS + c]
-                value /= float32(pixels)
-                if moment == 0:
-                    shared[SHIFT + c] = value
-                else:
-                    scale = affine[columns + first_column + c] * (ONE / math.sqrt(value + shape.eps))
-                    shared[SCALE + c] = scale
-                    shared[SHIFT + c] = affine[2 * columns + first_column + c] - shared[SHIFT + c] * scale
-            cuda.syncthreads()
         if column < columns:
             scale, shift = load8(shared, SCALE + lane * VECTOR), load8(shared, SHIFT + lane * VECTOR)
             word = column // VECTOR * WORDS
@@ -90,7 +126,7 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
 
 
 def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
-    """Maps from partial sums: MAPS, NORMALISED maps, or maps before their norm and their STATISTICS.
+    """Maps from partial sums: MAPS, NORMALISED maps, or maps before their norm and their (LEAKY_)STATISTICS.
 
     Launch blocks of lanes * rows in a grid of (channels / VECTOR / lanes, parts of the map, images). NORMALISED maps
     have one part: a block sees all pixels of its channels.
@@ -98,7 +134,8 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
     KIND, LANES, ROWS, WORDS = kind, lanes, rows, VECTOR_WORDS[kind]
     THREADS, COLUMNS = lanes * rows, lanes * VECTOR
     MEAN, SHARED = THREADS * VECTOR, THREADS * VECTOR + COLUMNS
-    NORMALISES, HAS_STATISTICS = epilogue == NORMALISED, epilogue == STATISTICS
+    NORMALISES, HAS_STATISTICS = epilogue == NORMALISED, epilogue in (STATISTICS, LEAKY_STATISTICS)
+    IS_LEAKY = epilogue == LEAKY_STATISTICS
     MOMENTS = 0 if epilogue == MAPS else 2
 
     @kernel(lanes * rows, 3)
@@ -106,6 +143,8 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
         partial: Array, affine: Array, out: Array, out2: Array, statistics: Array, sums: Sums, targets: Targets
     ) -> None:
         """out = out2 = norm(bias + sum over s of partial[s]), each through its leaky ReLU.
+
+        With LEAKY_STATISTICS the norm is that of leaky_relu(bias + sum), by sums.slope.
 
         partial (splits, phases, images * h * w, columns), float32; its first split is overwritten. Parts are of
         sums.share pixels, in the order of partial. affine (3, columns), float32: bias, gamma, beta. out and out2:
@@ -129,7 +168,7 @@ def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
                 v = load8(affine, column)
                 for split in range(sums.splits):
                     v = add8(v, load8(partial, split * phases * every * columns + place))
-                store8(partial, place, v)
+                store8(partial, place, leaky_relu8(v, sums.slope) if IS_LEAKY else v)
         for moment in range(MOMENTS):
             total = fill8(ZERO)
             if column < columns:

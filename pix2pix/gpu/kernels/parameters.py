@@ -19,20 +19,25 @@ class Source(NamedTuple):
     words: int
 
 
-class Window(NamedTuple):
-    """Which pixels of the source one row of a product reads.
+class Axis(NamedTuple):
+    """What a row of a product reads along one axis: tap i of `taps` reads pixel stride * y + first + i for pixel y.
 
-    Tap (i, j) of kernel_h x kernel_w reads pixel (y * stride_h - padding + dilation * i, x * stride_w - padding +
-    dilation * j) for pixel (y, x) of the product's grid; zeros outside. For phase (py, px) of a transposed convolution,
-    py and px are added.
+    `taps2` and `first2` are those of the second phase of a transposed convolution.
     """
 
-    kernel_h: int
-    kernel_w: int
-    stride_h: int
-    stride_w: int
-    padding: int
-    dilation: int
+    stride: int
+    taps: int
+    first: int
+    taps2: int
+    first2: int
+
+
+class Window(NamedTuple):
+    """Which pixels of the source one row of a product reads, and zeros outside. W has rows for `taps` of each phase."""
+
+    y: Axis
+    x: Axis
+    taps: int
 
 
 class Grid(NamedTuple):
@@ -91,23 +96,51 @@ class Targets(NamedTuple):
     out2: Target
 
 
+class Inserted(NamedTuple):
+    """Maps (images, h, w, words) in which pixel (i, j) of a source lies at (stride * i + top, stride * j + left)."""
+
+    h: int
+    w: int
+    stride: int
+    top: int
+    left: int
+
+
 class Values(NamedTuple):
     """A layer's value (period, h, w, channels) for `images` images: image i is number i % period of it."""
 
     images: int
     period: int
-    h: int
-    w: int
     channels: int
 
 
+class Frame(NamedTuple):
+    """A map of a value of h x w pixels: each is repeated `factor` times along both axes, `border` pixels are around.
+
+    `fill` says what the border holds: ZEROS, or pixels by REFLECT or REPLICATE.
+    """
+
+    h: int
+    w: int
+    factor: int
+    border: int
+    fill: int
+
+
 class Images(NamedTuple):
-    """The shape of images, (images, h, w, channels)."""
+    """The shape of images, (images, h, w, channels), and how they are made of sums.
+
+    Sums have 4**log_phases phases, or are those of each of `taps` columns of taps. `tanh` is 1 where values go through
+    tanh, else 0.
+    """
 
     images: int
     h: int
     w: int
     channels: int
+    log_phases: int
+    taps: int
+    tanh: int
 
 
 class Norm(NamedTuple):
@@ -125,7 +158,10 @@ class Norm(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Partial sums (splits, phases, images * h * w, columns) of a product; blocks finish `share` pixels each."""
+    """Partial sums (splits, phases, images * h * w, columns) of a product; blocks finish `share` pixels each.
+
+    `slope` is that of a leaky ReLU before the norm.
+    """
 
     h: int
     w: int
@@ -134,6 +170,41 @@ class Sums(NamedTuple):
     columns: int
     share: int
     eps: np.float32
+    slope: np.float32
 
 
+class Residual(NamedTuple):
+    """Where a residual is read: words from `first` of each pixel's `stride`, in a map with a border.
+
+    A stride of 0 says that there is none.
+    """
+
+    stride: int
+    first: int
+    border: int
+
+
+class Padding(NamedTuple):
+    """How a value becomes one reader's map."""
+
+    frame: Frame
+    target: Target
+    residual: Residual
+
+
+class Resizing(NamedTuple):
+    """How a value in packed words (images, h, w, words) becomes a bilinearly enlarged map.
+
+    Pixel y of the map within its border lies at step_y * y + offset of the value, but not before 0; likewise x.
+    """
+
+    frame: Frame
+    target: Target
+    words: int
+    step_y: np.float32
+    step_x: np.float32
+    offset: np.float32
+
+
+ZEROS, REFLECT, REPLICATE = range(3)  # what a border holds
 NO_TARGET = Target(0, 0, np.float32(1))

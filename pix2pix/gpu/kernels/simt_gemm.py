@@ -81,8 +81,8 @@ def make_simt_gemm(tile: SimtTile, epilogue: int) -> Any:
     ) -> None:
         """out = A @ w + bias. All but w is as in :func:`pix2pix.gpu.kernels.mma_gemm.make_mma_gemm`, in float32.
 
-        source.words is a multiple of BK. w: (phases, taps * source.words, columns), columns padded to a multiple of
-        LX * TN and in the order of :func:`pix2pix.gpu.ptx.fragments.column_order` for LX lanes.
+        source.words is a multiple of BK. w: (phases, window.taps * source.words, columns), columns padded to a multiple
+        of LX * TN and in the order of :func:`pix2pix.gpu.ptx.fragments.column_order` for LX lanes.
         """
         shared = cuda.shared.array(SHARED, float32, ALIGNMENT)
         acc = cuda.local.array(ACCUMULATORS, float32)
@@ -116,23 +116,25 @@ def make_simt_gemm(tile: SimtTile, epilogue: int) -> Any:
         b_row, b_column = int32(thread // B_CHUNKS), int32(thread % B_CHUNKS * CHUNK)
         column_exists = first_column + b_column < w_columns
 
-        steps = int32(window.kernel_h * window.kernel_w * source.words // BK)
+        kernel_h = int32(window.y.taps2 if py else window.y.taps)
+        kernel_w = int32(window.x.taps2 if px else window.x.taps)
+        steps = int32(kernel_h * kernel_w * source.words // BK)
         share = quotient(steps + splits - 1, splits)
         begin = int32(split * share)
         end = int32(min(begin + share, steps))
         tap = quotient(begin * A_CHUNKS, channels)
         channel = int32(begin * A_CHUNKS - tap * channels)
-        tap_y = quotient(tap, window.kernel_w)
-        tap_x = int32(tap - tap_y * window.kernel_w)
-        step_y, step_x = int32(window.dilation * source.w * channels), int32(window.dilation * channels)
-        kernel_w = int32(window.kernel_w)
-        w_at = int32(((phase * steps + begin) * BK + b_row) * w_columns + first_column + b_column)
+        tap_y = quotient(tap, kernel_w)
+        tap_x = int32(tap - tap_y * kernel_w)
+        step_y = int32(source.w * channels)
+        w_row = int32(phase * window.taps * source.words + begin * BK + b_row)
+        w_at = int32(w_row * w_columns + first_column + b_column)
 
         warp, lane = thread // WARP, thread % WARP
         top, left = int32(warp // WARPS_X * UNIT_M), int32(warp % WARPS_X * UNIT_N)
         for at in range(begin, int32(end + 1)):  # fetch stage `at` while multiplying the one before it
             if at < end:
-                offset = int32(tap_y * step_y + tap_x * step_x + channel)
+                offset = int32(tap_y * step_y + tap_x * channels + channel)
                 mask = int32(1 << tap_y | 1 << (tap_x + COLUMN_BITS))
                 for load in range(A_LOADS):
                     v = (ZERO, ZERO, ZERO, ZERO)

@@ -18,16 +18,17 @@ from typing import Any
 from .device import Session
 from .faults import Fault
 from .machine import Options
-from .networks import Network, check
+from .networks import Case, Network, Sample, check
 
 ORDERS = Options(), Options(late=False), Options(order="random", late=False, seed=1)  # until one of them notices
-NETWORKS = {
+NETWORKS: dict[str, Case] = {
     "simt": Network("implicit-128x64", 1, 32, 48, True, 5, 2),
     "sums": Network("implicit-32x128-split4", 1, 16, 32, True, 5, 2),
     "im2col": Network("im2col", 1, 16, 16, True, 5, 2),
     "mma": Network("tensor-64x64", 1, 40, 32, True, 9, 2, "float16"),
     "one step": Network("tensor-64x64", 1, 64, 64, True, 2, 3, "float16"),  # sums and the last stage share memory
     "tf32": Network("tensor-64x64-split2", 1, 16, 32, True, 9, 2, "tf32"),
+    "residual": Sample("tensor-64x64", 2, 8, 12, "residual", "float16"),
     "hopper": Network("hopper-128x64", 1, 32, 64, True, (32, 64, 64), 3, "float16"),
 }
 
@@ -92,6 +93,8 @@ MUTATIONS = [
     Mutation("syncthreads", "finish_map's second", "sums", "finish_map normalised", sub(NO_BARRIER, "", 1)),
     Mutation("syncthreads", "normalise_map's first", "mma", "normalise_map", sub(NO_BARRIER, "", 0)),
     Mutation("syncthreads", "normalise_map's second", "mma", "normalise_map", sub(NO_BARRIER, "", 1)),
+    Mutation("syncthreads", "pad_map's first", "residual", "pad_map statistics", sub(NO_BARRIER, "", 0)),
+    Mutation("syncthreads", "pad_map's second", "residual", "pad_map statistics", sub(NO_BARRIER, "", 1)),
     # -- simt
     Mutation("load4", "16 bytes further", "im2col", "im2col", sub(V4_LOAD, r"\1+16]")),
     Mutation("load4", "16 bytes further", "simt", "simt_gemm", sub(V4_LOAD, r"\1+16]")),

@@ -6,18 +6,24 @@ then an image is translated as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.gpu.engine import GpuEngine
-from tests.gpu.layers import PRECISIONS, check_layers, network
+from pix2pix.model.generator import Generator
+from tests.engines.layers import NETWORKS
+from tests.gpu.layers import PRECISIONS, UNUSUAL, check_layers, check_network, network, sample
 from tests.models import PSNR, pictures
 
 from .compiler import name_of
 from .device import Session, on_machine
 from .machine import Options
+
+Model = tuple[Generator, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +39,58 @@ class Network:
     depth: int
     precision: str = "float32"
 
+    @property
+    def model(self) -> Model:
+        """The generator and its weights."""
+        return network(self.precision, self.norm, self.filters, self.depth)
+
+    def check(self) -> None:
+        """Compare each layer, and a translated image, with the oracle's."""
+        check_layers(self.precision, self.algorithm, self.images, self.h, self.w, self.norm, self.filters, self.depth)
+        (g, weights), b = self.model, pictures(self.images, self.h, self.w)
+        with GpuEngine(g, weights, precision=self.precision, plan=self.algorithm) as engine:
+            translated = engine.translate(b)
+        difference = translated.astype(float) - ReferenceEngine(g, weights).translate(b)
+        if self.precision == "float32":
+            assert np.abs(difference).max() <= 1  # where the oracle's value is next to an integer
+        else:
+            assert (difference**2).mean() < 255**2 / 10 ** (PSNR[self.precision] / 10)
+
     def __str__(self) -> str:
         filters = "-".join(map(str, self.filters)) if isinstance(self.filters, tuple) else self.filters
         shape = f"{self.images}x{self.h}x{self.w}"
         return f"{self.precision}-{self.algorithm}-{shape}-{'norm' if self.norm else 'plain'}-{filters}-{self.depth}"
 
 
-def _in_all(precisions: list[str], networks: list[Network]) -> list[Network]:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A network of :func:`tests.gpu.layers.sample`, `images` of h x w, a plan of one algorithm."""
+
+    algorithm: str
+    images: int
+    h: int
+    w: int
+    name: str
+    precision: str = "float32"
+
+    @property
+    def model(self) -> Model:
+        """The generator and its weights."""
+        return sample(self.name)
+
+    def check(self) -> None:
+        """Compare all layers, and a translated image, with the oracle's."""
+        check_network(self.name, self.precision, self.algorithm, self.images, self.h, self.w)
+
+    def __str__(self) -> str:
+        return f"{self.precision}-{self.algorithm}-{self.images}x{self.h}x{self.w}-{self.name.replace(' ', '_')}"
+
+
+Case = Network | Sample
+Kind = TypeVar("Kind", Network, Sample)
+
+
+def _in_all(precisions: list[str], networks: Sequence[Kind]) -> list[Kind]:
     return [replace(network, precision=precision) for network in networks for precision in precisions]
 
 
@@ -55,9 +106,17 @@ HOPPER = [
     Network("hopper-128x128", 1, 32, 64, False, (64, 136), 2),  # a full tile of columns and some of the next
 ]
 SMALL_HOPPER = Network("hopper-128x64", 3, 32, 32, False, 32, 3)
+# Statistics of padded maps and residuals, phases with 1, 2 and 4 taps, 7x7; enlarged maps without statistics; a leaky
+# ReLU before the norm, which takes partial sums.
+SAMPLES = [
+    Sample("tensor-64x64", 1, 24, 32, "resnet"),
+    Sample("tensor-64x64", 2, 8, 12, "bilinear"),
+    Sample("tensor-64x64", 2, 8, 12, "inner slope"),
+]
+REST = [name for name in (*UNUSUAL, *NETWORKS) if name not in ("bilinear", "inner slope", "average")]
 # Networks of `make test`. They launch every specialisation, but of bfloat16 only some, and of tf32 only some of
 # Hopper's: these differ from float16 in their format alone.
-QUICK = [
+QUICK: list[Case] = [
     Network("tensor-64x64", 1, 64, 64, True, 2, 3, "float16"),  # sums of one step, whose stage lies where statistics do
     Network("implicit-128x128", 1, 48, 48, True, 9, 3),
     Network("implicit-128x64", 1, 48, 56, True, 5, 3),
@@ -72,11 +131,27 @@ QUICK = [
             Network("hopper-128x64", 1, 64, 64, True, 32, 3),
         ],
     ),
-    *_in_all(["float16", "tf32"], TENSOR),
+    *_in_all(["float16", "tf32"], [TENSOR[0], TENSOR[2]]),
     *_in_all(["float16"], [*HOPPER, SMALL_HOPPER]),
+    *_in_all(["float16", "tf32"], SAMPLES[1:]),
+    replace(SAMPLES[0], precision="float16"),
+    Sample("tensor-64x64", 2, 8, 12, "residual", "tf32"),
+    Sample("implicit-128x64", 1, 24, 32, "resnet"),
+    Sample("implicit-128x64-split2", 2, 8, 12, "bilinear"),
+    Sample("implicit-128x64", 2, 8, 12, "inner slope"),
+    Sample("hopper-128x64", 1, 32, 64, "wide resnet", "float16"),
+    replace(SAMPLES[1], precision="bfloat16"),
 ]
 # What else there is to go wrong: networks of `make test-full`.
-MORE = [
+MORE: list[Case] = [
+    *_in_all(["bfloat16"], [SAMPLES[0], SAMPLES[2]]),
+    replace(SAMPLES[0], precision="tf32"),
+    *_in_all(["float16", "tf32"], [TENSOR[1]]),
+    *_in_all(["bfloat16", "tf32"], [Sample("hopper-128x128", 1, 64, 64, "wide resnet")]),
+    *_in_all(PRECISIONS, [Sample("tensor-128x64-split4", 2, 16, 24, "resnet")]),
+    *_in_all(PRECISIONS, [Sample("tensor-64x64", 2, 8, 12, name) for name in REST]),
+    *(Sample("implicit-128x64", 2, 8, 12, name) for name in REST),
+    Sample("im2col", 1, 16, 24, "resnet"),
     *_in_all(["bfloat16"], TENSOR),
     *_in_all(["bfloat16", "tf32"], [*HOPPER, SMALL_HOPPER]),
     Network("implicit-32x128-split32", 1, 16, 32, False, 8, 4),
@@ -107,19 +182,10 @@ ADVERSE = {
 }
 
 
-def check(case: Network, session: Session) -> None:
+def check(case: Case, session: Session) -> None:
     """Compare all layers, and a translated image, with the oracle's."""
     with on_machine(session):
-        check_layers(case.precision, case.algorithm, case.images, case.h, case.w, case.norm, case.filters, case.depth)
-        g, weights = network(case.precision, case.norm, case.filters, case.depth)
-        b = pictures(case.images, case.h, case.w)
-        with GpuEngine(g, weights, precision=case.precision, plan=case.algorithm) as engine:
-            translated = engine.translate(b)
-    difference = translated.astype(float) - ReferenceEngine(g, weights).translate(b)
-    if case.precision == "float32":
-        assert np.abs(difference).max() <= 1  # where the oracle's value is next to an integer
-    else:
-        assert (difference**2).mean() < 255**2 / 10 ** (PSNR[case.precision] / 10)
+        case.check()
 
 
 class DryRun(Session):
@@ -129,13 +195,14 @@ class DryRun(Session):
         self.launches[name_of(kernel)] += 1
 
 
-def launches_of(case: Network, architecture: str) -> set[str]:
+def launches_of(case: Case, architecture: str) -> set[str]:
     """The kernels that :func:`check` has to launch."""
     session = DryRun(architecture)
-    g, weights = network(case.precision, case.norm, case.filters, case.depth)
+    g, weights = case.model
     with on_machine(session), GpuEngine(g, weights, precision=case.precision, plan=case.algorithm) as engine:
         x = np.zeros((case.images, case.h, case.w, 3), np.float32)
         engine.run(x, outputs=[layer.name for layer in g.layers])
         engine.run(x)
-        engine.translate(pictures(case.images, case.h, case.w))
+        if g.shapes(case.h, case.w)[g.layers[-1].name] == x.shape[1:]:
+            engine.translate(pictures(case.images, case.h, case.w))
     return set(session.launches)

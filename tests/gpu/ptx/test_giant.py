@@ -14,13 +14,14 @@ if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
 
 from pix2pix.gpu.filters import phase_taps, plain_taps, reorder_columns
-from pix2pix.gpu.forward import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
 from pix2pix.gpu.kernels.epilogue import MAPS, PARTIAL_SUMS
 from pix2pix.gpu.kernels.hopper_gemm import HOPPER_TILES
 from pix2pix.gpu.kernels.mma_gemm import MMA_TILES
 from pix2pix.gpu.kernels.parameters import (
     NO_TARGET,
+    ZEROS,
     BoxGrid,
+    Frame,
     Gemm,
     Grid,
     Norm,
@@ -29,13 +30,15 @@ from pix2pix.gpu.kernels.parameters import (
     Target,
     Targets,
     Values,
-    Window,
 )
 from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES
-from pix2pix.gpu.products import PHASE, gemm_kernel
+from pix2pix.gpu.map_writer import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
+from pix2pix.gpu.products import gemm_kernel
 from pix2pix.gpu.ptx.fragments import CHUNK, column_order
 from pix2pix.gpu.ptx.packed_words import ELEMENTS, FLOAT16, FLOAT32, VECTOR_WORDS, floats_of, words_of
 from pix2pix.gpu.tensor_maps import encode, source_map, weight_map
+from pix2pix.gpu.windows import window_of
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED
 
 from .device import Session, on_machine
 
@@ -44,7 +47,7 @@ H, W, WORDS = 8192, 8256, 40  # of the source; half of W is no power of two
 EDGE_H, EDGE_W = 8, 600  # of the source's last corner, where it is not zero
 COLUMNS, STRIDE, FIRST = 64, 136, 8  # of the result
 LIMIT = 1 << 31
-WINDOW = Window(4, 4, 2, 2, 1, 1)
+WINDOW = window_of(CONVOLUTION)
 ONE = np.float32(1)
 KINDS = [pytest.param(FLOAT32, marks=pytest.mark.full, id="float32"), pytest.param(FLOAT16, id="float16")]
 TOLERANCE = {FLOAT32: 1e-4, FLOAT16: 2e-3}  # relative to max(1, |expected|)
@@ -141,7 +144,7 @@ def test_shared_sums_of_giant_maps(device, kind):
     gemm = Gemm(Source(H, W, WORDS), WINDOW, grid, COLUMNS, 1, splits)
     product(device, kind, tile, (a, weights), gemm, partial, PARTIAL_SUMS)
     affine, share = device.upload(np.zeros((3, COLUMNS), np.float32)), 512
-    sums = Sums(H // 2, W // 2, 1, splits, COLUMNS, share, np.float32(0))
+    sums = Sums(H // 2, W // 2, 1, splits, COLUMNS, share, np.float32(0), ONE)
     targets = Targets(Target(STRIDE, FIRST, ONE), NO_TARGET)
     blocks, threads = (-(-COLUMNS // (8 * FINISH_LANES)), -(-rows // share), 1), LANES * ROWS
     finish_kernel(kind, MAPS)[blocks, threads](partial, affine, out, nothing, nothing, sums, targets)
@@ -154,12 +157,14 @@ def test_transposed_convolutions_to_giant_maps(device, kind):
     h, w, words, count = H // 2, W // 2, 8, 20
     a, corner = giant_source(device, kind, h, w, words)
     kernel = exact(np.random.default_rng(2), 4, 4, corner.shape[2], COLUMNS)
-    tile, weights = kernel_and_weights(device, kind, phase_taps(kernel))
+    tile, weights = kernel_and_weights(device, kind, phase_taps(kernel, TRANSPOSED))
     rows = h * w
     out = device.empty(4 * rows * STRIDE)
     assert out.size > LIMIT
     grid = Grid(h, w, rows, -(-rows // tile.bm))
-    product(device, kind, tile, (a, weights), Gemm(Source(h, w, words), PHASE, grid, COLUMNS, 4, 1), out)
+    product(
+        device, kind, tile, (a, weights), Gemm(Source(h, w, words), window_of(TRANSPOSED), grid, COLUMNS, 4, 1), out
+    )
     expected = np.zeros((count, COLUMNS))
     for i in range(4):  # of the last line, y = 2 * h - 1, only odd taps reach: (y + 1 - i) / 2 of the source
         for pixel in range(count):
@@ -229,8 +234,8 @@ def test_values_of_giant_maps(device):
     kernels(FLOAT32).copy_values[blocks, 256](value, copy, size, size)
     np.testing.assert_array_equal(copy.host()[-count:], values)
     pixels = size // 8
-    shape, target = Values(1, 1, 1, pixels, 8), Target(8, 0, ONE)
-    kernels(FLOAT32).write_map[False][blocks, 256](value, out, shape, 0, 8, target)
+    shape, target = Values(1, 1, 8), Target(8, 0, ONE)
+    kernels(FLOAT32).write_map[False][blocks, 256](value, out, shape, Frame(1, pixels, 1, 0, ZEROS), 8, target)
     np.testing.assert_array_equal(out.host()[-count:], values)
     back = device.empty(size)
     kernels(FLOAT32).read_map[blocks, 256](out, back, pixels, 8, 8, 0)

@@ -17,7 +17,7 @@ from ci.cuda_compile import declared
 from pix2pix.gpu import kernels as kernels_package
 
 from .device import Session
-from .networks import ADVERSE, MORE, QUICK, Network, check, launches_of
+from .networks import ADVERSE, MORE, QUICK, Case, Network, Sample, check, launches_of
 
 pytestmark = pytest.mark.ptx
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -41,6 +41,8 @@ OPCODES = {
         "fence.proxy.async",
     ),
     "normalise_map": ("ld.global.v4", "st.global.v4", "ld.shared", "st.shared", "bar.sync"),
+    "pad_map": ("ld.global.v4", "st.global.v4"),
+    "resize_map": ("ld.global.v4", "st.global.v4"),
     "finish_map": ("ld.global.v4", "st.global.v4"),
     "write_map": ("ld.global", "st.global"),
     "read_map": ("ld.global", "st.global"),
@@ -51,7 +53,7 @@ OPCODES = {
 }
 
 
-def run(case: Network, session: Session) -> None:
+def run(case: Case, session: Session) -> None:
     """Check a network, that it launched what it is to launch, and that this executed what it is made for."""
     check(case, session)
     assert set(session.launches) == launches_of(case, session.architecture)
@@ -66,7 +68,7 @@ def run(case: Network, session: Session) -> None:
             assert products and all(f".{TENSOR_FORMATS[last]}" in opcode for opcode in products)
 
 
-def architectures_of(case: Network) -> tuple[str, ...]:
+def architectures_of(case: Case) -> tuple[str, ...]:
     return ("sm_90a",) if case.algorithm.startswith("hopper") else ARCHITECTURES
 
 
@@ -94,6 +96,7 @@ ADVERSE_CASES = [
     Network("hopper-128x64", 1, 64, 64, True, 32, 3, "float16"),
     Network("hopper-128x128", 3, 32, 32, True, 32, 3, "bfloat16"),
     Network("hopper-128x256-split2", 1, 32, 32, True, (64, 264), 2, "tf32"),
+    Sample("tensor-64x64", 1, 24, 32, "resnet", "float16"),
 ]
 
 ADVERSE_QUICK = [(ADVERSE_CASES[i], "random order, early copies") for i in (1, 2, 6)]
