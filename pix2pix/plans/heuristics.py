@@ -23,6 +23,7 @@ from .algorithms import (
 from .plan import Plan, read
 from .precisions import check_precision
 
+WEIGHT_BYTES = 64 * 2**20  # of a 3x3 layer, transformed
 MULTIPROCESSORS, IMAGES = 132, 32  # of an H200; of a batch that plans for throughput are made for
 
 
@@ -69,13 +70,16 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
     """What was fastest for an operation whose base grid is grid x grid; see bench/README.md.
 
     Larger tiles multiply less but have more weights to read. On small maps, and for one image at a time, reading
-    weights is what costs. In bfloat16, F(4, 3) is too inaccurate.
+    weights is what costs. In bfloat16, F(4, 3) is too inaccurate. What is kept of a layer's weights is limited, for
+    those of 1024 channels alone would take four times what the file does.
     """
     large = grid >= 16 or (grid >= 8 and tune == "throughput")
     if op.sampling.kernel == 3:
         if op.sampling.stride > 1:
             return Algorithm("direct")
-        return Algorithm("winograd", (4 if precision == "float32" else 3) if large else 2)
+        weights = {m: 4 * (m + 2) ** 2 * op.in_channels * op.filters for m in (4, 3, 2)}
+        fit = [m for m in weights if weights[m] <= WEIGHT_BYTES and (m < 4 or precision == "float32")]
+        return Algorithm("winograd", fit[0] if large and fit else 2)
     if op.sampling.transposed and grid >= 32:
         return Algorithm("winograd", 3, shared=True)
     if large:

@@ -1,8 +1,9 @@
 /* Vectors, bfloat16, and the micro-kernels: MR rows x NV vectors of C, which stay in registers for all of K.
  *
  * Vectors are an extension of gcc and clang, so one source serves every instruction set: the compiler's flags decide
- * VL, the floats of a vector. A micro-kernel has at most MR_MAX rows and NR = 2 * VL columns: its accumulators, two
- * vectors of B and one broadcast element of A fill the register file (32 registers with AVX-512, 16 without).
+ * VL, the floats of a vector. A micro-kernel has at most MR_MAX rows and NR = 2 * VL columns. Its accumulators, two
+ * vectors of B and one broadcast element of A stay in the register file (32 registers with AVX-512, 16 without); with
+ * more than 12 rows, their addresses would not.
  *
  * A is addressed indirectly, as in Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129: K is cut into taps,
  * and a table says where in a row of A, and where in B, each tap begins. So the same kernel reads a padded feature map,

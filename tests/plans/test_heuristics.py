@@ -1,0 +1,28 @@
+"""Which algorithms the rules choose on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from pix2pix.model.resnet import resnet
+from pix2pix.model.unet import unet
+from pix2pix.plans.heuristics import choose
+
+
+@pytest.mark.parametrize("precision, algorithm", [("float32", "winograd4"), ("bfloat16", "winograd3")])
+def test_blocks_of_a_resnet_use_the_largest_tile_that_is_accurate_enough(precision, algorithm):
+    layers = choose(resnet(), "throughput", precision=precision).layers
+    assert {str(layers[name]) for name in layers if name.startswith("block")} == {algorithm}
+    assert {str(layers[name]) for name in layers if not name.startswith("block")} == {"direct"}
+
+
+def test_transformed_weights_of_wide_layers_are_limited():
+    layers = choose(resnet(levels=4, size=512), "latency").layers
+    assert {str(layers[name]) for name in layers if name.startswith("block")} == {"winograd2"}
+
+
+def test_a_u_net_uses_larger_tiles_for_more_images_at_once():
+    plans = [choose(unet(), tune).layers for tune in ("latency", "throughput")]
+    assert [str(plan["encoder_5"]) for plan in plans] == ["winograd2", "winograd4"]
+    assert [str(plan["decoder_2"]) for plan in plans] == ["winograd-shared3"] * 2
+    assert [str(plan["encoder_7"]) for plan in plans] == ["direct", "direct"]
