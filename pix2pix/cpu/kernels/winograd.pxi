@@ -79,12 +79,14 @@ cdef class WinogradConvolution(Convolution):
     """A Convolution by F(m x m, r x r). Weights: U. `shared` phases are of transposed convolutions only."""
     cdef long m, r, t, points, k, n, panels     # t: points in each direction; k: words of a row of V; n: columns of M
     cdef bint shared, products_bfloat16
+    cdef double[:, ::1] kernel_transform
 
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, False)
         self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
+        self.kernel_transform = kernel_transform(self.r, self.t)
         self.points = self.t * self.t * (1 if shared else self.phases)
         self.k = self.depth * self.step * self.step // (2 if self.products_bfloat16 else 1)
         self.n = self.filters * (self.phases if shared else 1)
@@ -127,7 +129,10 @@ cdef class WinogradConvolution(Convolution):
         cdef double[MAX_POINTS * MAX_POINTS * VL] u
         cdef long i, j
         cdef float* out
-        transform_kernel(self.r, self.t, k, down, across, u)
+        if self.r == 2:     # a constant argument makes the compiler specialise the transform
+            transform_kernel(2, self.t, &self.kernel_transform[0, 0], k, down, across, u)
+        else:
+            transform_kernel(3, self.t, &self.kernel_transform[0, 0], k, down, across, u)
         for i in range(self.t * self.t):
             out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
             for j in range(VL):

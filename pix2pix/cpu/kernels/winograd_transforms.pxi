@@ -28,25 +28,19 @@ cdef enum:
     MAX_FILTER = 3      # r
 
 
-def kernel_row(double point, others):
-    """A row of G, for a finite point: the powers of it, over the product of its distances from the others."""
-    weight = 1.0
-    for other in others:
-        weight /= point - other
-    return [weight, weight * point, weight * point * point]
+def kernel_transform(long r, long t):
+    """G (t, r) in float64: the powers of each finite point, times a weight, and a row for infinity: the last tap.
 
-
-def kernel_rows(*points):
-    """All rows of G for these points and infinity, where [0, 0, 1] stands for the last of r taps."""
-    return [*(kernel_row(p, [q for q in points if q != p]) for p in points), [0, 0, 1]]
-
-
-cdef double[4][6][3] KERNEL_TRANSFORM = [
-    [[1, 0, 0], [1, 1, 1], [0, 0, 1], [0] * 3, [0] * 3, [0] * 3],
-    [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1], [0] * 3, [0] * 3],
-    [*kernel_rows(OUTER, -OUTER, INNER, -INNER), [0] * 3],
-    kernel_rows(0, FAR, -FAR, NEAR, -NEAR),
-]
+    A point's weight is 1 over the product of its distances from the others; for t < 5, without its sign, which the
+    input's transform has instead.
+    """
+    points = {3: (0, 1), 4: (0, 1, -1), 5: (OUTER, -OUTER, INNER, -INNER), 6: (0, FAR, -FAR, NEAR, -NEAR)}[t]
+    rows = []
+    for point in points:
+        weight = 1 / np.prod([point - other for other in points if other != point], dtype=np.float64)
+        weight = abs(weight) if t < 5 else weight
+        rows.append([weight * point**a for a in range(r)])
+    return np.array([*rows, [0] * (r - 1) + [1]], np.float64)
 
 
 cdef struct Window:
@@ -208,26 +202,22 @@ cdef inline void write_tile(const long m, const long t, const float* products, l
                 (<vec*>(image + (y * tile.w + x) * tile.filters))[0] = d[i * t + j] + b
 
 
-cdef void transform_kernel(long r, long t, const float* k, long down, long across, double* u) noexcept nogil:
-    """u[x][y][j] = (G k G^T)[x,y], x, y < t, of the r x r taps k + a * down + b * across; j < VL."""
-    cdef double[MAX_FILTER] rows
-    cdef const double* g = &KERNEL_TRANSFORM[t - 3][0][0]
+cdef inline void transform_kernel(const long r, const long t, const double* g, const float* k, long down, long across,
+                                  double* u) noexcept nogil:
+    """u[x][y][j] = (G k G^T)[x,y], x, y < t, of the r x r taps k + a * down + b * across; j < VL. g: G, (t, r)."""
+    cdef double[MAX_FILTER * VL] rows
     cdef double total
     cdef long x, y, a, b, j
     for x in range(t):
+        for b in range(r):
+            for j in range(VL):
+                total = 0
+                for a in range(r):
+                    total = total + g[x * r + a] * k[a * down + b * across + j]
+                rows[b * VL + j] = total
         for y in range(t):
             for j in range(VL):
                 total = 0
                 for b in range(r):
-                    rows[b] = 0
-                    for a in range(r):
-                        rows[b] = rows[b] + power(g, r, t, x, a) * k[a * down + b * across + j]
-                    total = total + power(g, r, t, y, b) * rows[b]
+                    total = total + g[y * r + b] * rows[b * VL + j]
                 u[(x * t + y) * VL + j] = total
-
-
-cdef inline double power(const double* g, long r, long t, long point, long tap) noexcept nogil:
-    """G[point][tap] for r taps; at infinity, the last tap alone counts."""
-    if point == t - 1:
-        return 1 if tap == r - 1 else 0
-    return g[point * MAX_FILTER + tap]
