@@ -32,24 +32,8 @@ class CpuBackend:
         return {name: (n, *shapes[name][:2], self.kernels.padded(shapes[name][2])) for name in inner}
 
     def places(self, n: int, h: int, w: int) -> tuple[dict[str, int], int]:
-        """Where each map begins, in floats, and the end of all. Maps share memory unless both are needed at once.
-
-        A map is needed from the operation that makes it to the last that reads it. The largest are placed first.
-        """
-        sizes = {name: math.prod(shape) for name, shape in self.shapes(n, h, w).items()}
-        made = {op.name: at for at, op in enumerate(self.program.ops)}
-        read = dict(made)
-        for at, op in enumerate(self.program.ops):
-            read.update(dict.fromkeys(op.reads, at))
-        places: dict[str, int] = {}
-        for name in sorted(sizes, key=lambda name: -sizes[name]):
-            at = 0
-            for other in sorted(places, key=lambda other: places[other]):
-                together = made[name] <= read[other] and made[other] <= read[name]
-                if together and at < places[other] + sizes[other] and places[other] < at + sizes[name]:
-                    at = places[other] + sizes[other]
-            places[name] = at
-        return places, max((at + sizes[name] for name, at in places.items()), default=0)
+        """Where each map begins, in floats, and the end of all."""
+        return self.program.places({name: math.prod(shape) for name, shape in self.shapes(n, h, w).items()})
 
     def size(self, n: int, h: int, w: int) -> int:
         """Floats of all maps, and of the largest scratch."""

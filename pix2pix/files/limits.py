@@ -19,6 +19,8 @@ from typing import NamedTuple
 from ..cgroups import own_cgroups
 from ..engines.base import Engine
 from ..errors import ImageError
+from ..model.generator import INPUT
+from ..model.lowering import lower
 
 NEGLIGIBLE = 32 << 20  # bytes; who needs less is not asked
 UNLIMITED = 1 << 62  # bytes
@@ -122,16 +124,19 @@ def too_large(width: int, height: int, needed: int, available: int) -> str:
 def network_bytes(engine: Engine) -> float:
     """The most that an engine takes of this machine's memory for each pixel of a large image.
 
-    A CPU engine keeps the float32 values of all layers but the last, for which scratch and the input's own value stand
-    here, and a hybrid engine also what it passes on.
+    A CPU engine keeps the float32 values of the layers that are needed at once, but not the last one's. Scratch and the
+    last layer's strips are counted as another image of the input's size. A hybrid engine keeps all values, and what it
+    passes on.
     """
-    generator, device = engine.generator, engine.info.device
-    side = max(generator.size, generator.multiple)
-    shapes = generator.shapes(side, side)
-    del shapes[generator.layers[-1].name]
-    values = sum(h * w * -(-channels // VECTOR) * VECTOR for h, w, channels in shapes.values())
-    copies = 0 if "cpu" not in device else 2 if "+" in device else 1
-    return 4 * values * copies / side**2
+    program, device = lower(engine.generator), engine.info.device
+    side = max(engine.generator.size, engine.generator.multiple)
+    sizes = {
+        name: h * w * -(-channels // VECTOR) * VECTOR for name, (h, w, channels) in program.shapes(side, side).items()
+    }
+    image, _ = sizes.pop(INPUT), sizes.pop(program.output.name)
+    if "+" in device:
+        return 4 * 2 * (image + sum(sizes.values())) / side**2
+    return 4 * (image + program.places(sizes)[1]) / side**2 if "cpu" in device else 0
 
 
 class TimedReader(io.BufferedReader):

@@ -95,6 +95,26 @@ class Program:
         n, h, w, _ = value.shape
         return n, *self.image_size(name, h, w)
 
+    def places(self, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+        """Where results of these sizes begin in one piece of memory, and where the last of them ends.
+
+        Results share memory unless both are needed at once: from the operation that makes one to the last that reads
+        it. The largest are placed first.
+        """
+        made = {op.name: at for at, op in enumerate(self.ops)}
+        read = dict(made)
+        for at, op in enumerate(self.ops):
+            read.update(dict.fromkeys(op.reads, at))
+        places: dict[str, int] = {}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            at = 0
+            for other in sorted(places, key=lambda other: places[other]):
+                together = made[name] <= read[other] and made[other] <= read[name]
+                if together and at < places[other] + sizes[other] and places[other] < at + sizes[name]:
+                    at = places[other] + sizes[other]
+            places[name] = at
+        return places, max((at + sizes[name] for name, at in places.items()), default=0)
+
     def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
         """The operations to run, in order, for ``outputs`` when the values of ``given`` are known.
 

@@ -23,6 +23,8 @@ from pix2pix.files.limits import Admission, Deferred, Limits, Need, TimedReader,
 from pix2pix.files.provenance import Source
 from pix2pix.files.raw import translate_raw
 from pix2pix.files.stream import translate_files
+from pix2pix.model.pix2pixhd import local_enhancer
+from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.mpi.messages import RankInfo
@@ -240,9 +242,19 @@ def test_scaling_a_thin_image_is_estimated_too(tmp_path):
     assert 4 * 256 * 40_000 < taken <= needs[0].decoding + needs[0].kept + 2 * MB
 
 
-@pytest.mark.parametrize("ngf", [2, 64])
-def test_the_cpu_engine_takes_no_more_than_is_estimated(ngf):
-    generator = unet(ngf, 5)
+@pytest.mark.parametrize(
+    "generator",
+    [
+        unet(2, 5),
+        unet(64, 5),
+        resnet(8, blocks=1),
+        resnet(64, blocks=6),
+        resnet(32, blocks=2, variant=ResnetVariant(down="blurred", up="bilinear")),
+        local_enhancer(16, blocks=1),
+    ],
+    ids=["unet-2", "unet-64", "resnet-8", "resnet-64", "cut", "pix2pixhd"],
+)
+def test_the_cpu_engine_takes_no_more_than_is_estimated(generator):
     with CpuEngine(generator, random_weights(generator), threads=2) as engine:
         backend = engine._forward._backend
         for h, w in ((2048, 2048), (256, 16384), (16384, 256)):
