@@ -11,6 +11,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.pix2pixhd import Coarse, local_enhancer
 from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.weights import random_weights
 from tests.engines import layers
@@ -18,7 +19,7 @@ from tests.models import check_layer, check_output
 
 ISAS = instruction_sets()
 BFLOAT16 = extension(ISAS[0]).build_facts()["bfloat16"] == "yes"
-SIZES = [(1, 16, 16), (3, 12, 20), (1, 4 * 17, 4 * 35)]
+SIZES = [(1, 4, 4), (3, 3, 5), (1, 17, 35)]  # numbers of images; height and width in steps of at least 4 pixels
 RESNETS = {
     "resnet": resnet(ngf=12, blocks=2, in_channels=1),
     "resize": resnet(ngf=8, blocks=1, variant=ResnetVariant(up="bilinear", up_padding="reflect")),
@@ -26,6 +27,7 @@ RESNETS = {
     "nearest": resnet(ngf=8, blocks=1, variant=ResnetVariant(up="nearest", up_padding="reflect", activation="none")),
     "cut": resnet(ngf=17, blocks=1, variant=ResnetVariant(down="blurred", up="bilinear")),
     "tensorflow": resnet(ngf=6, blocks=1, out_channels=4, variant=ResnetVariant(pads_after=True, norm=Norm(1e-3))),
+    "pix2pixhd": local_enhancer(8, blocks=1, coarse=Coarse(blocks=1, levels=2), size=64),
     "running": resnet(ngf=10, blocks=2, variant=ResnetVariant(norm=Norm(), bias="last"), statistics="running"),
 }
 
@@ -44,7 +46,9 @@ CASES |= {name: (generator, with_large_kernels(generator)) for name, generator i
 def compare(engine: CpuEngine, generator: Generator, weights: dict[str, np.ndarray], precision: str) -> None:
     names = [layer.name for layer in generator.layers]
     with engine, ReferenceEngine(generator, weights) as oracle:
-        for n, h, w in SIZES:
+        step = max(4, generator.multiple)
+        for n, rows, columns in SIZES:
+            h, w = rows * step, columns * step
             x = np.random.default_rng([n, h, w]).uniform(-1, 1, (n, h, w, generator.in_channels)).astype(np.float32)
             got, expected = engine.run(x, outputs=names), oracle.run(x, outputs=names)
             for name in names[:-1]:
@@ -78,7 +82,8 @@ def test_bfloat16_is_as_near_as_it_must_be(name, plan):
 @pytest.mark.parametrize("name", RESNETS)
 def test_bytes_depend_on_neither_batch_nor_threads_nor_what_is_asked_for(name, isa):
     generator, weights = CASES[name]
-    b = np.random.default_rng(5).integers(0, 256, (3, 44, 60, generator.in_channels), np.uint8)
+    shape = 3, 11 * generator.multiple, 15 * generator.multiple, generator.in_channels
+    b = np.random.default_rng(5).integers(0, 256, shape, np.uint8)
     results = []
     for threads in (1, 2, 5):
         with CpuEngine(generator, weights, threads=threads, isa=isa) as engine:
