@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..model.generator import INPUT, Source
-from ..model.lowering import Op, Program
+from ..model.lowering import Op, Places, Program
 
+LINE = 16  # floats of 64 bytes, to which maps and scratch are aligned
 Shape = tuple[int, int, int, int]
 
 
@@ -31,18 +32,20 @@ class CpuBackend:
         inner = (op.name for op in self.program.ops if op.name in self.convolutions and not op.makes_image)
         return {name: (n, *shapes[name][:2], self.kernels.padded(shapes[name][2])) for name in inner}
 
-    def places(self, n: int, h: int, w: int) -> tuple[dict[str, int], int]:
-        """Where each map begins, in floats, and the end of all."""
-        return self.program.places({name: math.prod(shape) for name, shape in self.shapes(n, h, w).items()})
-
-    def size(self, n: int, h: int, w: int) -> int:
-        """Floats of all maps, and of the largest scratch."""
+    def places(self, n: int, h: int, w: int) -> Places:
+        """Where each map is, and each operation's scratch, in floats."""
         shapes = self.program.shapes(h, w)
-        return self.places(n, h, w)[1] + max(
-            self.convolutions[op.name].scratch(n, *shapes[op.sources[0].layer][:2], self.threads)
+        scratch = {
+            op.name: self.convolutions[op.name].scratch(n, *shapes[op.sources[0].layer][:2], self.threads)
             for op in self.program.ops
             if op.name in self.convolutions
-        )
+        }
+        sizes = {name: math.prod(shape) for name, shape in self.shapes(n, h, w).items()}
+        return self.program.places(sizes, {name: -(-size // LINE) * LINE for name, size in scratch.items()})
+
+    def size(self, n: int, h: int, w: int) -> int:
+        """Floats of all maps and scratch."""
+        return self.places(n, h, w).end
 
     def allocate(self, size: int) -> np.ndarray:
         """Floats, aligned to 64 bytes."""
@@ -70,15 +73,15 @@ class Workspace:
         self._values: dict[str, Any] = {}  # what operations read now: maps, and the image as an array
         self._wanted: dict[str, np.ndarray] = {}  # copies of maps whose memory others use afterwards
         self._out: np.ndarray | None = None
-        places, end = backend.places(n, h, w)
+        places = backend.places(n, h, w)
         for name, shape in backend.shapes(n, h, w).items():
-            raw = memory[places[name] : places[name] + math.prod(shape)].reshape(shape)
+            raw = memory[places.results[name]].reshape(shape)
             mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
             shift = backend.convolutions[name].shift
             if backend.program[name].epilogue.residual:  # which is added to the value itself
                 shift = np.zeros_like(shift)
             self._maps[name] = backend.kernels.Map(raw, mean, scale, shift)
-        self._scratch = memory[end:]
+        self._scratch = {name: memory[where] for name, where in places.scratch.items()}
 
     def set_value(self, name: str, value: np.ndarray) -> None:
         """Read an image where it is; copy any other value to a map of its own."""
@@ -115,15 +118,16 @@ class Workspace:
     def run(self, op: Op, wanted: bool) -> None:
         """Run one convolution, with all that is fused into it."""
         convolution, threads = self._backend.convolutions[op.name], self._backend.threads
+        scratch = self._scratch[op.name]
         if op.reads_image:
             sources: Any = self._values[INPUT]
         else:
             sources = [self._read(source) for source in op.sources]
         if op.makes_image:
-            convolution.run(sources, self._out, op.epilogue.output_scale, self._scratch, threads)
+            convolution.run(sources, self._out, op.epilogue.output_scale, scratch, threads)
             return
         residual, to = op.epilogue.residual, self._maps[op.name]
-        convolution.run(sources, to, self._scratch, threads, self._read(residual) if residual else None)
+        convolution.run(sources, to, scratch, threads, self._read(residual) if residual else None)
         self._values[op.name] = to
         if wanted:
             n, h, w, _ = to.raw.shape

@@ -136,7 +136,7 @@ def network_bytes(engine: Engine) -> float:
     image, _ = sizes.pop(INPUT), sizes.pop(program.output.name)
     if "+" in device:
         return 4 * 2 * (image + sum(sizes.values())) / side**2
-    return 4 * (image + program.places(sizes)[1]) / side**2 if "cpu" in device else 0
+    return 4 * (image + program.places(sizes).end) / side**2 if "cpu" in device else 0
 
 
 class TimedReader(io.BufferedReader):

@@ -7,10 +7,11 @@ operation has to be guessed from a layer's name, its place in the network or its
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,14 @@ class Op:
         return self.epilogue.output_scale is not None
 
 
+class Places(NamedTuple):
+    """Where the results of operations are in memory, and their scratch; the end of all."""
+
+    results: dict[str, slice]
+    scratch: dict[str, slice]
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """The operations of a generator, in an order in which each finds its operands."""
@@ -95,25 +104,32 @@ class Program:
         n, h, w, _ = value.shape
         return n, *self.image_size(name, h, w)
 
-    def places(self, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-        """Where results of these sizes begin in one piece of memory, and where the last of them ends.
+    def places(self, sizes: Mapping[str, int], scratch: Mapping[str, int] = {}) -> Places:
+        """Where in one piece of memory results of these sizes are, and what operations need while they run.
 
-        Results share memory unless both are needed at once: from the operation that makes one to the last that reads
-        it. The largest are placed first.
+        Two of them share memory unless both are needed at once. A result is needed from the operation that makes it to
+        the last that reads it. The largest are placed first.
         """
         made = {op.name: at for at, op in enumerate(self.ops)}
         read = dict(made)
         for at, op in enumerate(self.ops):
             read.update(dict.fromkeys(op.reads, at))
-        places: dict[str, int] = {}
-        for name in sorted(sizes, key=lambda name: -sizes[name]):
+        asked = [(size, made[name], read[name], (name, False)) for name, size in sizes.items()]
+        asked += [(size, made[name], made[name], (name, True)) for name, size in scratch.items()]
+        placed: list[tuple[int, int, int, int]] = []  # begin, end, when it is needed first and last; by begin
+        begins: dict[tuple[str, bool], int] = {}
+        for size, first, last, key in sorted(asked, key=lambda each: -each[0]):
             at = 0
-            for other in sorted(places, key=lambda other: places[other]):
-                together = made[name] <= read[other] and made[other] <= read[name]
-                if together and at < places[other] + sizes[other] and places[other] < at + sizes[name]:
-                    at = places[other] + sizes[other]
-            places[name] = at
-        return places, max((at + sizes[name] for name, at in places.items()), default=0)
+            for begin, end, other_first, other_last in placed:
+                if first <= other_last and other_first <= last and at < end and begin < at + size:
+                    at = end
+            begins[key] = at
+            bisect.insort(placed, (at, at + size, first, last))
+        return Places(
+            {name: slice(begins[name, False], begins[name, False] + size) for name, size in sizes.items()},
+            {name: slice(begins[name, True], begins[name, True] + size) for name, size in scratch.items()},
+            max((end for _, end, _, _ in placed), default=0),
+        )
 
     def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
         """The operations to run, in order, for ``outputs`` when the values of ``given`` are known.

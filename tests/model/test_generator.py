@@ -146,3 +146,19 @@ def test_generators_are_values():
     assert g != unet(ngf=2, depth=5, variant=UnetVariant(norm=Norm(eps=1e-3)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         g.size = 3
+
+
+def test_results_and_scratch_share_memory_unless_both_are_needed_at_once():
+    program = lower(unet(ngf=2, depth=4))
+    sizes = {op.name: 10 + at for at, op in enumerate(program.ops)}
+    places = program.places(sizes, {"encoder_2": 100})
+    assert places.end < sum(sizes.values()) + 100
+    where = {**places.results, "scratch": places.scratch["encoder_2"]}
+    assert {name: at.stop - at.start for name, at in where.items()} == {**sizes, "scratch": 100}
+    made = {op.name: at for at, op in enumerate(program.ops)} | {"scratch": 1}
+    last = {name: max([made[name], *(made[op.name] for op in program.ops if name in op.reads)]) for name in where}
+    for a in where:
+        for b in where:
+            at_once = made[a] <= last[b] and made[b] <= last[a]
+            apart = where[a].stop <= where[b].start or where[b].stop <= where[a].start
+            assert a == b or apart or not at_once
