@@ -4,7 +4,7 @@
 #
 # Each stage begins with what is most valuable, ends by itself after so many seconds (--seconds sets others), says what it
 # skipped for lack of time, and goes on there if it is run again. WORDs choose cases by parts of their names. Each case is
-# a process with a time limit. bench/results/gpu-STAGE.json has all outcomes so far, also of a run that was killed.
+# a process with a time limit. bench/results/gpu-cases.json has all outcomes so far, also of a run that was killed.
 #
 #   first     240 s  builds, and shows GPU, driver and versions. Then accuracy: whole networks in each precision, then
 #                    every kernel at its real tiles: float32, float16, bfloat16, tf32, then Hopper's. Names the kernel
@@ -14,13 +14,13 @@
 #                    later plans take their algorithms
 #   bench     240 s  what quick measures, and bfloat16, PSNR on real weights, layers beside their roofs, other batches,
 #                    1 to 16 workers, and the course program's measurement
-#   compile   240 s  what quick measures, beside torch.compile too
+#   compile   240 s  what quick measures, beside torch.compile too, and the command line over a raw file of images
 #   sanitize  240 s  the kernels of first under compute-sanitizer, if it is installed
 #
 # In this order: first; mend what failed; first; quick. Commit the results. Then tune; commit the table; quick, bench and
 # compile measure again what the table changed. Each runs again until it has skipped nothing.
 #
-#   build            deletes cached kernels, and builds in place
+#   build            deletes cached kernels, and builds in place, before test
 #   test             runs the tests of all engines and of the kernels on the GPU, without a time limit
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -95,7 +95,8 @@ def network(name: str) -> None:
 def check(generator: Generator, weights: Weights, b: np.ndarray, precision: str) -> None:
     """Compare images with the oracle's, then the ways to get them with each other, as users run them: as graphs."""
     expected = ReferenceEngine(generator, weights).translate(b)
-    with GpuEngine(generator, weights, precision=precision) as engine:
+    engine = GpuEngine(generator, weights, precision=precision)
+    with engine:
         had_graphs = engine.device.has_graphs
         result = engine.translate(b)
         off = difference(result, expected)

@@ -6,11 +6,11 @@ first     builds; then accuracy of whole networks in each precision, and of ever
 quick     images/s beside PyTorch, eager and as a CUDA graph: float16, tf32 and float32, N=64 and N=1
 tune      the fastest tile and split of each layer
 bench     what quick measures, then everything else but torch.compile
-compile   what quick measures, beside torch.compile too
+compile   what quick measures, beside torch.compile too, and the command line
 sanitize  the networks of first under compute-sanitizer
 
 WORDs choose cases by parts of their names. A stage ends after its time and says what it skipped: run it again, and it
-goes on. Its record is bench/results/gpu-STAGE.json.
+goes on. The record of all stages is bench/results/gpu-cases.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.gpu.networks import MORE, launching_all
 from .case_runner import SECONDS, Case, Run, python, wanted
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
+RECORD = ROOT / "bench" / "results" / "gpu-cases.json"
 HOPPER = "9.0"  # the compute capability of H100 and H200, which networks and tiles of that name need
 TIME_TO_FIND = 60  # seconds for starting CUDA
 PRECISIONS = ("float16", "tf32", "float32", "bfloat16")  # the most valuable measurements first
@@ -61,11 +61,20 @@ def first() -> list[Case]:
     ]
 
 
-def peers(n: int, precision: str, *options: str, seconds: float = 25) -> Case:
+def peers(n: int, precision: str) -> Case:
     """The whole network beside PyTorch. Results of a batch size and precision have a file of their own."""
-    name = f"gpu-{n}-{precision}"
-    words = ("--batches", str(n), "--precisions", precision, "--name", name, *options)
-    return Case(name, python("bench.gpu.peers", *words), 4 * seconds, seconds, alone=True)
+    return Case(f"gpu-{n}-{precision}", _peers(n, precision), 100, 25, alone=True)
+
+
+def peers_compiled(n: int, precision: str) -> Case:
+    """The same beside torch.compile too, in the same file."""
+    images = ("--images", "1600") if n == 64 else ()
+    return Case(f"compile gpu-{n}-{precision}", _peers(n, precision, *images), 235, 75, alone=True)
+
+
+def _peers(n: int, precision: str, *options: str) -> tuple[str, ...]:
+    words = ("--batches", str(n), "--precisions", precision, "--name", f"gpu-{n}-{precision}", *options)
+    return python("bench.gpu.peers", *words)
 
 
 def benchmark(seconds: float, module: str, *words: str, name: str = "", limit: float = 235) -> Case:
@@ -92,21 +101,21 @@ def for_both(precisions: Iterable[str]) -> list[tuple[str, ...]]:
 
 def quick() -> list[Case]:
     """N=64 and N=1 of float16, then of tf32, then of float32."""
-    cases = [peers(n, precision, "--no-compile") for precision in PRECISIONS[:3] for n in (64, 1)]
+    cases = [peers(n, precision) for precision in PRECISIONS[:3] for n in (64, 1)]
     return compiled(cases, for_both(PRECISIONS[:3]))
 
 
 def compile_too() -> list[Case]:
     """The same and torch.compile, which takes a minute or more."""
-    cases = [peers(n, precision, seconds=75) for precision in PRECISIONS for n in (64, 1)]
+    cases = [peers_compiled(n, precision) for precision in PRECISIONS for n in (64, 1)]
     return compiled(cases, for_both(PRECISIONS))
 
 
 def bench() -> list[Case]:
     """All benchmarks that measure a GPU, without torch.compile."""
-    cases = [peers(n, precision, "--no-compile") for precision in PRECISIONS for n in (64, 1)]
+    cases = [peers(n, precision) for precision in PRECISIONS for n in (64, 1)]
     cases += [benchmark(40, "gpu.quality"), benchmark(100, "gpu.layers")]
-    cases += [peers(n, precision, "--no-compile") for precision in PRECISIONS for n in (8, 128, 32, 256)]
+    cases += [peers(n, precision) for precision in PRECISIONS for n in (8, 128, 32, 256)]
     cases.append(benchmark(90, "engines.pool", "--device", "cuda:0", "--images", "4096", "--batch", "64"))
     cases += [benchmark(150, "mode_b"), benchmark(100, "mode_c")]
     return compiled(cases, for_both(PRECISIONS))
@@ -210,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         "gpu": facts["gpu"],
         "sources": fingerprint() if arguments.stage in ("first", "tune") else fingerprint(".json"),
     }
-    run = Run(RESULTS / f"gpu-{arguments.stage}.json", cases, same, facts)
+    run = Run(RECORD, cases, same, facts)
     return run.run((arguments.seconds or seconds) - (time.perf_counter() - begun), arguments.at_once)
 
 

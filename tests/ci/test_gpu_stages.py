@@ -21,7 +21,7 @@ def started(tmp_path, monkeypatch):
     """A stage of two cases, in a folder of its own, on a machine that has a GPU."""
     cases = [Case(name, (sys.executable, "-c", "pass"), 20, 0) for name in ("one", "hopper")]
     monkeypatch.setattr(gpu_stages, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_stages, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu_stages, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(gpu_stages, "STAGES", {"first": (lambda: cases, 20)})
     monkeypatch.setattr(gpu_stages, "found", lambda: FOUND)
     monkeypatch.setattr(gpu_stages, "with_build", lambda cases, folder: cases)
@@ -29,6 +29,12 @@ def started(tmp_path, monkeypatch):
     for name in ("NUMBA_CACHE_DIR", "PYTHONUNBUFFERED"):
         monkeypatch.setenv(name, "")
     return tmp_path
+
+
+def test_stages_share_a_case_only_if_it_is_the_same():
+    """They have one record."""
+    cases = [case for make, _ in gpu_stages.STAGES.values() for case in make() if not case.prepares]
+    assert len({case.name for case in cases}) == len({(case.name, case.command) for case in cases}) < len(cases)
 
 
 @pytest.mark.parametrize("stage", gpu_stages.STAGES)
@@ -57,12 +63,12 @@ def test_the_most_valuable_cases_come_first():
 
 def test_a_stage_keeps_its_record(started, capsys):
     assert gpu_stages.main(["first", "--seconds", "15", "one"]) == 0
-    record = json.loads((started / "gpu-first.json").read_text())
+    record = json.loads((started / "record.json").read_text())
     assert record["found"] == FOUND and set(record["cases"]) == {"one"}
     assert record["cases"]["one"]["of"]["gpu"] == "NVIDIA X"
     assert gpu_stages.main(["first"]) == 0
     assert "passed before: one" in capsys.readouterr().out
-    assert set(json.loads((started / "gpu-first.json").read_text())["cases"]) == {"one", "hopper"}
+    assert set(json.loads((started / "record.json").read_text())["cases"]) == {"one", "hopper"}
     with pytest.raises(SystemExit):
         gpu_stages.main(["first", "nothing"])
 
@@ -70,7 +76,7 @@ def test_a_stage_keeps_its_record(started, capsys):
 def test_hoppers_cases_need_one(started, monkeypatch):
     monkeypatch.setattr(gpu_stages, "found", lambda: FOUND | {"capability": "8.0"})
     assert gpu_stages.main(["first"]) == 0
-    assert set(json.loads((started / "gpu-first.json").read_text())["cases"]) == {"one"}
+    assert set(json.loads((started / "record.json").read_text())["cases"]) == {"one"}
 
 
 def test_without_a_gpu_nothing_is_begun(started, monkeypatch, capsys):

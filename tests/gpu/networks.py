@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 
 from pix2pix.engines.reference import ReferenceEngine
-from pix2pix.gpu.engine import GpuEngine
 from pix2pix.model.generator import Generator
 from tests.engines.layers import NETWORKS
 from tests.gpu.layers import PRECISIONS, UNUSUAL, check_layers, check_network, network, sample
@@ -42,6 +41,8 @@ class Network:
 
     def check(self) -> None:
         """Compare each layer, and a translated image, with the oracle's."""
+        from pix2pix.gpu.engine import GpuEngine
+
         check_layers(self.precision, self.algorithm, self.images, self.h, self.w, self.norm, self.filters, self.depth)
         (g, weights), b = self.model, pictures(self.images, self.h, self.w)
         with GpuEngine(g, weights, precision=self.precision, plan=self.algorithm) as engine:

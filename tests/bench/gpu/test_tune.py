@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+
+import pytest
 
 from bench import checks
 from bench.gpu import tune
@@ -85,5 +88,37 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
         assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
         us = record["us"][aim]
         assert all(us[name][str(plan.layers[name])] == min(us[name].values()) for name in timed)
-    assert tune.main(["--precisions", "float32", "--seconds", "0"]) == 0
+
+
+def names_timed(monkeypatch, hangs: str = "") -> list[str]:
+    """The names of candidates as they are timed, which takes no time; at one of them the process ends."""
+    names: list[str] = []
+
+    def timed(tuning, candidate, device):
+        if candidate == hangs:
+            raise KeyboardInterrupt
+        names.append(candidate)
+
+    monkeypatch.setattr(tune.Tuning, "_time", timed)
+    return names
+
+
+@needs_simulator
+def test_a_later_run_goes_on(results, monkeypatch, capsys):
+    offered = [Algorithm("implicit", tile=(128, 64)), Algorithm("implicit", tile=(32, 128)), Algorithm("nothing")]
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
+    options = ["--precisions", "float32", "--tune", "latency", "--output", str(results / "files")]
+    assert tune.main([*options, "--seconds", "0"]) == os.EX_TEMPFAIL
     assert "3 candidates left out, 0 failed" in capsys.readouterr().out
+    assert names_timed(monkeypatch, hangs="nothing") == []
+    with pytest.raises(KeyboardInterrupt):
+        tune.main(options)
+    record = json.loads((results / "tune.json").read_text())["precisions"]["float32"]
+    assert record["failed"] == {"nothing": tune.DID_NOT_END}
+    names = names_timed(monkeypatch)
+    assert tune.main(options) == 1 and names == []
+    assert "0 candidates left out, 1 failed" in capsys.readouterr().out
+    monkeypatch.setattr(tune, "fingerprint", lambda: "other sources")
+    assert tune.main(options) == 0 and len(names) == 3
+    monkeypatch.setattr(tune.common, "gpu", lambda: {"name": "another", "driver": ""})
+    assert tune.main(options) == 0 and len(names) == 6
