@@ -26,7 +26,7 @@ from typing import IO, Any
 from pix2pix.atomic import write_atomically
 
 JOURNAL = "PIX2PIX_JOURNAL"
-UNFINISHED = os.EX_TEMPFAIL  # exit status of a case that kept what it has, and is to be run again for the rest
+UNFINISHED = os.EX_TEMPFAIL  # exit status of a case that keeps what it has, and is to be run again for the rest
 SECONDS = "{seconds}"  # in a command: how long the case may go on, which leaves it MARGIN seconds to end
 MARGIN = 15
 GRACE = 2.0  # seconds from asking a process to end to killing it
@@ -65,7 +65,7 @@ class Process:
         command = [word.replace(SECONDS, str(max(1, int(seconds) - MARGIN))) for word in case.command]
         environment = os.environ | case.environment | {JOURNAL: journal}
         self.process = subprocess.Popen(
-            command, stdout=self.output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command, stdout=self.output, stderr=subprocess.STDOUT, env=environment, process_group=0
         )
 
     @property
@@ -74,7 +74,7 @@ class Process:
         return time.perf_counter() - self.begun
 
     def outcome(self) -> dict[str, Any] | None:
-        """What became of it; None while it runs and may. One that the run's end stopped is ``unfinished``."""
+        """What became of it; None while it runs and may. ``stopped``: by the run's end; ``again``: by itself."""
         status = self.process.poll()
         late = status is None and self.elapsed >= self.seconds
         if status is None and not late:
@@ -89,8 +89,8 @@ class Process:
         if status == 0:
             return {"ok": True, "seconds": seconds}
         error = f"did not end in {self.seconds:.0f} s" if late else _error(status or 0, text)
-        unfinished = status == UNFINISHED or (late and self.seconds < self.case.limit)
-        outcome = {"ok": False, "seconds": seconds, "error": error, "kernel": kernel, "unfinished": unfinished}
+        outcome = {"ok": False, "seconds": seconds, "error": error, "kernel": kernel}
+        outcome |= {"stopped": late and self.seconds < self.case.limit, "again": status == UNFINISHED}
         return outcome | {"output": text.splitlines()[-TAIL:]}
 
     def end(self) -> None:
@@ -148,6 +148,8 @@ class Run:
                     if (outcome := process.outcome()) is not None:
                         running.remove(process)
                         self._add(process.case, outcome)
+                        if outcome.get("again"):
+                            waiting.insert(0, process.case)
                 time.sleep(POLL)
         finally:
             for process in running:
@@ -162,9 +164,8 @@ class Run:
             case = waiting[0]
             if left < case.estimate:
                 self.record["skipped"].append(case.name)
-                print(
-                    f"SKIPPED           {case.name}: takes about {case.estimate:.0f} s, {max(0.0, left):.0f} s are left"
-                )
+                why = f"takes about {case.estimate:.0f} s, {max(0.0, left):.0f} s are left"
+                print(f"SKIPPED           {case.name}: {why}", flush=True)
                 self._write()
             elif len(running) >= at_once or (running and (case.alone or running[0].case.alone)):
                 return
@@ -175,11 +176,14 @@ class Run:
     def _add(self, case: Case, outcome: dict[str, Any]) -> None:
         """Record and print what became of a case."""
         self.record["cases"][case.name] = outcome | {"of": self.same}
-        word = "ok" if outcome["ok"] else "FAILED"
-        if outcome.get("unfinished"):
+        word = "ok"
+        if outcome.get("stopped"):
             word = "STOPPED"
             self.record["skipped"].append(case.name)
+        elif outcome.get("again"):
+            word = "AGAIN"
         elif not outcome["ok"]:
+            word = "FAILED"
             self.failed.append(case.name)
         self._write()
         where = f" (kernel {outcome['kernel']})" if outcome.get("kernel") else ""

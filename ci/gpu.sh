@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Usage: ci/gpu.sh STAGE [WORD...] [--seconds N] [--at-once N]     or: ci/gpu.sh build|test
-# Runs on a machine with an NVIDIA GPU, with its Python ($PYTHON, or python3) and the packages it has; downloads nothing.
+# Runs on a machine with an NVIDIA GPU, with its Python ($PYTHON, or python3) and the packages there; downloads nothing.
 #
-# Each stage begins with what is most valuable, ends by itself after so many seconds (--seconds sets others), says what it
-# skipped for lack of time, and goes on there if it is run again. WORDs choose cases by parts of their names. Each case is
-# a process with a time limit. bench/results/gpu-cases.json has all outcomes so far, also of a run that was killed.
+# Each stage begins with what is most valuable, ends by itself after so many seconds (--seconds sets others), says what
+# it skipped for lack of time, and goes on there if it is run again. WORDs choose cases by parts of their names. Each
+# case is a process with a time limit. bench/results/gpu-cases.json has all outcomes so far, also of a killed run.
 #
 #   first     240 s  builds, and shows GPU, driver and versions. Then accuracy: whole networks in each precision, then
 #                    every kernel at its real tiles: float32, float16, bfloat16, tf32, then Hopper's. Names the kernel
@@ -17,8 +17,8 @@
 #   compile   240 s  what quick measures, beside torch.compile too, and the command line over a raw file of images
 #   sanitize  240 s  the kernels of first under compute-sanitizer, if it is installed
 #
-# In this order: first; mend what failed; first; quick. Commit the results. Then tune; commit the table; quick, bench and
-# compile measure again what the table changed. Each runs again until it has skipped nothing.
+# In this order: first; mend what failed; first; quick. Commit the results. Then tune; commit the table; quick, bench
+# and compile measure again, as the table changes plans. Each is run again until it has skipped nothing.
 #
 #   build            deletes cached kernels, and builds in place, before test
 #   test             runs the tests of all engines and of the kernels on the GPU, without a time limit
@@ -26,6 +26,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 unset NUMBA_ENABLE_CUDASIM
+export PYTHONUNBUFFERED=1
 
 build() {
     find bench pix2pix tests -name "*.nb[ic]" -delete # Numba does not notice changes of intrinsics

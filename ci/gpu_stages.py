@@ -203,7 +203,6 @@ def main(argv: list[str] | None = None) -> int:
     folder = ROOT / "build" / f"kernels-{fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
-    os.environ["PYTHONUNBUFFERED"] = "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cases are ended, too
     try:
         facts = found()

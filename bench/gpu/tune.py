@@ -4,15 +4,15 @@
                              [--seconds 400] [--hopper] [--output DIR]
 
 Every candidate runs the whole network and is compared with the float64 oracle; then each of its layers is timed by
-itself. A candidate that fails or is wrong is left out, and the exit status is 1. It is EX_TEMPFAIL (75) if none failed
-but some were left out for lack of time. Writes three kinds of file:
+itself. The exit status is EX_TEMPFAIL (75) if candidates are left for a later run, because ``--seconds`` had passed or
+one broke this process's use of the GPU; else 1 if any failed or was wrong. Writes three kinds of file:
 
 - pix2pix/plans/measured/NAME-OF-THE-GPU.json, from which later plans take their algorithms (pix2pix.plans.tables),
 - plan-cuda-PRECISION-TUNE.json, for ``--plan``,
-- tune.json, after every candidate, with all times and the candidates left out because ``--seconds`` had passed.
+- tune.json, after every candidate, with all times, and the candidates that failed or are left.
 
 A later run on such a GPU goes on from tune.json: it times what is not there, and what was timed with other sources of
-the package. A candidate that hung, so that the run was killed, has failed.
+the package. A candidate that hangs fails after MOST_SECONDS, and the process ends.
 
 With ``--hopper``, the candidates are the algorithms of compute capability 9.0 alone, compared with the times of the
 others in tune.json. They run in a separate process because a faulting kernel ends the process for all candidates after
@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ from . import kernels
 
 IMAGES = {"throughput": 32, "latency": 1}  # of the batches that are timed
 PRECISIONS = ("float16", "tf32", "bfloat16", "float32")  # the most useful first: time may run out
-DID_NOT_END = "the process that timed it ended"
+MOST_SECONDS = 90  # for one candidate, with the compilation of its kernels
 READABLE, HOPPER = "im2col", "hopper"  # kinds: one kept to be read, never the fastest; one of H100 and H200
 
 Times = dict[str, dict[str, float]]  # seconds by layer, then by the algorithm's name
@@ -69,26 +71,49 @@ class Tuning:
         self.timed_with: dict[str, str] = {}  # sources of the package, by candidate
 
     def run(self, names: Iterable[str], device: str, until: float, save: Callable[[], object]) -> None:
-        """Time the candidates of those names, but not again, and ``save`` before and after each one.
+        """Time the candidates of those names, but not again, and ``save`` after each one.
 
-        Those that would begin after ``until`` (of ``time.perf_counter``) are left out.
+        Those that would begin after ``until`` (of ``time.perf_counter``), or when the GPU does not work any more, are
+        left out.
         """
-        sources = fingerprint()
+        sources, usable = fingerprint(), True
         for candidate in names:
             if self.timed_with.get(candidate) == sources:
                 continue
-            if time.perf_counter() > until:
+            if time.perf_counter() > until or not usable:
                 self.left_out.append(candidate)
                 continue
-            self.timed_with[candidate], self.failed[candidate] = sources, DID_NOT_END
-            save()
             try:
-                self._time(candidate, device)
-                del self.failed[candidate]
+                with self._ends_in(MOST_SECONDS, candidate, sources, save):
+                    self._time(candidate, device)
+                self.failed.pop(candidate, None)
             except Exception as error:  # whatever it is, the times of the others are worth having
-                self.failed[candidate] = str(error)
-                print(f"{self.precision} {candidate}: FAILED: {error}", flush=True)
+                self._fail(candidate, str(error))
+                usable = works(device)
+            self.timed_with[candidate] = sources
             save()
+
+    def _fail(self, candidate: str, why: str) -> None:
+        self.failed[candidate] = why
+        print(f"{self.precision} {candidate}: FAILED: {why}", flush=True)
+
+    @contextmanager
+    def _ends_in(self, seconds: float, candidate: str, sources: str, save: Callable[[], object]) -> Iterator[None]:
+        """End the process if the block takes longer: a kernel that hangs cannot be interrupted."""
+
+        def end() -> None:
+            self.timed_with[candidate] = sources
+            self._fail(candidate, f"did not end in {seconds} s")
+            save()
+            os._exit(os.EX_TEMPFAIL)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _time(self, candidate: str, device: str) -> None:
         with make_engine(self.generator, self.weights, EngineOptions(device, self.precision, plan=candidate)) as engine:
@@ -181,7 +206,7 @@ def measure(arguments: argparse.Namespace) -> int:
         print(f"{precision}: {len(tuning.left_out)} candidates left out, {failed} failed")
         failures += failed
         left_out += len(tuning.left_out)
-    return 1 if failures else os.EX_TEMPFAIL if left_out else 0
+    return os.EX_TEMPFAIL if left_out else 1 if failures else 0
 
 
 def earlier() -> dict[str, Any]:
@@ -192,6 +217,18 @@ def earlier() -> dict[str, Any]:
         if record["gpu"]["name"] == gpu["name"]:
             return {"gpu": gpu, "precisions": record["precisions"]}
     return {"gpu": gpu, "precisions": {}}
+
+
+def works(device: str) -> bool:
+    """Whether this process can still use the GPU: after an illegal access, every call fails."""
+    from pix2pix.gpu.device import Device
+
+    try:
+        Device(_index(device)).upload(np.zeros(1, np.float32))
+    except Exception as error:  # of Numba or of CUDA
+        print(f"{device} does not work any more in this process: {error}", flush=True)
+        return False
+    return True
 
 
 def _index(device: str) -> int:

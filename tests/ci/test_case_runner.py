@@ -21,7 +21,6 @@ BODIES = {
     "crashes": NAMED + "os.kill(os.getpid(), 11)",
     "hangs": NAMED + "import subprocess; subprocess.run(['sleep', '77'])",
     "exits": "print('WRONG: all of it'); raise SystemExit(1)",
-    "goes on": f"raise SystemExit({os.EX_TEMPFAIL})",
 }
 
 
@@ -48,7 +47,7 @@ def test_each_ends_in_its_own_way(tmp_path, capsys):
     assert sorted(run.failed) == ["crashes", "exits", "hangs", "raises"]
     record = record_of(path)
     found = record["cases"]
-    assert record["found"] == {"gpu": "a GPU"} and record["skipped"] == ["goes on"]
+    assert record["found"] == {"gpu": "a GPU"} and record["skipped"] == []
     assert {name for name, outcome in found.items() if outcome["ok"]} == {"passes"}
     assert {name: outcome.get("error") for name, outcome in found.items()} == {
         "passes": None,
@@ -56,7 +55,6 @@ def test_each_ends_in_its_own_way(tmp_path, capsys):
         "crashes": "ended by SIGSEGV",
         "hangs": "did not end in 1 s",
         "exits": "WRONG: all of it",
-        "goes on": "has results, but not all",
     }
     assert {name for name, outcome in found.items() if outcome.get("kernel") == "a_kernel 64x64"} == {
         "raises",
@@ -66,7 +64,7 @@ def test_each_ends_in_its_own_way(tmp_path, capsys):
     assert found["hangs"]["seconds"] >= 1 and "Traceback" in "".join(found["raises"]["output"])
     out = capsys.readouterr().out
     assert "hangs (kernel a_kernel 64x64): did not end in 1 s" in out
-    assert "skipped for lack of time: goes on" in out and "4 failed: " in out
+    assert "skipped for lack of time: nothing" in out and "4 failed: " in out
 
 
 def test_what_a_hanging_case_began_ends_with_it(tmp_path):
@@ -89,8 +87,21 @@ def test_nothing_begins_or_goes_on_when_the_time_is_over(tmp_path, capsys):
     assert run.run(2.5, at_once=2) == 0
     found = record_of(path)
     assert found["skipped"] == ["too long", "after the end", "hangs"]
-    assert set(found["cases"]) == {"hangs", "passes"} and found["cases"]["hangs"]["unfinished"]
+    assert set(found["cases"]) == {"hangs", "passes"} and found["cases"]["hangs"]["stopped"]
     assert "SKIPPED           too long: takes about 9 s" in capsys.readouterr().out
+
+
+def test_a_case_that_has_not_all_its_results_runs_again_while_there_is_time(tmp_path, capsys):
+    log = tmp_path / "log"
+    body = f"log = {str(log)!r}\nprint(file=open(log, 'a'))\n"
+    body += f"raise SystemExit({os.EX_TEMPFAIL} if len(open(log).read()) < 3 else 0)"
+    run = Run(tmp_path / "record.json", [case("tunes", body), case("passes")], SAME, {})
+    assert run.run(30, at_once=1) == 0 and len(log.read_text()) == 3
+    words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert words[:4] == ["AGAIN", "AGAIN", "ok", "ok"]
+    short = Run(tmp_path / "record.json", [case("never", f"raise SystemExit({os.EX_TEMPFAIL})", estimate=1)], SAME, {})
+    assert short.run(1.2, at_once=1) == 0
+    assert record_of(tmp_path / "record.json")["skipped"] == ["never"]
 
 
 def test_the_record_is_written_after_every_case(tmp_path):

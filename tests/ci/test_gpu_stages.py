@@ -26,8 +26,7 @@ def started(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_stages, "found", lambda: FOUND)
     monkeypatch.setattr(gpu_stages, "with_build", lambda cases, folder: cases)
     monkeypatch.setattr(gpu_stages.signal, "signal", lambda *_: None)
-    for name in ("NUMBA_CACHE_DIR", "PYTHONUNBUFFERED"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     return tmp_path
 
 
