@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -57,7 +58,7 @@ class Process:
     """A case that runs."""
 
     def __init__(self, case: Case, seconds: float) -> None:
-        self.case, self.seconds, self.begun = case, seconds, time.perf_counter()
+        self.case, self.seconds, self.begun, self.late = case, seconds, time.perf_counter(), False
         self.output: IO[bytes] = tempfile.TemporaryFile()
         descriptor, journal = tempfile.mkstemp(prefix="journal-")
         os.close(descriptor)
@@ -75,12 +76,15 @@ class Process:
 
     def outcome(self) -> dict[str, Any] | None:
         """What became of it; None while it runs and may. ``stopped``: by the run's end; ``again``: by itself."""
-        status = self.process.poll()
-        late = status is None and self.elapsed >= self.seconds
-        if status is None and not late:
+        status, beyond = self.process.poll(), self.elapsed - self.seconds
+        if status is None and beyond >= 0 and not self.late:
+            self.late = True
+            self.send(signal.SIGTERM)  # makes Python say where it was
+        if status is None and beyond > GRACE:
+            self.send(signal.SIGKILL)
+        if status is None and beyond < 2 * GRACE:  # then it waits for the driver, which nothing can end
             return None
-        if late:
-            self.end()
+        self.send(signal.SIGKILL)  # to processes that it began
         seconds, kernel = round(self.elapsed, 1), self.journal.read_text(encoding="utf-8", errors="replace").strip()
         self.journal.unlink()
         self.output.seek(0)
@@ -88,19 +92,15 @@ class Process:
         self.output.close()
         if status == 0:
             return {"ok": True, "seconds": seconds}
-        error = f"did not end in {self.seconds:.0f} s" if late else _error(status or 0, text)
+        error = f"did not end in {self.seconds:.0f} s" if self.late else _error(status or 0, text)
         outcome = {"ok": False, "seconds": seconds, "error": error, "kernel": kernel}
-        outcome |= {"stopped": late and self.seconds < self.case.limit, "again": status == UNFINISHED}
+        outcome |= {"stopped": self.late and self.seconds < self.case.limit, "again": status == UNFINISHED}
         return outcome | {"output": text.splitlines()[-TAIL:]}
 
-    def end(self) -> None:
-        """Ask its processes to end, which makes Python say where it was, then kill them."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.process.pid, number)
-                self.process.wait(GRACE)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it began."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
 def _error(status: int, text: str) -> str:
@@ -153,7 +153,7 @@ class Run:
                 time.sleep(POLL)
         finally:
             for process in running:
-                process.end()
+                process.send(signal.SIGKILL)
         print(f"skipped for lack of time: {', '.join(self.record['skipped']) or 'nothing'}")
         print(f"{len(self.failed)} failed: {', '.join(self.failed)}" if self.failed else "none failed")
         return 1 if self.failed else 0

@@ -46,15 +46,15 @@ IMAGES = {"latency": 1, "throughput": 64}  # of the batches for which benchmarks
 
 
 def name_of(kernel: Any) -> str:
-    """A kernel's function, tile, epilogue and precision, from the constants that its factory gave it."""
+    """A kernel's function, tile, properties and precision, from the constants that its factory gave it."""
     function = kernel.fn if SIMULATED else kernel.py_func
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    constants = {name: cell.cell_contents for name, cell in cells}
+    constants = {name.lower(): cell.cell_contents for name, cell in cells}
     words = [function.__name__]
-    if "BM" in constants:
-        words.append(f"{constants['BM']}x{constants['BN']}")
-    words += [flag for flag in ("IS_SUMS", "HAS_STATISTICS") if constants.get(flag)]
-    words += [precision for precision, kind in KINDS.items() if kind == constants.get("KIND")]
+    if "bm" in constants:
+        words.append(f"{constants['bm']}x{constants['bn']}")
+    words += [name for name, value in constants.items() if value is True]
+    words += [precision for precision, kind in KINDS.items() if kind == constants.get("kind")]
     return " ".join(words)
 
 

@@ -58,7 +58,7 @@ def test_a_network_is_found_by_its_name_and_the_last_launch_by_its_kernel(journa
 def test_a_kernels_name_has_what_its_factory_was_given():
     kernel = make_simt_gemm(SIMT_TILES[128, 64], STATISTICS)
     tile = SIMT_TILES[128, 64]
-    assert gpu_case.name_of(kernel) == f"simt_gemm {tile.bm}x{tile.bn} HAS_STATISTICS float32"
+    assert gpu_case.name_of(kernel) == f"simt_gemm {tile.bm}x{tile.bn} has_statistics float32"
 
 
 def test_what_was_found_is_json(journal, capsys):

@@ -13,6 +13,7 @@ from .needs import MISSING
 if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
 
+from ci import gpu_case
 from ci.cuda_compile import declared
 from pix2pix.gpu import kernels as kernels_package
 from tests.gpu.networks import MORE, QUICK, Case, Network, Sample, launching_all
@@ -124,6 +125,10 @@ def test_every_specialisation_is_launched():
     assert set(declared()) - rest <= quick
     families = {(name.split()[0], name.split()[-1]) for name in rest}
     assert families <= {(name.split()[0], name.split()[-1]) for name in quick}
+
+
+def test_kernels_on_a_gpu_are_told_apart_by_their_names():
+    assert len({gpu_case.name_of(kernel.kernel) for kernel in declared().values()}) == len(declared())
 
 
 def test_every_kernel_of_the_engine_is_declared():
