@@ -49,6 +49,14 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     void fetch(const float* begin, const float* end)
     const float* ZEROS
 
+cdef extern from "cpu/kernels/amx.h" nogil:
+    const int PIECE_ROWS
+    bint can_tiles()
+    void shape_tiles(long rows, long depth)
+    void multiply_tiles(long rows, long vectors, const float* a, long a_stride, const long* taps, long count, long depth,
+                        const float* b, const float* init, long init_stride, float* c, long c_stride)
+    void release_tiles()
+
 
 def build_facts() -> dict:
     """What this extension was built with, and the best instruction set of the processor that it runs on."""
@@ -57,6 +65,7 @@ def build_facts() -> dict:
         "processor": processor_isa().decode(),
         "compiler": COMPILER.decode(),
         "bfloat16": "yes" if can_bfloat16() else "no",
+        "tiles": "yes" if can_tiles() else "no",
         "openmp": str(OPENMP_VERSION) if OPENMP_VERSION else "no",
     }
 

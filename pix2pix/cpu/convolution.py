@@ -25,6 +25,7 @@ class ConvolutionSpec(NamedTuple):
     beta: np.ndarray | None = None  # (out,)
     eps: float | None = None
     bfloat16: bool = False  # whether products are of bfloat16 numbers
+    tiles: bool = False  # whether AMX multiplies them
     reads_image: bool = False  # whether the layer reads the image itself
     adds: bool = False  # whether the maps are added up, not joined along their channels
     inner_slope: float = 1.0  # of the leaky ReLU before the norm

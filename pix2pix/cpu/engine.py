@@ -21,7 +21,7 @@ from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
 from .convolution import ConvolutionSpec, widened_to_four
-from .instruction_sets import extension
+from .instruction_sets import chosen, extension
 from .openmp import requested_threads
 from .topology import default_threads, use_allowed_cpus
 from .workspace import CpuBackend
@@ -56,7 +56,8 @@ class CpuEngine(BaseEngine):
         isa: str | None = None,
         release: bool = False,
     ) -> None:
-        self.plan = choose(generator, tune, plan, precision)
+        isa = chosen(isa, precision)
+        self.plan = choose(generator, tune, plan, precision, processor=isa)
         generator.check_weights(weights)
         source = "OMP_NUM_THREADS" if threads is None and requested_threads() else ""
         if threads is None:
@@ -66,7 +67,6 @@ class CpuEngine(BaseEngine):
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads
-        isa = facts["isa"]
         if precision == "bfloat16" and facts["bfloat16"] != "yes":
             raise RuntimeError(
                 f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
@@ -109,6 +109,7 @@ class CpuEngine(BaseEngine):
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
             bfloat16=self._info.precision == "bfloat16" and not op.reads_image,
+            tiles=self._info.instruction_set == "amx" and not op.reads_image,
             reads_image=op.reads_image,
             adds=op.join == "add",
             inner_slope=op.epilogue.inner_slope,

@@ -1,4 +1,7 @@
-"""The compiled extensions, one per instruction set: which of them this machine can run, and which one is used."""
+"""The compiled extensions, one per instruction set: which of them this machine can run, and which one is used.
+
+AMX has no extension of its own: it is avx512's, whose products in bfloat16 are then computed in tiles.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,44 @@ from types import ModuleType
 from .openmp import loading_environment
 from .topology import default_threads
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
+INSTRUCTION_SETS = ("amx", "avx512", "avx2", "portable")  # best first
 FORCE_ISA = "PIX2PIX_ISA"
 
 
 def instruction_sets() -> list[str]:
     """What this machine can run and this installation was built for, best first."""
-    best = INSTRUCTION_SETS.index(extension("portable").build_facts()["processor"])
-    return [isa for isa in INSTRUCTION_SETS[best:] if importlib.util.find_spec(f"pix2pix._cpu_{isa}")]
+    best = INSTRUCTION_SETS.index(_load("portable").build_facts()["processor"])
+    found = [isa for isa in INSTRUCTION_SETS[best:] if importlib.util.find_spec(f"pix2pix._cpu_{isa}")]
+    tiles = "avx512" in found and _load("avx512").build_facts()["tiles"] == "yes"
+    return ["amx", *found] if tiles else found
 
 
-def extension(isa: str | None = None) -> ModuleType:
-    """The compiled module for an instruction set; by default what PIX2PIX_ISA names, else the best there is.
+def chosen(isa: str | None = None, precision: str = "float32") -> str:
+    """The instruction set to be used: ``isa``, or by default what PIX2PIX_ISA names, else the best for the precision.
 
     Raises RuntimeError if it isn't built, or the processor cannot run it.
     """
-    if isa is None:
-        isa = os.environ.get(FORCE_ISA) or instruction_sets()[0]
-    if isa not in INSTRUCTION_SETS:
+    isa = isa or os.environ.get(FORCE_ISA)
+    if isa and isa not in INSTRUCTION_SETS:
         raise RuntimeError(f"got instruction set {isa!r}, expected one of {', '.join(INSTRUCTION_SETS)}")
-    if isa != "portable" and isa not in instruction_sets():
-        raise RuntimeError(f"instruction set {isa!r}: this machine and this build have {', '.join(instruction_sets())}")
+    if isa == "portable":
+        return isa
+    found = instruction_sets()
+    if isa and isa not in found:
+        raise RuntimeError(f"instruction set {isa!r}: this machine and this build have {', '.join(found)}")
+    best = isa or found[0]
+    return "avx512" if best == "amx" and precision == "float32" else best
+
+
+def extension(isa: str | None = None) -> ModuleType:
+    """The compiled module for an instruction set, which is :func:`chosen`.
+
+    Raises RuntimeError if it isn't built, or the processor cannot run it.
+    """
+    return _load(chosen(isa))
+
+
+def _load(isa: str) -> ModuleType:
     try:
         with loading_environment():
             return importlib.import_module(f"pix2pix._cpu_{isa}")
@@ -45,6 +65,6 @@ def build_info() -> dict[str, str]:
         "instruction set": f"{facts['isa']} (built and usable here: {', '.join(instruction_sets())})",
         "compiler": facts["compiler"],
         "OpenMP": facts["openmp"],
-        "bfloat16": facts["bfloat16"],
+        "bfloat16": f"yes, {chosen(precision='bfloat16')}" if facts["bfloat16"] == "yes" else "no",
         "threads": str(1 if facts["openmp"] == "no" else default_threads()),
     }

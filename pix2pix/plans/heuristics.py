@@ -33,13 +33,15 @@ def choose(
     plan: Plan | str | os.PathLike[str] | None = None,
     precision: str = "float32",
     hardware: str = "cpu",
-    gpu: str | None = None,
+    processor: str | None = None,
 ) -> Plan:
     """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
+    ``processor`` is the name of the GPU, or the CPU's instruction set.
+
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
-    None chooses by ``tune``, which a given plan overrides, and by what was measured on GPUs of the name ``gpu``, if
-    anything was. Raises ValueError for a plan that doesn't fit the generator or the precision, for one that has nothing
+    None chooses by ``tune``, which a given plan overrides, and by what was measured on such a processor, if anything
+    was. Raises ValueError for a plan that doesn't fit the generator or the precision, for one that has nothing
     to do for the hardware, and for layers that the hardware has no kernel for; RuntimeError for a precision that it
     doesn't compute in.
     """
@@ -51,14 +53,17 @@ def choose(
     check_precision(precision, hardware)
     program, layers = lower(folded(generator)), {}
     shapes = program.shapes(generator.size, generator.size)
-    measured = tables.table(gpu, precision, tune)
+    measured = tables.table(processor, precision, tune)
     wanted = ALGORITHMS[hardware][str(plan)] if plan else None
     for op in program.ops:
         takes = algorithms(op, hardware, precision)
         if not takes:
             raise ValueError(unsupported(op, hardware))
         grid, _ = op.sampling.base_grid(*shapes[op.sources[0].layer][:2])
-        best = _on_gpu(op, grid, tune, precision) if hardware == "cuda" else _on_cpu(op, grid, tune, precision)
+        if hardware == "cuda":
+            best = _on_gpu(op, grid, tune, precision)
+        else:  # AMX multiplies so fast that the transforms would take longer than what they save
+            best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision)
         chosen = wanted or measured.get(tables.shape(generator, op), best)
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():

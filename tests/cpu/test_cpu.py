@@ -21,10 +21,9 @@ from pix2pix.model.weights import random_weights
 from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, parse
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
+from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
 from tests.fresh import run_code
 from tests.models import VARIANTS, pictures, weights_of
-
-ISAS = instruction_sets()
 
 
 def as_map(kernels, value, mean=None, scale=None, shift=None):
@@ -68,11 +67,12 @@ def run_layer(
     splits=(),
     norm=(None, None, None),
     bfloat16=False,
+    tiles=False,
 ):
     """One layer over maps cut from x at `splits`: (value, mean, scale)."""
     parts = np.split(x, splits, axis=3)
     sampling = TRANSPOSED if transposed else CONVOLUTION
-    spec = ConvolutionSpec(kernel, sampling, [p.shape[3] for p in parts], bias, *norm, bfloat16)
+    spec = ConvolutionSpec(kernel, sampling, [p.shape[3] for p in parts], bias, *norm, bfloat16, tiles)
     layer = convolution(kernels, algorithm, spec, threads)
     n, h, w, _ = x.shape
     out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
@@ -126,7 +126,7 @@ SHAPES = [  # (n, h, w, channels, filters): by patch, panel and block; ragged bl
 ]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", SHAPES)
 def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
@@ -146,7 +146,7 @@ def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
     np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=factor * 2e-5)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(1, 32, 32, 40, 24), (1, 64, 128, 8, 16), (3, 4, 4, 20, 40)])
 def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, n, h, w, c, k):
@@ -167,7 +167,7 @@ def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, n, 
             np.testing.assert_array_equal(got[0], expected[i])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("algorithm", ["direct", "winograd4"])
 def test_statistics_do_not_cancel(isa, algorithm):
     """A map whose mean is 1000 times its deviation: sums of squares in float32 would lose it all."""
@@ -182,7 +182,7 @@ def test_statistics_do_not_cancel(isa, algorithm):
     np.testing.assert_allclose(scale[0], 1 / np.sqrt(expected.var((0, 1)) + 1e-5), rtol=1e-3)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 def test_sources_are_normalised_activated_and_joined_on_reading(isa):
     kernels = extension(isa)
     rng = np.random.default_rng(5)
@@ -194,7 +194,7 @@ def test_sources_are_normalised_activated_and_joined_on_reading(isa):
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 def test_padding_is_zero_after_the_norm_not_before(isa):
     """A map of raw zeros with shift 1 has the value 1, but outside of it there are zeros."""
     kernels = extension(isa)
@@ -214,7 +214,7 @@ def test_tanh_of_the_last_layer():
     weights["decoder_1.kernel"][1, 1, 0, 0] = 1  # output (2i, 2j) = up (i, j), where that is positive
     weights["decoder_1.kernel"][2, 2, 0, 0] = -1  # output (2i+1, 2j+1) = -up (i, j)
     values = np.linspace(0, 12, 64 * 64, dtype=np.float32).reshape(1, 64, 64, 1)
-    for isa in ISAS:
+    for isa in EXTENSIONS:
         with CpuEngine(g, weights, isa=isa) as engine:
             y = engine.run(inputs={"decoder_2": values, "encoder_1": values * 0})
         exact = np.tanh(values[0, :, :, 0].astype(np.float64))
@@ -260,11 +260,14 @@ def test_callers_in_many_threads_do_not_multiply_the_engines_threads():
         assert max(seen) <= before + len(callers)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", instruction_sets())
 def test_the_environment_forces_an_instruction_set(isa, monkeypatch):
     monkeypatch.setenv("PIX2PIX_ISA", isa)
     with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow")) as engine:
-        assert engine.info.instruction_set == isa
+        assert engine.info.instruction_set == ("avx512" if isa == "amx" else isa)
+    if isa in BFLOAT16:
+        with CpuEngine(VARIANTS["tensorflow"], weights_of("tensorflow"), precision="bfloat16") as engine:
+            assert engine.info.instruction_set == isa
     assert isa in build_info()["instruction set"]
 
 
@@ -290,17 +293,17 @@ def test_bfloat16_needs_a_processor_that_has_it():
         CpuEngine(g, weights, plan=choose(g, "latency", None, "bfloat16"))
 
 
+@pytest.mark.skipif(not BFLOAT16, reason=NO_BFLOAT16)
+@pytest.mark.parametrize("isa", EACH_BFLOAT16)
 @pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(3, 4, 4, 16, 16), (1, 16, 16, 64, 64), (2, 36, 20, 40, 24)])
-def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k):
-    kernels = extension(ISAS[0])
-    if kernels.build_facts()["bfloat16"] != "yes":
-        pytest.skip("this processor has no AVX512_BF16")
+def test_one_layer_in_bfloat16(transposed, algorithm, n, h, w, c, k, isa):
+    kernels = extension(isa)
     rng = np.random.default_rng([n, h, w, c, k])
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
     function = transposed_convolution if transposed else strided_convolution
-    raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, bfloat16=True)
+    raw, _, _ = run_layer(kernels, transposed, x, kernel, None, algorithm, bfloat16=True, tiles=isa == "amx")
     expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
     error = np.sqrt(((raw - expected) ** 2).mean()) / expected.std()
     assert error < noise_of(algorithm)[1]

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.model.generator import Generator, Norm
 from pix2pix.model.pix2pixhd import Coarse, local_enhancer
 from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.weights import random_weights
+from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
 from tests.engines import layers
 from tests.models import check_layer, check_output
 
-ISAS = instruction_sets()
-BFLOAT16 = extension(ISAS[0]).build_facts()["bfloat16"] == "yes"
 SIZES = [(1, 4, 4), (3, 3, 5), (1, 17, 35)]  # numbers of images; height and width in steps of at least 4 pixels
 RESNETS = {
     "resnet": resnet(ngf=12, blocks=2, in_channels=1),
@@ -57,7 +55,7 @@ def compare(engine: CpuEngine, generator: Generator, weights: dict[str, np.ndarr
             check_output(got[names[-1]], expected[names[-1]], precision)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("plan", ["direct", None, "winograd2", "winograd3"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_layer_agrees_with_the_oracle(name, plan, isa):
@@ -70,15 +68,16 @@ def test_every_layer_agrees_with_the_oracle(name, plan, isa):
     compare(engine, generator, weights, "float32")
 
 
-@pytest.mark.skipif(not BFLOAT16, reason="this processor has no AVX512_BF16")
-@pytest.mark.parametrize("plan", ["direct", None])
+@pytest.mark.skipif(not BFLOAT16, reason=NO_BFLOAT16)
+@pytest.mark.parametrize("isa, plan", [*((isa, None) for isa in EACH_BFLOAT16), ("avx512", "direct")])
 @pytest.mark.parametrize("name", CASES)
-def test_bfloat16_is_as_near_as_it_must_be(name, plan):
+def test_bfloat16_is_as_near_as_it_must_be(name, isa, plan):
     generator, weights = CASES[name]
-    compare(CpuEngine(generator, weights, plan=plan, precision="bfloat16"), generator, weights, "bfloat16")
+    engine = CpuEngine(generator, weights, plan=plan, precision="bfloat16", isa=isa)
+    compare(engine, generator, weights, "bfloat16")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("name", RESNETS)
 def test_bytes_depend_on_neither_batch_nor_threads_nor_what_is_asked_for(name, isa):
     generator, weights = CASES[name]

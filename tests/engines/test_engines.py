@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.cpu.instruction_sets import extension, instruction_sets
 from pix2pix.engines.base import BaseEngine, Engine
 from pix2pix.engines.hybrid import HybridEngine
 from pix2pix.engines.pool import PoolEngine, WorkerGroup
@@ -24,12 +23,10 @@ from pix2pix.model.weights import random_weights
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.placements import decide, parse_placement
 from pix2pix.plans.plan import place
+from tests.cpu.isas import BFLOAT16, EXTENSIONS
 from tests.engines.fakes import FakeDevice, SlowReference
 from tests.gpu.gpus import EDGE, MISSING, NUMBER, SIMULATED
 from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
-
-ISAS = instruction_sets()
-BFLOAT16 = extension(ISAS[0]).build_facts()["bfloat16"] == "yes"
 
 
 def on_cpu(isa: str, plan: str | None = None, precision: str = "float32"):
@@ -79,11 +76,10 @@ def pool_on_fake_devices(g, w):
 
 # name -> (a function (generator, weights) -> engine, precision)
 ENGINES = {"reference-float32": (lambda g, w: ReferenceEngine(g, w, np.float32), "float32")}
-ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in ISAS for plan in ("direct", None)}
-ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(ISAS[0], f"winograd{s}{m}") for m in (2, 3, 4) for s in ("", "-shared")}
-if BFLOAT16:
-    PLANS = ("direct", None, "winograd2", "winograd-shared3")
-    ENGINES |= {f"cpu-bfloat16-{plan or 'default'}": on_cpu(ISAS[0], plan, "bfloat16") for plan in PLANS}
+ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in EXTENSIONS for plan in ("direct", None)}
+ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(EXTENSIONS[0], f"winograd{s}{m}") for m in (2, 3, 4) for s in ("", "-shared")}
+PLANS = ("direct", None, "winograd2", "winograd-shared3")
+ENGINES |= {f"cpu-{i}-bfloat16-{plan or 'default'}": on_cpu(i, plan, "bfloat16") for i in BFLOAT16 for plan in PLANS}
 for PLACEMENT in ("encoder_2-4,decoder_4-2", "seed-c", "encoder_1,encoder_5,decoder_3-1"):
     ENGINES[f"hybrid-cpu-reference-{PLACEMENT}"] = on_cpu_and_reference(PLACEMENT), "float32"
 ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"

@@ -16,6 +16,12 @@ def test_blocks_of_a_resnet_use_the_largest_tile_that_is_accurate_enough(precisi
     assert {str(layers[name]) for name in layers if not name.startswith("block")} == {"direct"}
 
 
+def test_amx_needs_no_transforms():
+    for generator in (resnet(), unet()):
+        layers = choose(generator, "throughput", precision="bfloat16", processor="amx").layers
+        assert {str(layer) for layer in layers.values()} == {"direct"}
+
+
 def test_transformed_weights_of_wide_layers_are_limited():
     layers = choose(resnet(levels=4, size=512), "latency").layers
     assert {str(layers[name]) for name in layers if name.startswith("block")} == {"winograd2"}

@@ -78,7 +78,7 @@ def test_a_placement_that_is_measured_has_what_was_measured_on_that_gpu(folder, 
         return tuple(ReferenceEngine(g, weights_of("tensorflow"), np.float32) for _ in range(2))
 
     plan = find(g, tmp_path / "auto.json", "float32", "latency", engines, GPU)
-    on_gpu = choose(g, "latency", hardware="cuda", gpu=GPU)
+    on_gpu = choose(g, "latency", hardware="cuda", processor=GPU)
     assert str(on_gpu.layers[layer.name]) == "im2col" != str(choose(g, "latency", hardware="cuda").layers[layer.name])
     assert all(plan.layers[name] == on_gpu.layers[name] for name in plan.layers_on("cuda"))
 
@@ -93,7 +93,7 @@ def test_what_is_measured_again_replaces_the_same_aim_alone(folder):
     assert json.loads(file.read_text())["gpu"] == GPU and json.loads(file.read_text())["commit"] == "b"
     file.write_text("{}")
     with pytest.raises(ValueError, match=r"T1000-8-GB.json should hold what was measured on NVIDIA T1000 \(8 GB\)"):
-        choose(STANDARD, "latency", hardware="cuda", gpu=GPU)
+        choose(STANDARD, "latency", hardware="cuda", processor=GPU)
 
 
 def test_the_tables_of_the_package_hold_what_engines_can_do():

@@ -69,6 +69,7 @@ cdef struct Geometry:
     long step                   # input rows from one position of the grid to the next
     Axis down, across           # patches along rows and columns
     bint bfloat16               # whether the input is read as bfloat16
+    bint tiles                  # whether AMX multiplies
     long pixel, line            # words from one pixel, and one row, to the next where the input is read to
     # direct convolution only: the taps that meet the map at all, for each phase (see Product)
     long depth, per_pass        # words of a tap; taps that are used before the next are begun
@@ -136,7 +137,7 @@ cdef class Convolution(Sampled):
 
     bfloat16: whether the layer's input is read as bfloat16. `shift`: what is added to a normalised map, its beta.
     """
-    cdef readonly bint norm, bfloat16
+    cdef readonly bint norm, bfloat16, tiles
     cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
     cdef float[::1] weights, bias, gamma
@@ -146,7 +147,7 @@ cdef class Convolution(Sampled):
     def __init__(self, spec, bint bfloat16):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        self.bfloat16, self.inner_slope = bfloat16, spec.inner_slope
+        self.bfloat16, self.tiles, self.inner_slope = bfloat16, spec.tiles, spec.inner_slope
         self.norm, self.eps = spec.eps is not None, spec.eps or 0.0
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
         self.where = joined_channels(spec.channels, self.reads_image, spec.adds)
@@ -193,7 +194,7 @@ cdef class Convolution(Sampled):
         """The layer for n inputs of h x w."""
         cdef Geometry g
         self.set_grid(&g, n, h, w)
-        g.filters, g.bfloat16 = self.filters, self.bfloat16
+        g.filters, g.bfloat16, g.tiles = self.filters, self.bfloat16, self.tiles
         g.pixel = self.words + (0 if self.reads_image else SKEW)
         g.grid.across = (g.grid.w + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
         g.grid.columns = (g.grid.w + g.grid.across - 1) // g.grid.across

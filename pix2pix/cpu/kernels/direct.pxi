@@ -73,7 +73,7 @@ cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
 cdef inline void set_product(const Geometry* g, const Task* task, const float* bias, Product* p) noexcept nogil:
     """Describe the product of the task's taps, given the rows of A and of C."""
     cdef const long* taps = g.taps[task.phase]
-    p.bfloat16, p.vectors = g.bfloat16, panel_vectors(g.filters, task.panel)
+    p.bfloat16, p.tiles, p.vectors = g.bfloat16, g.tiles, panel_vectors(g.filters, task.panel)
     p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
     p.b = task.weights
     if task.first:

@@ -16,6 +16,7 @@ cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginn
 cdef struct Product:
     # up to NR columns of C = init + A @ B
     bint bfloat16               # the words of A and B
+    bint tiles                  # whether AMX multiplies them (amx.h)
     long rows, vectors          # vectors: of VL columns, 1 or 2
     const long* taps            # for each tap: its offset in a row of A, its offset in B
     long tap_count, depth       # depth: words of a tap, a multiple of 4
@@ -29,19 +30,33 @@ cdef struct Product:
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
-    """Compute the product, at most MR_MAX rows at a time.
+    """Compute the product, at most MR_MAX rows at a time, or PIECE_ROWS in tiles.
 
     Unless `moments` is NULL, C is complete then: the leaky ReLU is applied, and the columns merged into the moments.
     """
-    cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, piece, at, height
+    cdef long most = PIECE_ROWS if p.tiles else MR_MAX
+    cdef long pieces = (p.rows + most - 1) // most, piece, at, height, shaped = 0
     cdef long words = p.tap_count * p.depth * NR
     for piece in range(pieces):
-        at = p.rows * piece // pieces
-        height = p.rows * (piece + 1) // pieces - at
+        if p.tiles:     # all but the last are of one height, for shaping tiles takes long
+            at = piece * most
+            height = min(most, p.rows - at)
+        else:
+            at = p.rows * piece // pieces
+            height = p.rows * (piece + 1) // pieces - at
         if p.fetch and p.rows >= FETCH_ROWS:
             fetch(p.b + words + words * piece // pieces, p.b + words + words * (piece + 1) // pieces)
-        kernel_for(height, p.vectors, p.bfloat16)(
-            p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
-            p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
+        if p.tiles:
+            if height != shaped:
+                shape_tiles(height, p.depth)
+                shaped = height
+            multiply_tiles(height, p.vectors, p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
+                           p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
+        else:
+            kernel_for(height, p.vectors, p.bfloat16)(
+                p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
+                p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
         if moments != NULL:
             finish_rows(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.slope, moments)
+    if p.tiles:
+        release_tiles()

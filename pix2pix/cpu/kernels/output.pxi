@@ -54,7 +54,7 @@ cdef class OutputConvolution(Sampled):
 
     A column of Y is (tap, filter). bfloat16: X and W are bfloat16. tanh: whether the result goes through it.
     """
-    cdef readonly bint bfloat16, tanh
+    cdef readonly bint bfloat16, tiles, tanh
     cdef readonly long depth, words, channels, columns, panels
     cdef long kernel, ring      # taps along each axis; the rows of products that an output row needs at most
     cdef long[4] lead           # top, left, bottom, right: what the transposed convolution's output loses
@@ -70,7 +70,7 @@ cdef class OutputConvolution(Sampled):
         self.kernel, self.tanh = kernel.shape[0], tanh
         self.columns = padded(self.kernel * self.kernel * self.channels)
         self.panels = (self.columns + NR - 1) // NR
-        self.bfloat16, self.depth = spec.bfloat16, where.shape[0]
+        self.bfloat16, self.tiles, self.depth = spec.bfloat16, spec.tiles, where.shape[0]
         self.words = self.depth // 2 if self.bfloat16 else self.depth
         self.ring = (self.kernel + self.scale - 1) // self.scale
         for a in range(4):
@@ -176,7 +176,7 @@ cdef class OutputConvolution(Sampled):
         """out[j][tap, filter] = the strip's columns of input row y @ W."""
         cdef long x = s.j0, panel
         cdef Product p
-        p.bfloat16, p.taps, p.tap_count, p.depth = self.bfloat16, ONE_TAP, 1, self.words
+        p.bfloat16, p.tiles, p.taps, p.tap_count, p.depth = self.bfloat16, self.tiles, ONE_TAP, 1, self.words
         p.a, p.a_stride = a, call.input.pixel
         p.init, p.init_stride, p.c_stride, p.fetch = ZEROS, 0, self.columns, False
         while x < s.j1:

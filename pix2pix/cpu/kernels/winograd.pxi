@@ -280,7 +280,8 @@ cdef class WinogradConvolution(Convolution):
         """The panels first <= panel < last of M[point] = V[point] @ U[point] for all tiles."""
         cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), panel, k
         cdef Product p
-        p.bfloat16, p.rows, p.fetch = self.products_bfloat16, tiles.count, 4 * self.weights.shape[0] > CACHED_BYTES
+        p.bfloat16, p.tiles, p.rows = self.products_bfloat16, self.tiles, tiles.count
+        p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES
         p.taps, p.tap_count, p.a_stride, p.c_stride = ONE_TAP, 1, t.k_stride, t.n
         for panel in range(first, last):
             p.vectors = panel_vectors(t.n, panel)

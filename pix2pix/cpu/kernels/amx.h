@@ -1,0 +1,125 @@
+/* Products on AMX tiles: registers of 16 rows x 64 bytes, and an instruction that multiplies two of them.
+ *
+ * Four tiles hold up to 32 x 32 floats of C for all of K, two hold words of A and two words of B (tdpbf16ps). The operands
+ * lie in memory as for the micro-kernels of simd.h: a tile's rows are so many words of A apart, or rows of B, which has
+ * pairs of channels side by side already.
+ *
+ * Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and volume 2.
+ */
+#ifndef PIX2PIX_AMX_H
+#define PIX2PIX_AMX_H
+
+#include "simd.h"
+
+#define TILE_ROWS 16
+#define PIECE_ROWS (2 * TILE_ROWS) /* of C, that are computed at once */
+
+#if VL == 16 && defined(__x86_64__) && defined(__linux__) && \
+    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
+#endif
+
+#if HAS_TILES
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define WITH_TILES __attribute__((target("amx-tile,amx-bf16")))
+#define REQUEST_PERMISSION 0x1023 /* ARCH_REQ_XCOMP_PERM of arch_prctl(2) */
+#define TILE_DATA 18              /* the state that it is for */
+
+/* Whether the processor has AMX for bfloat16 and the system lets this process use it. */
+static inline int can_tiles(void) {
+    unsigned eax, ebx, ecx, edx;
+    if (!can_bfloat16() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
+    return (edx >> 22 & 1) && (edx >> 24 & 1) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+/* Words of K that a tile takes: as many as divide depth, at most 16. */
+static inline long tile_words(long depth) {
+    long words = 16;
+    while (depth % words) words--;
+    return words;
+}
+
+/* Shape the tiles for `rows` of C, 1 to PIECE_ROWS: C in tiles 0 to 3, A in 4 and 5, B in 6 and 7. */
+WITH_TILES static inline void shape_tiles(long rows, long depth) {
+    struct {
+        unsigned char palette, start_row, reserved[14];
+        unsigned short row_bytes[16];
+        unsigned char rows[16];
+    } shapes = {.palette = 1};
+    long upper = rows < TILE_ROWS ? rows : TILE_ROWS, words = tile_words(depth);
+    for (int i = 0; i < 8; i++) {
+        shapes.rows[i] = (unsigned char)(i >= 6 ? words : i == 2 || i == 3 || i == 5 ? rows - upper : upper);
+        shapes.row_bytes[i] = (unsigned short)(!shapes.rows[i] ? 0 : i == 4 || i == 5 ? 4 * words : 4 * VL);
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(shapes)); /* gcc's intrinsic names only 8 bytes of it as an operand */
+}
+
+WITH_TILES static inline void release_tiles(void) { _tile_release(); }
+
+/* See MICRO_KERNEL. `lower`: whether there are rows in the lower tiles, `right`: columns in those on the right. Both are
+ * constants where this is inlined. */
+WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
+    const int lower, const int right, const float *a, long a_stride, const long *taps, long count, long depth,
+    const float *b, const float *init, long init_stride, float *c, long c_stride) {
+    const long words = tile_words(depth), a_bytes = 4 * a_stride, b_bytes = 4 * NR;
+    const long from = 4 * init_stride, to = 4 * c_stride;
+    const float *init_lower = init + TILE_ROWS * init_stride;
+    float *c_lower = c + TILE_ROWS * c_stride;
+    __asm__ volatile("" ::: "memory"); /* gcc's intrinsics to load do not say that they read memory */
+    _tile_loadd(0, init, from);
+    if (right) _tile_loadd(1, init + VL, from);
+    if (lower) _tile_loadd(2, init_lower, from);
+    if (lower && right) _tile_loadd(3, init_lower + VL, from);
+    for (long t = 0; t < count; t++) {
+        const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];
+        for (long k = 0; k < depth; k += words, p += words, q += words * NR) {
+            _tile_loadd(4, p, a_bytes);
+            _tile_loadd(6, q, b_bytes);
+            _tile_dpbf16ps(0, 4, 6);
+            if (right) {
+                _tile_loadd(7, q + VL, b_bytes);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (lower) {
+                _tile_loadd(5, p + TILE_ROWS * a_stride, a_bytes);
+                _tile_dpbf16ps(2, 5, 6);
+            }
+            if (lower && right) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, to);
+    if (right) _tile_stored(1, c + VL, to);
+    if (lower) _tile_stored(2, c_lower, to);
+    if (lower && right) _tile_stored(3, c_lower + VL, to);
+}
+
+/* Up to PIECE_ROWS rows of one or two vectors of C, in tiles shaped for them. */
+WITH_TILES static void multiply_tiles(long rows, long vectors, const float *a, long a_stride, const long *taps,
+                                      long count, long depth, const float *b, const float *init, long init_stride,
+                                      float *c, long c_stride) {
+#define SHAPE(LOWER, RIGHT) \
+    multiply_shape(LOWER, RIGHT, a, a_stride, taps, count, depth, b, init, init_stride, c, c_stride)
+    if (rows > TILE_ROWS && vectors > 1) SHAPE(1, 1);
+    else if (rows > TILE_ROWS) SHAPE(1, 0);
+    else if (vectors > 1) SHAPE(0, 1);
+    else SHAPE(0, 0);
+#undef SHAPE
+}
+#else
+static inline int can_tiles(void) { return 0; }
+static inline void shape_tiles(long rows, long depth) { (void)rows, (void)depth; }
+static inline void release_tiles(void) {}
+static inline void multiply_tiles(long rows, long vectors, const float *a, long a_stride, const long *taps, long count,
+                                  long depth, const float *b, const float *init, long init_stride, float *c,
+                                  long c_stride) {
+    (void)rows, (void)vectors, (void)a, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b, (void)init;
+    (void)init_stride, (void)c, (void)c_stride;
+}
+#endif
+
+#endif
