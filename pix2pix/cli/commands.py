@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import mpi
-from .parser import parser, translate_options
+from ..video.options import VideoOptions, is_video
+from .parser import parser, translate_options, video_options
 from .streams import ENDINGS, check_written
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from ..files.options import TranslateOptions
     from ..files.sharing import Ranks
 
 
@@ -53,7 +55,10 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
     if args.command == "translate":
         from . import translate
 
-        return translate.run(translate_options(args), args.quiet, args.json, ranks)
+        options: TranslateOptions | VideoOptions = translate_options(args)
+        if is_video(options.inputs, options.output):
+            options = video_options(args)
+        return translate.run(options, args.quiet, args.json, ranks)
     if args.command == "demo":
         from . import demo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOption
 from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
 from ..plans.precisions import PRECISIONS
+from ..video.options import VideoOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
@@ -70,9 +72,14 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
     )
 
 
+def video_options(args: argparse.Namespace) -> VideoOptions:
+    """The options of a parsed ``translate`` command for a film or numbered images."""
+    return VideoOptions(translate_options(args), args.codec, args.crf, args.fps)
+
+
 def _add_translate(commands: Commands) -> None:
     p = commands.add_parser("translate", help="translate images", epilog=EPILOG, allow_abbrev=False)
-    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, or one raw .rgb file")
+    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, one film, one raw .rgb file")
     p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     engine = p.add_argument_group("engine")
@@ -96,7 +103,7 @@ def _add_translate(commands: Commands) -> None:
     )
     _add_model_options(p.add_argument_group("model"))
     images = p.add_argument_group("images")
-    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
+    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size [films]")
     images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
     images.add_argument("--pair", choices=get_args(Pair), help="images are A|B side by side; compare the result")
     instances = images.add_mutually_exclusive_group()
@@ -110,6 +117,7 @@ def _add_translate(commands: Commands) -> None:
         "--no-instance", action="store_true", help="the generator was trained on label maps without instances"
     )
     images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
+    _add_video_options(p.add_argument_group("films, numbered images (%%05d.png)"))
     run = p.add_argument_group("run")
     run.add_argument(
         "--io",
@@ -144,6 +152,12 @@ def _add_translate(commands: Commands) -> None:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")
 
 
+def _add_video_options(p: argparse._ActionsContainer) -> None:
+    p.add_argument("--codec", metavar="NAME", help="FFmpeg's encoder, e.g. libx265 [libx264; libvpx-vp9 for .webm]")
+    p.add_argument("--crf", type=_factor, metavar="N", help="constant rate factor: less is better and larger")
+    p.add_argument("--fps", type=_rate, default=Fraction(25), metavar="N", help="numbered images per second [25]")
+
+
 def _add_convert(commands: Commands) -> None:
     p = commands.add_parser("convert", help="write a model as .safetensors", allow_abbrev=False)
     p.add_argument("source", type=Path, metavar="SOURCE", help="a trained generator")
@@ -176,6 +190,22 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
     return int(text)
+
+
+def _factor(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 63:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 63")
+    return int(text)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected images per second, e.g. 25 or 30000/1001")
+    return rate
 
 
 def _seconds(text: str) -> float:

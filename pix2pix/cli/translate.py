@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..atomic import remove_abandoned, write_atomically
@@ -12,7 +13,8 @@ from ..errors import InputError
 from ..files.options import TranslateOptions
 from ..files.report import Report
 from ..files.sharing import Ranks
-from ..files.translate import translate
+from ..files.translate import Listener, translate
+from ..video.options import VideoOptions
 from .progress import Progress, summary
 from .streams import check_written
 
@@ -20,7 +22,12 @@ STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
 
 
-def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = None, ranks: Ranks | None = None) -> int:
+def run(
+    options: TranslateOptions | VideoOptions,
+    quiet: bool = False,
+    to_json: Path | None = None,
+    ranks: Ranks | None = None,
+) -> int:
     """Do a run and tell of it: the summary goes to stdout, everything else to stderr. Returns the exit status.
 
     ``to_json`` is the file for the summary as JSON. If that goes to stdout, nothing else does.
@@ -31,10 +38,10 @@ def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = N
     if to_json not in (None, STDOUT):
         remove_abandoned([to_json])
     with Progress(sys.stderr, quiet) as progress:
-        report = translate(options, progress, ranks)
+        report = _translate(options, progress, ranks)
         if report.stopped:
             stopped = report.stopped if report.interrupted else f"stopped: {report.stopped}"
-            progress.message(f"{stopped}: {RESUME}")
+            progress.message(stopped if isinstance(options, VideoOptions) else f"{stopped}: {RESUME}")
     status = 130 if report.interrupted else 1 if report.counts["failed"] or report.stopped else 0
     if not quiet:
         print(summary(report), file=sys.stderr if to_json == STDOUT else sys.stdout)
@@ -45,6 +52,16 @@ def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = N
             print(f"cannot write the summary: {error}", file=sys.stderr)
             return status or 1
     return status
+
+
+def _translate(options: TranslateOptions | VideoOptions, listener: Listener, ranks: Ranks | None) -> Report:
+    if not isinstance(options, VideoOptions):
+        return translate(options, listener, ranks)
+    if find_spec("av") is None:
+        raise InputError("films and numbered images need PyAV: pip install 'pix2pix[video]'")
+    from ..video.translate import translate_video
+
+    return translate_video(options, listener, ranks)
 
 
 def _check_json(path: Path | None) -> None:
