@@ -14,7 +14,7 @@ from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOption
 from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
 from ..plans.precisions import PRECISIONS
-from ..video.options import VideoOptions
+from ..video.options import PipeOptions, VideoOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
@@ -47,7 +47,7 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         engine=EngineOptions(
             device=args.device,
             precision=args.precision,
-            tune=args.tune,
+            tune=args.tune or ("latency" if args.raw else "throughput"),
             plan=args.plan,
             threads=args.threads,
             workers=args.workers,
@@ -72,6 +72,11 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
     )
 
 
+def pipe_options(args: argparse.Namespace) -> PipeOptions:
+    """The options of a parsed ``translate --raw`` command."""
+    return PipeOptions(translate_options(args), args.raw)
+
+
 def video_options(args: argparse.Namespace) -> VideoOptions:
     """The options of a parsed ``translate`` command for a film or numbered images."""
     return VideoOptions(translate_options(args), args.codec, args.crf, args.fps)
@@ -79,7 +84,9 @@ def video_options(args: argparse.Namespace) -> VideoOptions:
 
 def _add_translate(commands: Commands) -> None:
     p = commands.add_parser("translate", help="translate images", epilog=EPILOG, allow_abbrev=False)
-    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, one film, one raw .rgb file")
+    p.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, one film, one raw .rgb file"
+    )
     p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     engine = p.add_argument_group("engine")
@@ -95,7 +102,7 @@ def _add_translate(commands: Commands) -> None:
         "--batch-size", type=_count, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
     )
     engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
-    engine.add_argument("--tune", default="throughput", choices=TUNES, help="[throughput]")
+    engine.add_argument("--tune", choices=TUNES, help="[throughput; latency with --raw]")
     engine.add_argument(
         "--plan",
         metavar="FILE|NAME",
@@ -117,7 +124,7 @@ def _add_translate(commands: Commands) -> None:
         "--no-instance", action="store_true", help="the generator was trained on label maps without instances"
     )
     images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
-    _add_video_options(p.add_argument_group("films, numbered images (%%05d.png)"))
+    _add_video_options(p.add_argument_group("films, numbered images, pipes"))
     run = p.add_argument_group("run")
     run.add_argument(
         "--io",
@@ -153,6 +160,7 @@ def _add_translate(commands: Commands) -> None:
 
 
 def _add_video_options(p: argparse._ActionsContainer) -> None:
+    p.add_argument("--raw", type=_size, metavar="WxH", help="with INPUT - and --output -: raw frames, stdin to stdout")
     p.add_argument("--codec", metavar="NAME", help="FFmpeg's encoder, e.g. libx265 [libx264; libvpx-vp9 for .webm]")
     p.add_argument("--crf", type=_factor, metavar="N", help="constant rate factor: less is better and larger")
     p.add_argument("--fps", type=_rate, default=Fraction(25), metavar="N", help="numbered images per second [25]")

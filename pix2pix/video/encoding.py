@@ -47,7 +47,9 @@ class Encoding:
         try:
             encoder = av.Codec(name, "w")
         except (av.FFmpegError, ValueError):
-            raise InputError(f"got --codec {name!r}, expected an encoder of FFmpeg, e.g. {', '.join(DEFAULTS)}") from None
+            raise InputError(
+                f"got --codec {name!r}, expected an encoder of FFmpeg, e.g. {', '.join(DEFAULTS)}"
+            ) from None
         if encoder.type != "video":
             raise InputError(f"got --codec {name!r}, which encodes {encoder.type}: expected one for video")
         options = dict(DEFAULTS.get(encoder.name, {}))

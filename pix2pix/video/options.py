@@ -26,6 +26,9 @@ class VideoOptions:
     fps: Fraction = Fraction(25)
 
 
+STANDARD = Path("-")  # stdin as an input, stdout as an output
+
+
 @dataclass(frozen=True, slots=True)
 class PipeOptions:
     """The options of ``pix2pix translate - --output - --raw WxH``: raw frames of ``size`` (H, W) pixels."""

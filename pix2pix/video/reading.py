@@ -85,6 +85,7 @@ class Film:
         seconds = (self.container.duration or 0) / av.time_base
         self.total = video.frames or round(seconds * self.rate)
         self._last: int | None = None
+        self._duration = 1
         self._items = self._read()
         self._head: deque[Frame | av.Packet] = deque()
         for item in self._items:

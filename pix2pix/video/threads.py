@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-SECONDS_BETWEEN_LOOKS = 0.1  # whether the other side has given up
+SECONDS_BETWEEN_LOOKS = 0.1  # whether the other side has given up, or an interrupt has come
 
 
 class _End:
@@ -21,10 +21,11 @@ class _End:
         self.error = error
 
 
-def ahead(items: Iterable[T], room: int) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], room: int, is_waited_for: bool = True) -> Generator[T, None, None]:
     """``items``, which another thread fetches, up to ``room`` of them before they are asked for.
 
-    Raises what they raise. When this generator is closed, the thread has ended.
+    Raises what they raise. When this generator is closed, the thread has ended; or, if ``is_waited_for`` is false,
+    because an item may never come, it will with the next item.
     """
     waiting: queue.Queue[T | _End] = queue.Queue(room)
     stop = threading.Event()
@@ -50,24 +51,35 @@ def ahead(items: Iterable[T], room: int) -> Generator[T, None, None]:
     thread = threading.Thread(target=fetch, name="pix2pix-ahead", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := waiting.get(), _End):
+        while not isinstance(item := _taken(waiting), _End):
             yield item
         if item.error is not None:
             raise item.error
     finally:
         stop.set()
-        thread.join()
+        if is_waited_for:
+            thread.join()
+
+
+def _taken(waiting: queue.Queue[T]) -> T:
+    """The next item. A wait without an end would now and then sleep through an interrupt that comes just before it."""
+    while True:
+        try:
+            return waiting.get(timeout=SECONDS_BETWEEN_LOOKS)
+        except queue.Empty:
+            continue
 
 
 class Behind(Generic[T]):
     """A thread that calls ``take`` for each item that is put, in order; up to ``room`` of them wait.
 
     What ``take`` raises is raised by the next :meth:`put` or by :meth:`finish`, and the items after it are dropped. Use
-    it as a context manager: at its end the thread has ended, and has dropped what was not taken yet.
+    it as a context manager: at its end the thread has ended, and has dropped what was not taken yet; or, if
+    ``is_waited_for`` is false because ``take`` may never return, it will.
     """
 
-    def __init__(self, take: Callable[[T], None], room: int) -> None:
-        self._take, self._stop = take, threading.Event()
+    def __init__(self, take: Callable[[T], None], room: int, is_waited_for: bool = True) -> None:
+        self._take, self._stop, self._is_waited_for = take, threading.Event(), is_waited_for
         self._waiting: queue.Queue[T | _End] = queue.Queue(room)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="pix2pix-behind", daemon=True)
@@ -78,8 +90,9 @@ class Behind(Generic[T]):
 
     def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
-        self._put(_End())
-        self._thread.join()
+        if self._is_waited_for:
+            self._put(_End())
+            self._thread.join()
 
     def put(self, item: T) -> None:
         """Have an item taken; waits while there is no room."""

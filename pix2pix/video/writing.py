@@ -17,13 +17,15 @@ from PIL import Image
 from ..atomic import write_atomically
 from ..errors import InputError
 from ..files import codecs
-from .colours import Colours, from_rgb
+from .colours import from_rgb
 from .encoding import PALETTE, Encoding
 from .names import name_of
 from .reading import Film, Source
 
 BRANDS = ("major_brand", "minor_version", "compatible_brands", "encoder")  # of the input's container, not of the film
 MOVIE_CONTAINERS = ("mp4", "mov")
+MATROSKA = ("matroska", "webm")  # have no times below 0: FFmpeg would let the whole film begin later instead
+DELAYED = ("opus", "libopus")  # codecs whose delay Matroska stores apart
 HUNDREDTHS = Fraction(1, 100)  # of a second: what a GIF counts
 LARGEST_TIMESCALE = 1 << 31
 FRAME_DURATION = av.codec.context.Flags.frame_duration
@@ -85,6 +87,8 @@ class FilmWriter:
         stream = self._copies.get(packet.stream.index)
         if stream is not None:
             packet.stream = stream
+            if self._encoding.container in MATROSKA and stream.codec_context.name not in DELAYED:
+                packet.pts, packet.dts = (None if t is None else max(0, t) for t in (packet.pts, packet.dts))
             with _told():
                 self._container.mux(packet)
 

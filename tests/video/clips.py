@@ -143,14 +143,15 @@ def translated(engine: Engine, image: np.ndarray) -> np.ndarray:
 
 
 def halved(image: np.ndarray, matrix: int, full: bool) -> list[np.ndarray]:
-    """Luma (H,W) and the two chroma planes (H/2,W/2) of RGB by the same equations: 8 bits, not rounded."""
+    """Luma (H,W) and the two chroma planes (H/2,W/2) of RGB by the same equations, as 8 bits store them."""
     red, blue = WEIGHTS[matrix]
     r, g, b = np.moveaxis(image / 255.0, -1, 0)
     y = red * r + (1 - red - blue) * g + blue * b
     h, w = y.shape
     chroma = [(b - y) / 2 / (1 - blue), (r - y) / 2 / (1 - red)]
     chroma = [plane.reshape(h // 2, 2, w // 2, 2).mean((1, 3)) for plane in chroma]
-    return [y * (255 if full else 219) + (0 if full else 16), *(c * (255 if full else 224) + 128 for c in chroma)]
+    stored = [y * (255 if full else 219) + (0 if full else 16), *(c * (255 if full else 224) + 128 for c in chroma)]
+    return [np.rint(plane).clip(0, 255) for plane in stored]
 
 
 def planes(frame: av.VideoFrame) -> list[np.ndarray]:
