@@ -68,6 +68,12 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
         from . import translate
 
         return translate.run(_translate_options(args), args.quiet, args.json, ranks)
+    if args.command == "watch":
+        from . import watch
+
+        if ranks:
+            raise InputError("watch runs in one process: start it without mpiexec")
+        return watch.run(translate_options(args), args.quiet)
     if args.command == "demo":
         from . import demo
 
