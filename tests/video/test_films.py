@@ -18,7 +18,7 @@ pytest.importorskip("av", reason="pip install 'pix2pix[video]'")
 
 import av
 
-from tests.cli.commands import names, translate
+from tests.cli.commands import names, pixels_of, translate
 from tests.video.clips import EVEN, UNEVEN, Clip, content, halved, make, planes, rgb, translated
 
 B_FRAMES = (("crf", "12"), ("bf", "3"), ("b-adapt", "0"))
@@ -122,6 +122,8 @@ def test_gif_in_and_out(folder, capsys):
     assert gif.times == before.times
     assert translate("out.gif", "-o", "again.mkv", "--codec", "ffv1") == 0
     assert content(Path("again.mkv")).times == gif.times
+    assert translate("out.gif", "-o", "again.mp4") == 0
+    assert content(Path("again.mp4")).times == gif.times
 
 
 def test_a_gif_is_an_image_where_the_output_is_one(folder):
@@ -280,8 +282,6 @@ def test_numbered_images(folder, engine):
     assert translate("frames/%05d.png", "-o", "out.mkv", "--codec", "ffv1", "--fps", "30000/1001") == 0
     film = content(Path("out.mkv"))
     assert [round(t * 1000) for t in film.times] == [round(Fraction(1_001_000 * i, 30_000)) for i in range(len(EVEN))]
-    from tests.cli.commands import pixels_of
-
     for number, frame in enumerate(film.frames, 1):
         image = pixels_of(f"frames/{number:05}.png")
         assert (pixels_of(f"again/{number:05}.png") == translated(engine, image)).all()

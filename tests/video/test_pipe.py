@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pix2pix.cli.parser import parser, pipe_options, translate_options
 from pix2pix.files.fitting import pad
 from tests.cli.commands import noise, translate
 
@@ -23,7 +25,7 @@ FRAME = H * W * 3
 
 @contextmanager
 def started(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command with pipes; it must not be killed by the test."""
+    """The command with pipes. One that hangs is killed, which its exit status shows."""
     command = [sys.executable, "-m", "pix2pix", "translate", "-", "-o", "-", "--raw", f"{W}x{H}"]
     command += ["-m", "model.safetensors", "--device", "cpu", *argv]
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
@@ -66,11 +68,20 @@ def test_each_frame_comes_before_the_next_one_is_given(frames, expected):
         assert b"4 done" in process.stderr.read()
 
 
-def test_the_plan_is_that_for_latency():
+def test_no_frames():
     with started("--json", "j.json", "--quiet") as process:
         process.stdin.close()
         assert process.wait() == 0
-    assert '"done": 0' in Path("j.json").read_text()
+    assert json.loads(Path("j.json").read_text())["done"] == 0
+
+
+def test_frames_in_a_pipe_are_tuned_for_latency():
+    for argv, tune in (([], "latency"), (["--tune", "throughput"], "throughput")):
+        args = parser().parse_args(["translate", "-", "-o", "-", "--raw", "64x32", "-m", "m", *argv])
+        options = pipe_options(args)
+        assert options.run.engine.tune == tune and options.size == (32, 64)
+    args = parser().parse_args(["translate", "in", "-o", "out", "-m", "m"])
+    assert translate_options(args).engine.tune == "throughput"
 
 
 def test_input_that_ends_within_a_frame(frames, expected):
