@@ -24,7 +24,9 @@ HD_LINES = 720
 # swscale's number of each matrix.
 MATRICES = {BT709: 1, 4: 4, 5: 5, BT601: 5, 7: 7, 9: 9}
 EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-REPEATED, AVERAGED = Interpolation.POINT | EXACT, Interpolation.AREA | EXACT
+ACCURATE, AVERAGED = Interpolation.POINT | EXACT, Interpolation.AREA | EXACT
+# Formats that keep both chroma planes in one, or all values, and those that hold the same in three.
+PLANAR = {"nv12": "yuv420p", "nv21": "yuv420p", "p010le": "yuv420p10le", "yuyv422": "yuv422p", "uyvy422": "yuv422p"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,46 @@ def usual_matrix(height: int) -> int:
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """A frame, upright: uint8 (H,W,3), or (H,W,4) if it has transparency. Raises ImageError as :meth:`Colours.of`."""
     colours = Colours.of(frame)
-    converted = frame.reformat(
+    converted = with_whole_chroma(frame).reformat(
         format="rgba" if any(component.is_alpha for component in frame.format.components) else "rgb24",
         src_colorspace=MATRICES[colours.matrix],
         dst_colorspace=MATRICES[colours.matrix],
         src_color_range=FULL if frame.format.is_rgb else colours.range,
         dst_color_range=FULL,
-        interpolation=REPEATED,
+        interpolation=ACCURATE,
     )
     return np.ascontiguousarray(upright(converted.to_ndarray(), display_matrix(frame)))
+
+
+def with_whole_chroma(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame whose chroma has a value for each pixel: that which it had for several, repeated.
+
+    Frames that are stored so, or in another way than YCbCr in three planes, come back as they are. swscale would
+    interpolate between the places that a decoder says chroma was sampled at; then an unchanged image would not stay so.
+    """
+    kind = frame.format
+    if kind.name in PLANAR:
+        frame = frame.reformat(format=PLANAR[kind.name])
+        kind = frame.format
+    is_planar = [component.plane for component in kind.components] == [0, 1, 2] and not kind.is_rgb
+    width, height = kind.chroma_width(frame.width), kind.chroma_height(frame.height)
+    if not is_planar or kind.is_big_endian or (width, height) == (frame.width, frame.height):
+        return frame
+    bits = kind.components[0].bits
+    whole = av.VideoFrame(frame.width, frame.height, "yuv444p" if bits == 8 else f"yuv444p{bits}le")
+    for source, target in zip(frame.planes, whole.planes, strict=True):
+        values = _values(source, bits)
+        across, down = -(-frame.width // source.width), -(-frame.height // source.height)
+        repeated = values.repeat(across, axis=1).repeat(down, axis=0) if across * down > 1 else values
+        _values(target, bits)[...] = repeated[: frame.height, : frame.width]
+    whole.colorspace, whole.color_range = frame.colorspace, frame.color_range
+    return whole
+
+
+def _values(plane: av.video.plane.VideoPlane, bits: int) -> np.ndarray:
+    """What a plane holds, (H,W), as a view."""
+    values = np.frombuffer(plane, np.uint8 if bits == 8 else np.uint16)
+    return values.reshape(plane.height, -1)[:, : plane.width]
 
 
 def from_rgb(pixels: np.ndarray, format: str, colours: Colours) -> av.VideoFrame:

@@ -18,6 +18,10 @@ pytest.importorskip("av", reason="pip install 'pix2pix[video]'")
 
 import av
 
+import pix2pix
+from pix2pix import checkpoints, demo
+from pix2pix.model.resnet import resnet
+from pix2pix.model.weights import random_weights
 from tests.cli.commands import names, pixels_of, translate
 from tests.video.clips import EVEN, UNEVEN, Clip, content, halved, make, planes, rgb, translated
 
@@ -74,6 +78,23 @@ def test_every_frame_at_its_time_in_its_colours(folder, engine, clip):
                 assert np.abs(stored - wanted).max() <= 2
     shown = np.array([planes(frame)[0].mean() for frame in after.frames])
     assert len(shown) == 1 or np.ptp(shown) > 0  # frames differ, so that a mistaken order would show
+
+
+@pytest.mark.parametrize("network", ["demo", "ResNet"])
+def test_networks_that_colours_matter_to(folder, network):
+    with demo.embedded() as (embedded, _):
+        if network == "ResNet":
+            generator = resnet(ngf=8, blocks=2)
+            checkpoints.write("resnet.safetensors", generator, random_weights(generator))
+            embedded = Path("resnet.safetensors")
+        make(Clip(pts=UNEVEN[:3], size=(90, 120)), folder)
+        assert translate("in.mp4", "-o", "out.mp4", "--crf", "0", model=str(embedded)) == 0
+        before, after = content(Path("in.mp4")), content(Path("out.mp4"))
+        with pix2pix.load(embedded) as engine:
+            for was, now in zip(before.frames, after.frames, strict=True):
+                expected = halved(translated(engine, rgb(was, 6, False)), 6, False)
+                for stored, wanted in zip(planes(now), expected, strict=True):
+                    assert np.abs(stored - wanted).max() <= 2
 
 
 def test_the_default_quality_is_near_to_lossless(folder):
