@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -84,8 +84,9 @@ class Film:
         self.aspect = video.sample_aspect_ratio or Fraction(1)
         seconds = (self.container.duration or 0) / av.time_base
         self.total = video.frames or round(seconds * self.rate)
-        self._last: int | None = None
-        self._duration = 1
+        self._one = max(1, round(1 / self.rate / self.time_base))  # the usual duration of a frame
+        self._size: tuple[int, int] | None = None
+        self._last = 0
         self._items = self._read()
         self._head: deque[Frame | av.Packet] = deque()
         for item in self._items:
@@ -104,6 +105,28 @@ class Film:
         self.container.close()
 
     def _read(self) -> Iterator[Frame | av.Packet]:
+        """What is decoded. A frame lasts until the next one; what containers say of that is often of the order in which
+        frames are stored."""
+        held: Frame | None = None
+        for item in self._decoded():
+            if isinstance(item, Frame):
+                if held is not None:
+                    yield replace(held, duration=item.pts - held.pts)
+                held = item
+            else:
+                yield item
+        if held is not None:
+            yield replace(held, duration=self._last_duration(held))
+
+    def _last_duration(self, frame: Frame) -> int:
+        """How long the last frame lasts: until the stream ends, where that is said."""
+        length = self.stream.duration
+        if self.damage or length is None:
+            return self._one
+        left = (self.stream.start_time or 0) + length - frame.pts
+        return left if left > 0 else self._one
+
+    def _decoded(self) -> Iterator[Frame | av.Packet]:
         try:
             for packet in self._packets():
                 if packet.stream is self.stream:
@@ -135,23 +158,21 @@ class Film:
             self._note(f"the file is cut off: {missing:,} bytes are missing")
 
     def _frame(self, frame: av.VideoFrame) -> Frame:
-        pixels = to_rgb(frame)
-        if self._last is None:
-            self.colours = Colours.of(frame)
+        image = codecs.image_of(to_rgb(frame))
+        if self._size is None:
+            self._size, self.colours = image.size, Colours.of(frame)
             pts = frame.pts if frame.pts is not None else 0
         else:
-            pts = frame.pts if frame.pts is not None else self._last + self._duration
-            pts = max(pts, self._last + 1)
-            if pixels.shape[1::-1] != self.first.image.size:
-                raise ImageError(f"frames change from {self.first.image.size} to {pixels.shape[1::-1]} pixels")
-        one = max(1, round(1 / self.rate / self.time_base))
-        self._last, self._duration = pts, frame.duration or one
-        return Frame(codecs.image_of(pixels), pts, self._duration)
+            pts = max(frame.pts if frame.pts is not None else self._last + self._one, self._last + 1)
+            if image.size != self._size:
+                raise ImageError(f"frames change from {self._size} to {image.size} pixels")
+        self._last = pts
+        return Frame(image, pts, self._one)
 
     def _note(self, damage: str) -> None:
         """Remember the first damage, and how far the film was whole."""
         if not self.damage:
-            shown = "" if self._last is None else f", after {float(self._last * self.time_base):.3f} s"
+            shown = "" if self._size is None else f", after {float(self._last * self.time_base):.3f} s"
             self.damage = f"{damage}{shown}"
 
 

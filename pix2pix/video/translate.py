@@ -69,12 +69,11 @@ class _VideoRun(Run):
         self.output = _output(run.inputs[0], run.output, run.to_folder)
         self.folder = self.output.parent
         super().__init__(replace(run, fit=run.fit or "pad"), listener, ranks)
-        self.video = options
         self.encoding: Encoding | None = None
         if is_numbered(self.output):
             if options.codec or options.crf is not None:
                 raise InputError("numbered images take no --codec and no --crf: these are for films")
-            check_writable(self.output, 3)
+            check_writable(self.output, 1)
         else:
             self.encoding = Encoding.of(self.output, options.codec, options.crf)
         self._check_output()
@@ -94,6 +93,8 @@ class _VideoRun(Run):
             raise InputError("this generator makes images with transparency: films have none, numbered .png files do")
         if self.encoding is not None and self.encoding.is_halved:
             fitting = replace(fitting, multiple=math.lcm(2, fitting.multiple))
+        if self.encoding is None:
+            check_writable(self.output, fitting.out_channels)
         frames = self._frames(engine, fitting)
         next(frames)  # what the encoder cannot take is refused here
         self.listener.started(self.source.total)
@@ -228,8 +229,7 @@ class _Pipeline:
             return
         if is_suspicious(pixels) and not is_finite(self.engine, item.image.pixels):
             raise ValueError(NOT_FINITE)
-        pixels = pixels[: self.size[0], : self.size[1]]
-        self.sink.write(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, item.pts, item.duration)
+        self.sink.write(pixels[: self.size[0], : self.size[1]], item.pts, item.duration)
 
 
 def _output(source: Path, output: Path, to_folder: bool) -> Path:

@@ -57,6 +57,7 @@ class FilmWriter:
         self._encoding, self._colours, self._source_base = encoding, source.colours, source.time_base
         self._base = HUNDREDTHS if encoding.container == "gif" else source.time_base
         self._last: int | None = None
+        self._end = 0
         self._container = av.open(str(path), "w", format=encoding.container, container_options=self._options(source))
         try:
             self._add_video(source, size)
@@ -71,6 +72,8 @@ class FilmWriter:
             ) from None
 
     def write(self, pixels: np.ndarray, pts: int, duration: int) -> None:
+        if pixels.shape[2] == 1:
+            pixels = pixels.repeat(3, axis=2)
         if self._encoding.pixel_format == PALETTE:
             frame = _with_palette(pixels)
         else:
@@ -78,8 +81,8 @@ class FilmWriter:
         start, end = (round(time * self._source_base / self._base) for time in (pts, pts + duration))
         if self._last is not None:
             start = max(start, self._last + 1)
-        self._last = start
-        frame.pts, frame.duration, frame.time_base = start, max(1, end - start), self._base
+        self._last, self._end = start, max(start + 1, end)
+        frame.pts, frame.duration, frame.time_base = start, self._end - start, self._base
         with _told():
             self._container.mux(self._video.encode(frame))
 
@@ -94,7 +97,11 @@ class FilmWriter:
 
     def finish(self) -> None:
         with _told():
-            self._container.mux(self._video.encode())
+            packets = self._video.encode()
+            if packets and self._encoding.container in MOVIE_CONTAINERS:
+                # These films end no later than the packet that is stored last, which need not be the last frame's.
+                packets[-1].duration = self._end - packets[-1].pts
+            self._container.mux(packets)
             self._container.close()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ import av
 import pix2pix
 from pix2pix import checkpoints, demo
 from pix2pix.model.resnet import resnet
+from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.cli.commands import names, pixels_of, translate
 from tests.video.clips import EVEN, UNEVEN, Clip, content, halved, make, planes, rgb, translated
@@ -105,8 +106,9 @@ def test_the_default_quality_is_near_to_lossless(folder):
         assert np.abs(planes(ours)[0] - planes(exact)[0]).mean() < 3
 
 
-def test_last_frame_is_shown_as_long_as_before(folder):
-    make(Clip(pts=UNEVEN), folder)
+@pytest.mark.parametrize("options", [(("bf", "0"),), B_FRAMES], ids=["in order", "B-frames"])
+def test_last_frame_is_shown_as_long_as_before(folder, options):
+    make(Clip(pts=UNEVEN, options=options), folder)
     assert translate("in.mp4", "-o", "out.mp4") == 0
     with av.open("in.mp4") as before, av.open("out.mp4") as after:
         ends = [film.streams.video[0].duration / 90_000 for film in (before, after)]
@@ -307,6 +309,22 @@ def test_numbered_images(folder, engine):
         image = pixels_of(f"frames/{number:05}.png")
         assert (pixels_of(f"again/{number:05}.png") == translated(engine, image)).all()
         assert (frame.to_ndarray(format="rgb24") == translated(engine, image)).all()
+
+
+def test_generators_of_other_channels(folder, capsys):
+    make(Clip(), folder)
+    for channels in (1, 4):
+        generator = unet(ngf=2, depth=5, in_channels=channels, out_channels=channels)
+        checkpoints.write(f"{channels}.safetensors", generator, random_weights(generator))
+    assert translate("in.mp4", "-o", "grey.mkv", "--codec", "ffv1", model="1.safetensors") == 0
+    assert translate("in.mp4", "-o", "grey/%05d.png", model="1.safetensors") == 0
+    grey = content(Path("grey.mkv")).frames[0].to_ndarray(format="rgb24")
+    assert (grey == pixels_of("grey/00001.png")[:, :, None]).all()
+    assert translate("in.mp4", "-o", "rgba.mkv", model="4.safetensors") == 2
+    assert "numbered .png files do" in capsys.readouterr().err
+    assert translate("in.mp4", "-o", "rgba/%05d.jpg", model="4.safetensors") == 2
+    assert translate("in.mp4", "-o", "rgba/%05d.png", model="4.safetensors") == 0
+    assert pixels_of("rgba/00001.png").shape == (48, 64, 4)
 
 
 def test_numbered_images_keep_their_numbers_and_may_be_damaged(folder, capsys):
