@@ -102,7 +102,8 @@ class Behind(Generic[T]):
     def finish(self) -> None:
         """Wait until everything is taken."""
         self._put(_End())
-        self._thread.join()
+        while self._thread.is_alive():  # a wait without an end might miss an interrupt, as in _taken
+            self._thread.join(SECONDS_BETWEEN_LOOKS)
         self._raise()
 
     def _put(self, item: T | _End) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -35,9 +36,10 @@ class Clip:
     options: tuple[tuple[str, str], ...] = (("crf", "12"),)
 
 
-def pixels(clip: Clip, number: int) -> np.ndarray:
+@lru_cache(100)
+def pixels(size: tuple[int, int], number: int) -> np.ndarray:
     """What frame ``number`` shows before it is encoded: smooth, and different in each frame and corner."""
-    h, w = clip.size
+    h, w = size
     y, x = np.mgrid[:h, :w]
     waves = [np.sin(x / (9 + c) + y / (7 + 2 * c) + c + number / 2) for c in range(3)]
     return (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
@@ -58,7 +60,7 @@ def make(clip: Clip, folder: Path) -> Path:
         sound = container.add_stream(clip.audio, rate=48_000, layout="mono") if clip.audio else None
         words = container.add_mux_stream(clip.subtitles) if clip.subtitles else None
         for number, pts in enumerate(clip.pts):
-            frame = av.VideoFrame.from_ndarray(pixels(clip, number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels(clip.size, number % 60), format="rgb24")
             swscale = 5 if clip.matrix == 6 else clip.matrix
             frame = frame.reformat(
                 format=clip.format, dst_colorspace=swscale, src_color_range=2, dst_color_range=clip.range

@@ -278,7 +278,7 @@ def test_a_film_without_a_whole_frame(folder, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_film(folder, number):
-    make(Clip(pts=range(0, 400 * 3600, 3600), size=(256, 320)), folder)
+    make(Clip(pts=range(0, 400 * 3600, 3600), size=(128, 192), options=(("preset", "ultrafast"),)), folder)
     command = [sys.executable, "-m", "pix2pix", "translate", "in.mp4", "-o", "out.mp4", "-m", "model.safetensors"]
     before = names(".")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
