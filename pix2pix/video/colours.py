@@ -23,8 +23,9 @@ UNSPECIFIED, BT709, BT601 = 2, 1, 6
 HD_LINES = 720
 # swscale's number of each matrix.
 MATRICES = {BT709: 1, 4: 4, 5: 5, BT601: 5, 7: 7, 9: 9}
-EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-ACCURATE, AVERAGED = Interpolation.POINT | EXACT, Interpolation.AREA | EXACT
+WHOLE_CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+ACCURATE, AVERAGED = Interpolation.POINT | Interpolation.ACCURATE_RND | WHOLE_CHROMA, Interpolation.AREA | WHOLE_CHROMA
+ONE_THREAD = 1  # more would take the engine's cores away, several times a frame
 # Formats that keep both chroma planes in one, or all values, and those that hold the same in three.
 PLANAR = {"nv12": "yuv420p", "nv21": "yuv420p", "p010le": "yuv420p10le", "yuyv422": "yuv422p", "uyvy422": "yuv422p"}
 
@@ -69,6 +70,7 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
         src_color_range=FULL if frame.format.is_rgb else colours.range,
         dst_color_range=FULL,
         interpolation=ACCURATE,
+        threads=ONE_THREAD,
     )
     return np.ascontiguousarray(upright(converted.to_ndarray(), display_matrix(frame)))
 
@@ -114,6 +116,7 @@ def from_rgb(pixels: np.ndarray, format: str, colours: Colours) -> av.VideoFrame
         src_color_range=FULL,
         dst_color_range=FULL if av.VideoFormat(format).is_rgb else colours.range,
         interpolation=AVERAGED,
+        threads=ONE_THREAD,
     )
     return converted
 
