@@ -23,8 +23,8 @@ LAYERS = (
     {"loading"},
     {"files"},
     {"mpi"},
-    {"demo"},
-    {"cli", "server", "video"},
+    {"demo", "video"},
+    {"cli", "server"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 MOST_PARAMETERS = 8

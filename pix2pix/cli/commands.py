@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import mpi
-from .parser import parser, translate_options
+from ..errors import InputError
+from ..video.options import STANDARD, PipeOptions, VideoOptions, is_video
+from .parser import parser, pipe_options, translate_options, video_options
 from .streams import ENDINGS, check_written
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from ..files.options import TranslateOptions
     from ..files.sharing import Ranks
 
 
@@ -48,12 +51,29 @@ def _serve(comm: MPI.Intracomm) -> int:
     return 0
 
 
+def _translate_options(args: argparse.Namespace) -> TranslateOptions | VideoOptions | PipeOptions:
+    if args.raw:
+        return pipe_options(args)
+    options = translate_options(args)
+    if STANDARD in (*options.inputs, options.output):
+        raise InputError(
+            "got - for stdin or stdout, where raw frames go: give --raw and their size, e.g. --raw 1280x720"
+        )
+    return video_options(args) if is_video(options.inputs, options.output) else options
+
+
 def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
     """Run a parsed command; returns the exit status."""
     if args.command == "translate":
         from . import translate
 
-        return translate.run(translate_options(args), args.quiet, args.json, ranks)
+        return translate.run(_translate_options(args), args.quiet, args.json, ranks)
+    if args.command == "watch":
+        from . import watch
+
+        if ranks:
+            raise InputError("watch runs in one process: start it without mpiexec")
+        return watch.run(translate_options(args), args.quiet)
     if args.command == "demo":
         from . import demo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOption
 from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
 from ..plans.precisions import PRECISIONS
+from ..video.options import PipeOptions, VideoOptions
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
@@ -28,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"pix2pix {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_translate(commands)
+    _add_watch(commands)
     _add_convert(commands)
     _add_info(commands)
     demo = commands.add_parser("demo", help="translate the embedded images with the embedded model")
@@ -36,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def translate_options(args: argparse.Namespace) -> TranslateOptions:
-    """The options of a parsed ``translate`` command."""
+    """The options of a parsed ``translate`` or ``watch`` command."""
     return TranslateOptions(
         inputs=tuple(args.inputs),
         output=Path(args.output),
@@ -45,7 +48,7 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         engine=EngineOptions(
             device=args.device,
             precision=args.precision,
-            tune=args.tune,
+            tune=args.tune or ("latency" if args.raw else "throughput"),
             plan=args.plan,
             threads=args.threads,
             workers=args.workers,
@@ -70,33 +73,26 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
     )
 
 
+def pipe_options(args: argparse.Namespace) -> PipeOptions:
+    """The options of a parsed ``translate --raw`` command."""
+    return PipeOptions(translate_options(args), args.raw)
+
+
+def video_options(args: argparse.Namespace) -> VideoOptions:
+    """The options of a parsed ``translate`` command for a film or numbered images."""
+    return VideoOptions(translate_options(args), args.codec, args.crf, args.fps)
+
+
 def _add_translate(commands: Commands) -> None:
     p = commands.add_parser("translate", help="translate images", epilog=EPILOG, allow_abbrev=False)
-    p.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, or one raw .rgb file")
+    p.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, one film, one raw .rgb file"
+    )
     p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
-    engine = p.add_argument_group("engine")
-    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
-    engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
-    engine.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads [OMP_NUM_THREADS, else the cores that may be used]"
-    )
-    engine.add_argument(
-        "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
-    )
-    engine.add_argument(
-        "--batch-size", type=_count, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
-    )
-    engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
-    engine.add_argument("--tune", default="throughput", choices=TUNES, help="[throughput]")
-    engine.add_argument(
-        "--plan",
-        metavar="FILE|NAME",
-        help="a plan file, or the name of an algorithm, e.g. winograd4: layers that cannot take it are direct",
-    )
-    _add_model_options(p.add_argument_group("model"))
+    _add_engine_options(p)
     images = p.add_argument_group("images")
-    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
+    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size [films]")
     images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
     images.add_argument("--pair", choices=get_args(Pair), help="images are A|B side by side; compare the result")
     instances = images.add_mutually_exclusive_group()
@@ -110,6 +106,7 @@ def _add_translate(commands: Commands) -> None:
         "--no-instance", action="store_true", help="the generator was trained on label maps without instances"
     )
     images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
+    _add_video_options(p.add_argument_group("films, numbered images, pipes"))
     run = p.add_argument_group("run")
     run.add_argument(
         "--io",
@@ -126,6 +123,36 @@ def _add_translate(commands: Commands) -> None:
     )
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
+    _add_limits(run)
+    run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
+    run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")
+
+
+def _add_engine_options(p: argparse.ArgumentParser) -> None:
+    engine = p.add_argument_group("engine")
+    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
+    engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
+    engine.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads [OMP_NUM_THREADS, else the cores that may be used]"
+    )
+    engine.add_argument(
+        "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
+    )
+    engine.add_argument(
+        "--batch-size", type=_count, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
+    )
+    engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
+    engine.add_argument("--tune", choices=TUNES, help="[throughput; latency with --raw]")
+    engine.add_argument(
+        "--plan",
+        metavar="FILE|NAME",
+        help="a plan file, or the name of an algorithm, e.g. winograd4: layers that cannot take it are direct",
+    )
+    _add_model_options(p.add_argument_group("model"))
+
+
+def _add_limits(run: argparse._ActionsContainer) -> None:
     run.add_argument(
         "--image-timeout",
         type=_seconds,
@@ -139,9 +166,31 @@ def _add_translate(commands: Commands) -> None:
         metavar="SIZE",
         help="memory that the process, or each rank, may use, e.g. 4G [what the system leaves it]",
     )
-    run.add_argument("--gallery", action="store_true", help="write gallery.html into the output folder")
+
+
+def _add_watch(commands: Commands) -> None:
+    p = commands.add_parser("watch", help="translate images that appear in a folder", allow_abbrev=False)
+    p.add_argument("inputs", nargs=1, type=Path, metavar="FOLDER", help="files are taken when they are complete")
+    p.add_argument("--output", "-o", required=True, metavar="DIR", help="where the results go")
+    p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
+    _add_engine_options(p)
+    images = p.add_argument_group("images")
+    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
+    images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
+    images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
+    run = p.add_argument_group("run")
+    run.add_argument("--overwrite", action="store_true", help="make again what is there already")
+    run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
+    _add_limits(run)
     run.add_argument("--quiet", "-q", action="store_true", help="no progress, no summary")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the summary and all results as JSON; - is stdout")
+    p.set_defaults(pair=None, instances=None, no_instance=False, io="ranks", gallery=False, raw=None)
+
+
+def _add_video_options(p: argparse._ActionsContainer) -> None:
+    p.add_argument("--raw", type=_size, metavar="WxH", help="with INPUT - and --output -: raw frames, stdin to stdout")
+    p.add_argument("--codec", metavar="NAME", help="FFmpeg's encoder, e.g. libx265 [libx264; libvpx-vp9 for .webm]")
+    p.add_argument("--crf", type=_factor, metavar="N", help="constant rate factor: less is better and larger")
+    p.add_argument("--fps", type=_rate, default=Fraction(25), metavar="N", help="numbered images per second [25]")
 
 
 def _add_convert(commands: Commands) -> None:
@@ -176,6 +225,22 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
     return int(text)
+
+
+def _factor(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 63:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 63")
+    return int(text)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected images per second, e.g. 25 or 30000/1001")
+    return rate
 
 
 def _seconds(text: str) -> float:

@@ -46,7 +46,7 @@ class Progress(Listener):
         if not self._quiet and self.stream.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit=" images", file=self.stream, dynamic_ncols=True, smoothing=0.1)
+            self._bar = tqdm(total=total or None, unit=" images", file=self.stream, dynamic_ncols=True, smoothing=0.1)
 
     def outcome(self, outcome: Outcome) -> None:
         if outcome.status == "failed":
@@ -59,8 +59,11 @@ class Progress(Listener):
         elif not self._quiet and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             rate = self.count / (self._last - self._started)
-            left = _duration((self.total - self.count) / rate)
-            self.message(f"{self.count}/{self.total} images, {rate:.3g} images/s, {left} left")
+            if self.total > self.count:
+                left = _duration((self.total - self.count) / rate)
+                self.message(f"{self.count}/{self.total} images, {rate:.3g} images/s, {left} left")
+            else:  # how many there are is not known
+                self.message(f"{self.count} images, {rate:.3g} images/s")
 
     def message(self, text: str) -> None:
         """Say one line, above the bar if there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..atomic import remove_abandoned, write_atomically
@@ -12,7 +13,9 @@ from ..errors import InputError
 from ..files.options import TranslateOptions
 from ..files.report import Report
 from ..files.sharing import Ranks
-from ..files.translate import translate
+from ..files.translate import Listener, translate
+from ..video.options import PipeOptions, VideoOptions
+from ..video.pipe import translate_pipe
 from .progress import Progress, summary
 from .streams import check_written
 
@@ -20,24 +23,33 @@ STDOUT = Path("-")  # as the name of the JSON file
 RESUME = "outputs that are there are whole; give the same command again to go on"
 
 
-def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = None, ranks: Ranks | None = None) -> int:
+def run(
+    options: TranslateOptions | VideoOptions | PipeOptions,
+    quiet: bool = False,
+    to_json: Path | None = None,
+    ranks: Ranks | None = None,
+) -> int:
     """Do a run and tell of it: the summary goes to stdout, everything else to stderr. Returns the exit status.
 
-    ``to_json`` is the file for the summary as JSON. If that goes to stdout, nothing else does.
+    If frames go to stdout, the summary goes to stderr, too. ``to_json`` is the file for the summary as JSON. If that
+    goes to stdout, nothing else does.
 
     Raises ValueError, RuntimeError or OSError with a message for people if the run cannot start.
     """
+    is_pipe = isinstance(options, PipeOptions)
+    if is_pipe and to_json == STDOUT:
+        raise InputError("--json - is stdout, which the frames go to: give the name of a file")
     _check_json(to_json)
     if to_json not in (None, STDOUT):
         remove_abandoned([to_json])
     with Progress(sys.stderr, quiet) as progress:
-        report = translate(options, progress, ranks)
+        report = _translate(options, progress, ranks)
         if report.stopped:
             stopped = report.stopped if report.interrupted else f"stopped: {report.stopped}"
-            progress.message(f"{stopped}: {RESUME}")
+            progress.message(f"{stopped}: {RESUME}" if isinstance(options, TranslateOptions) else stopped)
     status = 130 if report.interrupted else 1 if report.counts["failed"] or report.stopped else 0
     if not quiet:
-        print(summary(report), file=sys.stderr if to_json == STDOUT else sys.stdout)
+        print(summary(report), file=sys.stderr if is_pipe or to_json == STDOUT else sys.stdout)
     if to_json:
         try:
             _write_json(report, to_json)
@@ -45,6 +57,20 @@ def run(options: TranslateOptions, quiet: bool = False, to_json: Path | None = N
             print(f"cannot write the summary: {error}", file=sys.stderr)
             return status or 1
     return status
+
+
+def _translate(
+    options: TranslateOptions | VideoOptions | PipeOptions, listener: Listener, ranks: Ranks | None
+) -> Report:
+    if isinstance(options, TranslateOptions):
+        return translate(options, listener, ranks)
+    if isinstance(options, PipeOptions):
+        return translate_pipe(options, 0, 1, listener, ranks)
+    if find_spec("av") is None:
+        raise InputError("films and numbered images need PyAV: pip install 'pix2pix[video]'")
+    from ..video.translate import translate_video
+
+    return translate_video(options, listener, ranks)
 
 
 def _check_json(path: Path | None) -> None:

@@ -71,13 +71,15 @@ def find_jobs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: Ou
     return find_inputs(inputs, output, format).jobs
 
 
-def find_inputs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: OutputFormat = "png") -> Inputs:
+def find_inputs(
+    inputs: Sequence[str | os.PathLike[str]], output: Path, format: OutputFormat = "png", may_be_none: bool = False
+) -> Inputs:
     """The jobs for image files and folders, in natural order, and what was left out.
 
     Of a folder, all image files are taken, those in its sub-folders too (linked ones included, each folder once),
     but nothing hidden and nothing inside ``output``. Outputs keep their path inside a folder; if several inputs are
-    given, the folder's own name comes first. Raises InputError if an input isn't there, there is nothing to do, two
-    inputs have the same output, or an output would replace an input.
+    given, the folder's own name comes first. Raises InputError if an input isn't there, there is nothing to do (unless
+    there ``may_be_none``), two inputs have the same output, or an output would replace an input.
     """
     jobs: dict[tuple[Path, str], Job] = {}
     result = Inputs([], Counter(), {})
@@ -93,7 +95,7 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]], output: Path, format: 
         for source, relative in found:
             name = relative.with_name(output_name(relative.name, format)).as_posix()
             jobs.setdefault((source.resolve(), name), Job(source, output / name, name))
-    if not jobs:
+    if not jobs and not may_be_none:
         told = [f"cannot read {str(folder)!r}: {reason}" for folder, reason in result.unreadable.items()]
         if result.left_out:
             told.append(left_out_words(result.left_out))

@@ -32,6 +32,19 @@ def raw_frames(source: Path, height: int, width: int, channels: int) -> int:
     return size // frame
 
 
+def frames_at_once(engine: Engine, height: int, width: int, batch_size: int, limits: Limits = DEFAULT) -> int:
+    """How many frames of height x width pixels to give an engine: up to ``batch_size``, what ``limits`` leave room for.
+
+    Raises ValueError if the memory does not suffice for one.
+    """
+    generator = engine.generator
+    frame = height * width * (ENGINE_COPIES * generator.in_channels + RESULT_COPIES * generator.out_channels)
+    needed, available = round(height * width * network_bytes(engine)) + frame, limits.available()
+    if needed > max(available, NEGLIGIBLE):
+        raise ValueError(f"frames are too large: {too_large(width, height, needed, available)}")
+    return min(batch_size, 1 + max(0, available - needed) // frame)
+
+
 def translate_raw(
     engine: Engine,
     source: Path,
@@ -53,11 +66,7 @@ def translate_raw(
     generator.check_size(height, width)
     shape = height, width, generator.in_channels
     total = raw_frames(source, *shape)
-    frame = height * width * (ENGINE_COPIES * shape[2] + RESULT_COPIES * generator.out_channels)
-    needed, available = round(height * width * network_bytes(engine)) + frame, limits.available()
-    if needed > max(available, NEGLIGIBLE):
-        raise ValueError(f"frames are too large: {too_large(width, height, needed, available)}")
-    batch_size = min(batch_size, 1 + max(0, available - needed) // frame)
+    batch_size = frames_at_once(engine, height, width, batch_size, limits)
 
     def batches(file: BufferedReader) -> Iterator[np.ndarray]:
         for first in range(0, total, batch_size):

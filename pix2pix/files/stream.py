@@ -86,6 +86,12 @@ def best_batch_size(engine: Engine) -> int:
     return engine.info.best_batch
 
 
+def batch_capacity(engine: Engine, batch_size: int, height: int, width: int) -> int:
+    """How many images of this size make a batch: no more pixels than ``batch_size`` of the model's own size."""
+    own_size = max(engine.generator.size, engine.generator.multiple)
+    return max(1, min(batch_size, batch_size * own_size**2 // (height * width)))
+
+
 def io_threads() -> int:
     """How many threads decode and encode: the cores that this process may use, within 2 to 8."""
     return min(8, max(2, len(allowed_cpus())))
@@ -194,7 +200,7 @@ class _Pipeline:
             shape = item.image.pixels.shape
             group = self.groups.setdefault(shape, [])
             group.append(item)
-            if len(group) >= self._capacity(*shape):
+            if len(group) >= batch_capacity(self.engine, self.batch_size, *shape[:2]):
                 return self.groups.pop(shape)
         return self.groups.pop(max(self.groups, key=lambda shape: len(self.groups[shape]))) if self.groups else []
 
@@ -214,11 +220,6 @@ class _Pipeline:
         if (source.size, source.changed_ns) != before:
             raise ImageError("the file changed while it was read")
         return Item(job, image, source)
-
-    def _capacity(self, height: int, width: int, _channels: int) -> int:
-        """How many images of this size make a batch: no more pixels than ``batch_size`` of the model's own size."""
-        own_size = max(self.engine.generator.size, self.engine.generator.multiple)
-        return max(1, min(self.batch_size, self.batch_size * own_size**2 // (height * width)))
 
     # -- behind the engine ------------------------------------------------------------------------------------
 

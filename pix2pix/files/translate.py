@@ -68,8 +68,8 @@ def translate(options: TranslateOptions, listener: Listener | None = None, ranks
     return kind(options, listener or Listener(), ranks).run()
 
 
-class _Run:
-    """What both kinds of run have in common. Constructors refuse what can be refused before the model is read."""
+class Run:
+    """What all kinds of run have in common. Constructors refuse what can be refused before the model is read."""
 
     folder: Path  # where the results go
     by_root: bool  # whether rank 0 alone reads and writes files, and sends images to the others
@@ -162,7 +162,7 @@ class _Run:
         self.report.stop(stopped)
 
 
-class _ImageRun(_Run):
+class _ImageRun(Run):
     """Image files and folders."""
 
     def __init__(self, options: TranslateOptions, listener: Listener, ranks: Ranks | None) -> None:
@@ -281,7 +281,7 @@ class _ImageRun(_Run):
         return facts
 
 
-class _RawRun(_Run):
+class _RawRun(Run):
     """A raw file of frames."""
 
     by_root = True
