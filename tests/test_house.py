@@ -24,7 +24,8 @@ LAYERS = (
     {"files"},
     {"mpi"},
     {"demo"},
-    {"cli", "server", "video"},
+    {"server", "video"},
+    {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 MOST_PARAMETERS = 8

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import mpi
 from .parser import parser, translate_options
+from .serve_parser import serve_options
 from .streams import ENDINGS, check_written
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
         from . import demo
 
         return demo.run(args.output, ranks)
+    if args.command == "serve":
+        from . import serve
+
+        return serve.run(serve_options(args))
     from . import convert, info
 
     status = {"convert": convert, "info": info}[args.command].run(args)

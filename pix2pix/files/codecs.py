@@ -156,6 +156,18 @@ def _load(file: BinaryIO, admit: Admit) -> Image.Image:
     return image
 
 
+def format_of(file: BinaryIO) -> Format | None:
+    """The format of an open image file by its content, None for an unknown one. The file is at its start again."""
+    _register_heif()
+    try:
+        name = Image.open(file, formats=READERS).format
+    except Exception:  # decoding says what is wrong
+        name = None
+    file.seek(0)
+    name = "JPEG" if name == "MPO" else name  # several JPEGs in one file, of which the first is decoded
+    return next((kind for kind in FORMATS if kind.name == name), None)
+
+
 def decoding_bytes(image: ImageFile) -> int:
     """The most that each pixel of an opened image takes until it is in a mode of MODES, as measured for each format."""
     has_alpha = image.mode in TRANSPARENT or "transparency" in image.info

@@ -1,0 +1,32 @@
+"""What tests of the server share: a folder with small models, and a server of them that most tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pix2pix import checkpoints
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
+from tests.server.process import Server
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A folder with two models, of which ``grey.safetensors`` takes and makes greys."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, channels in (("colour", 3), ("grey", 1)):
+        generator = unet(ngf=2, depth=5, in_channels=channels, out_channels=channels, origin="a test")
+        checkpoints.write(folder / f"{name}.safetensors", generator, random_weights(generator))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models) -> Iterator[Server]:
+    """A server of both models, with room for 200 images."""
+    with Server(models, "-m", "grey=grey.safetensors", "--max-queue", "200") as running:
+        yield running
