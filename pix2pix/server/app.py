@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,7 +32,8 @@ def application(service: Service) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        service.close()
+        service.queue.abandon()
+        await asyncio.to_thread(service.close)
 
     async def metrics(request: Request) -> Response:
         """What the server counts and times."""

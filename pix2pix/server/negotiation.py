@@ -41,7 +41,7 @@ def wanted(options: ServeOptions, query: Iterable[tuple[str, str]]) -> Wanted:
     given: dict[str, str] = {}
     for name, value in query:
         if name not in NAMES or name in given:
-            what = "twice" if name in given else f"expected {', '.join(NAMES)}"
+            what = "twice, expected once" if name in given else f"expected {', '.join(NAMES)}"
             raise Problem(400, f"got {name!r} {what}: correct the query")
         given[name] = value
     result = Wanted(options.fit, options.size, options.pair, options.format)

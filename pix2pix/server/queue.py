@@ -90,6 +90,7 @@ class Queue:
         self.arriving = self.waiting = 0
         self._lanes: set[Lane] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stops: set[threading.Event] = set()  # of the batches that are computed
 
     def check(self) -> None:
         """Raise Problem 503 if nothing more can wait."""
@@ -135,6 +136,11 @@ class Queue:
                     del lane.groups[key]
             raise
 
+    def abandon(self) -> None:
+        """Give up all batches that are computed. The requests for them have been cancelled."""
+        for stop in self._stops:
+            stop.set()
+
     def _dispatch(self, lane: Lane) -> None:
         """Start as many batches as the engine takes and as are ready."""
         while lane.running < lane.at_once and (batch := self._next(lane)):
@@ -165,6 +171,7 @@ class Queue:
     async def _run(self, lane: Lane, batch: list[Waiting]) -> None:
         """Compute a batch, and give up soon after nobody waits for it any more."""
         stop = threading.Event()
+        self._stops.add(stop)
 
         def note(_result: asyncio.Future[np.ndarray]) -> None:
             if not stop.is_set() and all(item.result.cancelled() for item in batch):
@@ -190,4 +197,5 @@ class Queue:
         finally:
             self._metrics.seconds.labels("engine").observe(time.monotonic() - started)
             lane.running -= 1
+            self._stops.discard(stop)
             self._dispatch(lane)
