@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
     if args.command == "serve":
         from . import serve
 
-        return serve.run(serve_options(args))
+        return serve.run(serve_options(args), args.demo, opens_browser=args.demo and not args.no_browser)
     from . import convert, info
 
     status = {"convert": convert, "info": info}[args.command].run(args)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import webbrowser
+from dataclasses import replace
 
+from ..demo import embedded
+from ..demo.canvas import PALETTE
 from ..engines.base import Engine
 from ..files.options import ServeOptions
 
 EXTRA = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 
 
-def run(options: ServeOptions) -> int:
-    """Serve until a signal ends it. Everything goes to stderr. Returns the exit status.
+def run(options: ServeOptions, is_demo: bool = False, opens_browser: bool = False) -> int:
+    """Serve until a signal ends it; with ``is_demo``, the embedded model. Says everything on stderr.
+
+    Returns the exit status. ``opens_browser`` shows the page to the user.
 
     Raises ValueError, RuntimeError or OSError with a message for people if the server cannot start.
     """
@@ -34,9 +41,16 @@ def run(options: ServeOptions) -> int:
 
         def listening(self, url: str) -> None:
             print(f"serving on {url}", file=sys.stderr, flush=True)
+            if opens_browser:
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # which may wait for it
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     server.log_to(handler)
-    server.serve(options, Printed())
+    if not is_demo:
+        server.serve(options, Printed())
+        return 0
+    with embedded() as (model, images):
+        palette = tuple(PALETTE.items())
+        server.serve(replace(options, models=(("facades", model),), palette=palette, examples=images), Printed())
     return 0

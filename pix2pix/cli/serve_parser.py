@@ -25,7 +25,9 @@ TOKEN = "PIX2PIX_TOKEN"  # an environment variable: arguments can be seen by all
 
 
 def serve_options(args: argparse.Namespace) -> ServeOptions:
-    """The options of a parsed ``serve`` command. Raises ValueError for two models of one name."""
+    """The options of a parsed ``serve`` command. Raises ValueError for no model, or two of one name."""
+    if bool(args.model) == args.demo:
+        raise ValueError("name what to serve: either --model FILE or --demo")
     names = [name for name, _ in args.model]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two models are called {repeated[0]!r}: name them, e.g. --model day=FILE --model night=FILE")
@@ -64,10 +66,12 @@ def add(p: argparse.ArgumentParser) -> None:
         "-m",
         type=_model,
         action="append",
-        required=True,
+        default=[],
         metavar="[NAME=]FILE|DIR",
         help="a trained generator; several are told apart by NAME [that of the file], and the first is the default",
     )
+    p.add_argument("--demo", action="store_true", help="serve the embedded model, and open the page in a browser")
+    p.add_argument("--no-browser", action="store_true", help="with --demo: open nothing")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1: this machine alone]")
     p.add_argument("--port", type=_port, default=8000, help="[8000]; 0 takes a free one")
     add_engine_options(p.add_argument_group("engine"))

@@ -64,6 +64,8 @@ class ServeOptions:
     server from a browser, beside its own. ``hosts`` are names that a request may call this server by, besides those of
     a loopback address: where it listens on one, others are refused.
 
+    ``palette`` has the (name, RGB colour) of labels that the page offers, and ``examples`` are PNG images for it.
+
     ``max_queue`` images wait at most, and each up to ``max_delay`` seconds for others of its size. A request body has
     up to ``max_body`` bytes and comes within ``body_timeout`` seconds, an image has up to ``max_pixels`` when padded,
     and all requests together take up to ``max_bytes``. ``grace`` is how many seconds requests get to finish when the
@@ -87,6 +89,8 @@ class ServeOptions:
     token: str | None = None
     allow_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    palette: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    examples: tuple[Path, ...] = ()
     max_queue: int = 64
     max_delay: float = 0.005
     max_body: int = 64 << 20

@@ -18,6 +18,7 @@ from .access import Guard, Observer
 from .inference import InferenceApi
 from .models import Service
 from .openapi import document
+from .page import Page
 from .plain import PlainApi
 from .problems import HANDLERS
 from .tensors import LENGTH
@@ -27,7 +28,7 @@ CORS_SECONDS = 600  # that browsers may remember what an origin may do
 
 def application(service: Service) -> ASGIApp:
     """The ASGI application of a service, which is closed when the application ends."""
-    options = service.options
+    options, page = service.options, Page(service.options)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -49,10 +50,11 @@ def application(service: Service) -> ASGIApp:
         *InferenceApi(service).routes(),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
+        *page.routes(),
     ]
     inner = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=lifespan)
     inner.router.redirect_slashes = False
-    app: ASGIApp = Guard(inner, options, frozenset())
+    app: ASGIApp = Guard(inner, options, page.public)
     if options.allow_origins:
         app = _shared(app, options)
     return Observer(app, service.metrics)

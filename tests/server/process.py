@@ -34,6 +34,8 @@ CpuEngine._translate = slowly
 sys.exit(main())
 """
 
+COLOUR = ("-m", "colour.safetensors")
+
 
 class Answer(NamedTuple):
     status: int
@@ -46,11 +48,11 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """``pix2pix serve`` with the model ``colour``, on a free port, until the block ends."""
+    """``pix2pix serve`` on a free port until the block ends, by default with the model ``colour``."""
 
-    def __init__(self, folder: Path, *argv: str, slow: float = 0) -> None:
+    def __init__(self, folder: Path, *argv: str, slow: float = 0, models: tuple[str, ...] = COLOUR) -> None:
         start = ["-c", SLOW.format(seconds=slow)] if slow else ["-m", "pix2pix"]
-        command = [sys.executable, *start, "serve", "-m", "colour.safetensors", "--port", "0", "--device", "cpu"]
+        command = [sys.executable, *start, "serve", *models, "--port", "0", "--device", "cpu"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen([*command, *argv], cwd=folder, env=environment, stderr=subprocess.PIPE)
         self.lines: list[str] = []
