@@ -124,11 +124,17 @@ class Browser:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def errors(self) -> list[dict]:
-        """What the page has logged as an error or a warning, and exceptions."""
-        kinds = ("Runtime.exceptionThrown", "Log.entryAdded")
-        logged = [e for e in self.events if e.get("method") == "Runtime.consoleAPICalled"]
-        bad = [e for e in logged if e["params"]["type"] in ("error", "warning", "assert")]
-        return bad + [e for e in self.events if e.get("method") in kinds]
+        """What the page and the browser have logged as errors, and exceptions."""
+
+        def is_error(event: dict) -> bool:
+            params = event.get("params", {})
+            return {
+                "Runtime.exceptionThrown": True,
+                "Runtime.consoleAPICalled": params.get("type") in ("error", "assert"),
+                "Log.entryAdded": params.get("entry", {}).get("level") == "error",
+            }.get(event.get("method", ""), False)
+
+        return [event for event in self.events if is_error(event)]
 
     def requested(self) -> set[str]:
         """The addresses that the page has asked for."""
