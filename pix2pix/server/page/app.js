@@ -9,7 +9,7 @@ const TOOLS = { b: "brush", l: "line", r: "rectangle", f: "fill", i: "eyedropper
 const COLOURS = [["black", "#000000"], ["white", "#ffffff"], ["grey", "#808080"], ["red", "#d62828"],
   ["orange", "#f77f00"], ["yellow", "#fcbf49"], ["green", "#2a9d4a"], ["blue", "#1d5fd1"]];
 const SAVED = "pix2pix-drawing";
-const state = { tool: "brush", colour: "#000000", model: "", palette: [], saving: 0 };
+const state = { tool: "brush", colour: "#000000", model: null, palette: [], saving: 0 };
 
 const drawing = new Drawing($("drawing"), changed);
 const live = new Live(send, show, (error) => say(error.message, true));
@@ -273,7 +273,7 @@ function showExamples(addresses) {
 }
 
 async function setModel(model) {
-  state.model = "";
+  state.model = null;
   drawing.reset(model.size, model.size, state.palette[0][1]);
   moveCursor(model.size >> 1, model.size >> 1);
   $("cursor").hidden = true;
@@ -286,7 +286,7 @@ async function setModel(model) {
       drawing.context.drawImage(image, 0, 0, drawing.width, drawing.height);
     } catch { /* damaged: start anew */ }
   }
-  state.model = model.name;
+  state.model = model;
   changed(true);
 }
 
