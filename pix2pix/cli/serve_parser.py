@@ -25,9 +25,11 @@ TOKEN = "PIX2PIX_TOKEN"  # an environment variable: arguments can be seen by all
 
 
 def serve_options(args: argparse.Namespace) -> ServeOptions:
-    """The options of a parsed ``serve`` command. Raises ValueError for no model, or two of one name."""
+    """The options of a parsed ``serve`` command. Raises ValueError for an empty token, no model, or two of one name."""
     if bool(args.model) == args.demo:
         raise ValueError("name what to serve: either --model FILE or --demo")
+    if args.token == "":
+        raise ValueError("got an empty --token: give one, or leave the option out")
     names = [name for name, _ in args.model]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two models are called {repeated[0]!r}: name them, e.g. --model day=FILE --model night=FILE")

@@ -115,7 +115,7 @@ class Guard:
             return Problem(400, f"got Host {host!r}, expected this machine's: ask for localhost, or use --allow-host")
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in self._origins:
-            if origin == "null" or urlsplit(origin).netloc.lower() != host.lower():
+            if origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
                 return Problem(403, f"got a request of a page of {origin!r}: start the server with --allow-origin")
         if self._token is None or scope["path"] in self._public:
             return None

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from ..engines.base import Engine
@@ -61,7 +61,9 @@ class Model:
         self._limits = Limits(options.image_timeout, options.memory)
         self.admission = Admission(self._limits, engine, 1, 1)
         self.fitting = functools.lru_cache(64)(self._fitting)
-        self.fitting(options.fit, options.size, options.pair)  # refused now rather than at each request
+        fitting = self.fitting(options.fit, options.size, options.pair)  # refused now rather than at each request
+        if options.format != "same":
+            codecs.check_writable(Path(f"x.{options.format}"), fitting.out_channels)
 
     def _fitting(self, fit: Fit, size: tuple[int, int] | None, pair: Pair | None) -> Fitting:
         return Fitting.of(self.engine.generator, fit, size, pair, self._limits)

@@ -128,10 +128,10 @@ class Queue:
         try:
             return await item.result
         except asyncio.CancelledError:
+            self._metrics.dropped.inc()
             if item in (group := lane.groups.get(key, deque())):
                 group.remove(item)
                 self.waiting -= 1
-                self._metrics.dropped.inc()
                 if not group:
                     del lane.groups[key]
             raise
@@ -174,9 +174,8 @@ class Queue:
         self._stops.add(stop)
 
         def note(_result: asyncio.Future[np.ndarray]) -> None:
-            if not stop.is_set() and all(item.result.cancelled() for item in batch):
+            if all(item.result.cancelled() for item in batch):
                 stop.set()
-                self._metrics.dropped.inc(len(batch))
 
         for item in batch:
             item.result.add_done_callback(note)

@@ -22,7 +22,8 @@ from .access import is_loopback
 from .app import application
 from .models import Service
 
-HEADER_SECONDS = 15.0  # within which a connection must say what it wants
+IDLE_SECONDS = 30.0  # within which a connection must have read its answer, and said what it wants next
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
 MOST_CONNECTIONS = 1000
 BACKLOG = 512
 
@@ -107,7 +108,9 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [getattr(signal, name) for name in ENDINGS if hasattr(signal, name)]
+        handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup's is
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
         try:
             yield
         finally:
@@ -116,7 +119,10 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Ends connections whose next request does not come. uvicorn bounds only how long they may be silent."""
+    """Ends connections whose next request does not come, or whose answer is not read.
+
+    uvicorn bounds only how long they may be silent.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -136,11 +142,11 @@ class _Protocol(H11Protocol):
     def _expect_request(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._end_unless_busy)
+        self._deadline = self.loop.call_later(IDLE_SECONDS, self._end_unless_busy)
 
     def _end_unless_busy(self) -> None:
-        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
-            self.transport.close()
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()  # closing would wait for a client that does not read
 
 
 def log_to(handler: logging.Handler) -> None:

@@ -48,10 +48,14 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """``pix2pix serve`` on a free port until the block ends, by default with the model ``colour``."""
+    """``pix2pix serve`` on a free port until the block ends, by default with the model ``colour``.
 
-    def __init__(self, folder: Path, *argv: str, slow: float = 0, models: tuple[str, ...] = COLOUR) -> None:
-        start = ["-c", SLOW.format(seconds=slow)] if slow else ["-m", "pix2pix"]
+    ``before`` is code that runs first."""
+
+    def __init__(
+        self, folder: Path, *argv: str, slow: float = 0, models: tuple[str, ...] = COLOUR, before: str = ""
+    ) -> None:
+        start = ["-c", before + SLOW.format(seconds=slow)] if slow or before else ["-m", "pix2pix"]
         command = [sys.executable, *start, "serve", *models, "--port", "0", "--device", "cpu"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen([*command, *argv], cwd=folder, env=environment, stderr=subprocess.PIPE)

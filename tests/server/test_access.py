@@ -43,7 +43,14 @@ def test_a_request_without_a_host(server):
 
 
 def test_pages_of_other_origins_may_not_use_the_server(server):
-    for origin in ("https://evil.example", "null", "http://localhost:1", "http://localhost.evil.example"):
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://localhost:1",
+        "http://localhost.evil.example",
+        "http://[",
+        "",
+    ):
         answer = server.translate(image(), Origin=origin)
         check_problem(answer, 403)
         assert "Access-Control-Allow-Origin" not in answer.headers
@@ -135,6 +142,8 @@ def test_what_cannot_start(models):
         return done.stderr
 
     assert "nothing.pth" in start("-m", "nothing.pth")
+    assert "empty --token" in start("-m", "colour.safetensors", "--token", "")
+    assert "--demo" in start()
     assert "two models" in start("-m", "colour.safetensors", "-m", "colour.safetensors")
     assert "expected an origin" in start("-m", "colour.safetensors", "--allow-origin", "*")
     assert "multiple" in start("-m", "colour.safetensors", "--size", "33")

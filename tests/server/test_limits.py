@@ -133,6 +133,16 @@ def test_a_slow_sender_times_out(models):
         assert server.metric("pix2pix_held_bytes") == 0
 
 
+def test_a_connection_that_never_asks_ends(models):
+    faster = "from pix2pix.server import run; run.IDLE_SECONDS = 0.5\n"
+    with Server(models, before=faster) as server:
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent:
+            silent.sendall(b"GET /v2 HTTP/1.1\r\nHost: local")
+            assert silent.recv(4096) == b""
+        assert 0.3 < time.monotonic() - started < 5
+
+
 def test_a_full_queue_answers_at_once(models):
     with Server(models, "--max-queue", "2", slow=1.0) as server, ThreadPoolExecutor(8) as pool:
         first = pool.submit(server.translate, image(seed=0))
@@ -191,7 +201,7 @@ def test_a_computation_that_nobody_waits_for_is_given_up(models):
         assert code == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_requests_finish(models, number):
     with Server(models, slow=0.7) as server, ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(server.translate, image(32, side, seed=1)) for side in (32, 64)]
