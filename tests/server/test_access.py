@@ -149,3 +149,23 @@ def test_what_cannot_start(models):
     assert "multiple" in start("-m", "colour.safetensors", "--size", "33")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "another --host or --port" in start("-m", "colour.safetensors", "--port", str(taken.getsockname()[1]))
+
+
+def test_an_address_of_ipv6(models):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs IPv6")
+    with Server(models, "--host", "::1") as server:
+        assert "http://[::1]:" in server.lines[-1]
+        for host, status in ((f"[::1]:{server.port}", b"200"), ("evil.example", b"400")):
+            with socket.create_connection(("::1", server.port)) as connection:
+                connection.sendall(f"GET /v2 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert connection.recv(4096).split(b" ")[1] == status
+
+
+def test_without_the_extra(models):
+    hidden = "import sys; sys.modules['uvicorn'] = None; from pix2pix.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", hidden, "serve", "-m", "colour.safetensors"]
+    done = subprocess.run(command, cwd=models, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install 'pix2pix[serve]'" in done.stderr

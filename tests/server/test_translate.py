@@ -7,13 +7,17 @@ import json
 import random
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pix2pix import checkpoints
 from pix2pix.cli import main
-from tests.server.process import encoded, image, multipart
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import random_weights
+from tests.server.process import Server, encoded, image, multipart
 
 
 def expected(models, tmp_path, content: bytes, name: str, *options: str, model: str = "colour") -> bytes:
@@ -144,3 +148,24 @@ def test_the_format_that_accept_prefers(server, accept):
         with Image.open(io.BytesIO(answer.body)) as made:
             assert Image.MIME[made.format] == ACCEPTED[accept]
     assert server.translate(image(), "?format=jpg", Accept="image/png").status == 406
+
+
+def test_a_pool_of_workers_gives_the_same_bytes(server, models):
+    contents = [image(32, 32 * (1 + i % 2), seed=i) for i in range(16)]
+    with Server(models, "--workers", "3") as pool, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda content: pool.translate(content, "?fit=pad"), contents))
+    assert [a.body for a in answers] == [server.translate(content, "?fit=pad").body for content in contents]
+
+
+def test_a_model_of_label_maps(tmp_path):
+    generator = replace(unet(ngf=2, depth=5, in_channels=7), takes="labels")
+    checkpoints.write(tmp_path / "labels.safetensors", generator, random_weights(generator))
+    ids = encoded(np.random.default_rng(0).integers(0, 7, (40, 50), dtype=np.uint8))
+    model = ("-m", "labels.safetensors")
+    with Server(tmp_path, "--no-instance", models=model) as server:
+        want = expected(tmp_path, tmp_path, ids, "x.png", "--no-instance", "--fit", "pad", model="labels")
+        assert server.translate(ids, "?fit=pad").body == want
+        assert server.translate(ids, "?pair=AtoB").status == 422
+        assert "label id" in server.translate(encoded(np.full((32, 32), 9, np.uint8))).json["detail"]
+    with pytest.raises(RuntimeError, match="--no-instance"):
+        Server(tmp_path, models=model)
