@@ -12,6 +12,7 @@ import argparse
 import http.client
 import io
 import json
+import multiprocessing
 import random
 import re
 import statistics
@@ -20,8 +21,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,15 +37,12 @@ DISTINCT = 24  # images
 class Soak:
     """Clients of one server, and what they see."""
 
-    def __init__(self, port: int, images: list[bytes], process: int, seconds: float) -> None:
-        self._port, self._images, self._process = port, images, process
-        self._start = time.monotonic()
-        self._end = self._start + seconds
+    def __init__(self, port: int, images: list[bytes], seconds: float) -> None:
+        self._port, self._images = port, images
+        self._end, self._seconds = 0.0, seconds
         self.expected: dict[int, bytes] = {}
         self.statuses: Counter[int] = Counter()
         self.wrong, self.pixels = 0, 0
-        self.health: list[float] = []
-        self.resident: list[tuple[float, int]] = []
         self._lock = threading.Lock()
 
     def connect(self) -> http.client.HTTPConnection:
@@ -57,13 +56,14 @@ class Soak:
         return response.status, response.read()
 
     def learn(self) -> None:
-        """What each image's answer is when nothing else is asked."""
+        """What each image's answer is when nothing else is asked. The time begins when this ends."""
         connection = self.connect()
         for i, image in enumerate(self._images):
             status, self.expected[i] = self.ask(connection, image)
             if status != 200:
                 raise RuntimeError(f"got {status} for image {i} alone: {self.expected[i]!r}")
         connection.close()
+        self._end = time.monotonic() + self._seconds
 
     def client(self, seed: int) -> None:
         """Ask until the time is over."""
@@ -92,25 +92,34 @@ class Soak:
                 time.sleep(0.1)
         connection.close()
 
-    def watch(self) -> None:
-        """Time the health check, and read the server's memory, until the time is over."""
-        connection = self.connect()
-        while time.monotonic() < self._end:
-            started = time.monotonic()
-            connection.request("GET", "/v2/health/ready")
-            connection.getresponse().read()
-            self.health.append(time.monotonic() - started)
-            status = Path(f"/proc/{self._process}/status").read_text()
-            if found := re.search(r"VmRSS:\s+(\d+)", status):
-                self.resident.append((started - self._start, int(found[1]) << 10))
-            time.sleep(0.05)
-        connection.close()
+
+class Watch(NamedTuple):
+    """Seconds that the health check took each time, and the server's resident memory, (seconds, bytes)."""
+
+    health: list[float]
+    resident: list[tuple[float, int]]
 
     def resident_at(self, seconds: float) -> int:
         """The median of the server's memory in bytes, in the 20 readings from a time on, or the last ones."""
         after = [memory for when, memory in self.resident if when >= seconds]
         readings = after[:20] if len(after) >= 20 else [memory for _, memory in self.resident[-20:]]
         return int(statistics.median(readings))
+
+
+def watch(port: int, process: int, seconds: float) -> Watch:
+    """Time the health check, and read the server's memory. In a process of its own: the clients take all of theirs."""
+    connection, seen = http.client.HTTPConnection("127.0.0.1", port, timeout=60), Watch([], [])
+    start = time.monotonic()
+    while (started := time.monotonic()) < start + seconds:
+        connection.request("GET", "/v2/health/ready")
+        connection.getresponse().read()
+        seen.health.append(time.monotonic() - started)
+        status = Path(f"/proc/{process}/status").read_text()
+        if found := re.search(r"VmRSS:\s+(\d+)", status):
+            seen.resident.append((started - start, int(found[1]) << 10))
+        time.sleep(0.05)
+    connection.close()
+    return seen
 
 
 def _pixels(image: bytes) -> int:
@@ -166,17 +175,20 @@ def main(argv: list[str] | None = None) -> int:
     log = threading.Thread(target=process.stderr.read, daemon=True)  # else its pipe would fill
     log.start()
     try:
-        soak = Soak(int(found[1]), files, process.pid, args.seconds)
+        port = int(found[1])
+        soak = Soak(port, files, args.seconds)
         soak.learn()
-        with ThreadPoolExecutor(args.clients + 1) as pool:
-            jobs = [pool.submit(soak.watch), *(pool.submit(soak.client, seed) for seed in range(args.clients))]
-            for job in jobs:
+        apart = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, apart) as other, ThreadPoolExecutor(args.clients) as pool:
+            watching = other.submit(watch, port, process.pid, args.seconds)
+            for job in [pool.submit(soak.client, seed) for seed in range(args.clients)]:
                 job.result()
+            seen = watching.result()
     finally:
         process.terminate()
         status = process.wait(60)
-    health = sorted(soak.health)
-    early, late = soak.resident_at(args.seconds / 5), soak.resident_at(args.seconds)
+    health = sorted(seen.health)
+    early, late = seen.resident_at(args.seconds / 5), seen.resident_at(args.seconds)
     report = {
         "clients": args.clients,
         "seconds": args.seconds,
