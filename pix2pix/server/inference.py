@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .. import __version__
+from ..files.limits import Need
 from .limits import Held, cancelled, unless_disconnected, whole_body
 from .models import Model, Service
 from .problems import Problem, busy
@@ -93,19 +94,18 @@ class InferenceApi:
             inference = await service.in_thread(partial(parse, body, length, model.engine.generator.in_channels))
         images = inference.images
         _, height, width, channels = images.shape
-        if height * width > service.options.max_pixels:
-            raise Problem(413, f"got images of {width}x{height}, expected up to {service.options.max_pixels} pixels")
         try:
             model.engine.generator.check_size(height, width)
         except ValueError as error:
             raise Problem(422, str(error)) from None
         made = model.engine.generator.out_channels
         each = JSON_BYTES if not inference.is_binary else 1
-        self._take(held, images.nbytes * COPIES + images.nbytes // channels * made * (COPIES + each))
+        copies = images.nbytes * COPIES + images.nbytes // channels * made * (COPIES + each)
+        held.admit(Need(width, height, 0, 0, copies, height * width), model.admission, service.options.max_pixels)
         with service.queue.claim(len(images)) as claim:
-            results = await self._results(model, images, claim)
+            outputs = await self._results(model, images, claim)
         with service.metrics.timed("encode"):
-            return await service.in_thread(partial(answer, results, inference, model.name))
+            return await service.in_thread(partial(answer, outputs, inference, model.name))
 
     async def _results(self, model: Model, images: np.ndarray, claim: Claim) -> np.ndarray:
         """The results of images (N,H,W,Cin), which the queue may batch with those of others."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
+from ..errors import ImageError
 from ..files.limits import Admission, Deferred, Need
 from ..files.options import ServeOptions
 from .problems import Problem, TooLarge, busy
@@ -81,7 +82,10 @@ class Held:
                 f"{need.width}x{need.height} pixels need {bytes_needed:,} bytes, this server gives all requests "
                 f"{self._budget.limit:,}: make the image smaller"
             )
-        admission.admit(need, alone=True)
+        try:
+            admission.admit(need, alone=True)
+        except ImageError as error:
+            raise TooLarge(str(error)) from None
         if not self.add(bytes_needed):
             raise Deferred("the images that are being translated take all memory that requests may have")
 

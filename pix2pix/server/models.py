@@ -112,7 +112,7 @@ class Service:
             fitting = model.fitting(wanted.fit, wanted.size, wanted.pair)
         except ValueError as error:
             raise Problem(422, str(error)) from None
-        source = upload.suffix() if wanted.format == "same" else ".png"
+        source = await self.in_thread(upload.suffix) if wanted.format == "same" else ".png"
         suffix = suffix_for(wanted, accept, source, fitting.out_channels)
         needed = 0
 

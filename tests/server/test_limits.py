@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import socket
 import struct
@@ -169,6 +170,16 @@ def test_memory_of_all_requests_is_bounded(models):
         assert set(statuses) == {200, 503}
         assert server.metric("pix2pix_held_bytes") == 0
         assert server.translate(image(128, 128), "?fit=pad").status == 200
+
+
+def test_images_for_which_memory_does_not_suffice(models):
+    with Server(models, "--memory", "50M", "--fit", "pad") as server:  # less than Python and the model take
+        assert "would fit" in check_problem(server.translate(image(1024, 1024)), 413)
+        tensor = {"name": "input", "datatype": "UINT8", "shape": [1, 1024, 1024, 3]}
+        head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 3 << 20}}]}).encode()
+        body, length = head + bytes(3 << 20), {"Inference_Header_Content_Length": str(len(head))}
+        assert "would fit" in check_problem(server.ask("POST", "/v2/models/colour/infer", body, **length), 413)
+        assert server.translate(image()).status == 200
 
 
 def test_the_work_of_clients_that_go_is_dropped(models):
