@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,9 @@ class Server:
                 break
         else:
             raise RuntimeError("".join(self.lines))
+        self._log: list[bytes] = []
+        self._reader = threading.Thread(target=lambda: self._log.extend(self.process.stderr), daemon=True)
+        self._reader.start()  # a log that nobody reads would fill its pipe, and stop the server
 
     def __enter__(self) -> Server:
         return self
@@ -77,8 +81,9 @@ class Server:
     def end(self) -> tuple[int, str]:
         """End it, if it still runs; its exit status, and what it wrote to stderr since it started."""
         self.process.terminate()
-        _, err = self.process.communicate(timeout=30)
-        return self.process.returncode, err.decode()
+        self.process.wait(timeout=30)
+        self._reader.join(timeout=30)
+        return self.process.returncode, b"".join(self._log).decode()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
