@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pix2pix.atomic import write_atomically
 from pix2pix.cpu import peaks
 from pix2pix.cpu.instruction_sets import build_info
 from pix2pix.demo.facades import facade
@@ -29,6 +30,8 @@ from pix2pix.model.resnet import resnet
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from pix2pix.plans.precisions import PRECISIONS
+
+from .sources import fingerprint
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = "pix2pix numpy pillow mpi4py mpich numba numba-cuda torch onnx onnxruntime openvino".split()
@@ -250,10 +253,15 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def save(name: str, record: Mapping[str, Any]) -> Path:
     """Write ``record`` and what it was measured on to bench/results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    head = {"commit": commit(), "hardware": hardware(), "versions": versions(), "build": build_info()}
-    path.write_text(json.dumps(head | dict(record), indent=2) + "\n", encoding="utf-8")
+    head = {
+        "commit": commit(),
+        "sources": fingerprint(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "build": build_info(),
+    }
+    write_atomically(path, (json.dumps(head | dict(record), indent=2) + "\n").encode())
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
 

@@ -159,8 +159,8 @@ class Benchmark:
         self.torch_file = folder / "model.pt"
         torch_network.write(self.torch_file, self.generator, self.weights)
         self.engines: dict[tuple[str, str], Engine] = {}
-        first = self.engine("float32", "throughput")
-        peak = gpu_peak.all_of(first, PRECISIONS)
+        first = self.engine(arguments.precisions[0], common.tune_for(arguments.batches[0]))
+        peak = gpu_peak.all_of(first, arguments.precisions)
         print(peak, flush=True)
         self.wrong: list[str] = []
         self.record: dict[str, Any] = {"gpu": common.gpu(), "engine": first.info.description, "peak": peak}

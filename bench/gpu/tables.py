@@ -102,15 +102,25 @@ def peaks(record: Mapping[str, Any]) -> str:
     )
 
 
+def joined(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One run for each batch size, by size: precisions may have been measured apart."""
+    engines: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        engines.setdefault(run["n"], {}).update(run["engines"])
+    return [{"n": n, "engines": engines[n]} for n in sorted(engines)]
+
+
 def comparison_parts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The sections on the whole network."""
-    runs = sorted((run for record in records for run in record["runs"]), key=lambda run: run["n"])
+    runs = joined(run for record in records for run in record["runs"])
     head = ["", *(cell for way in WAYS for cell in (f"{way}, images/s", f"{OURS} / best peer", "which is"))]
     parts = ["## Targets", markdown(["what", "measured", "required", "goal"], target_rows(runs))]
     parts += ["## Beside the best of PyTorch", markdown(head, ratio_rows(runs)), "## The whole network"]
     parts += [run_table(run).rstrip() for run in runs]
     for record in records:
-        parts.append(f"N={', '.join(str(run['n']) for run in record['runs'])}: {where(record)} {peaks(record)}")
+        sizes = ", ".join(str(run["n"]) for run in record["runs"])
+        precisions = ", ".join(record["peak"]["cublas_gflops"])
+        parts.append(f"N={sizes}, {precisions}: {where(record)} {peaks(record)}")
         parts += [f"{name}: left out: {why}" for name, why in record["unavailable"].items()]
         for precision, line in record.get("command_line", {}).items():
             parts.append(

@@ -4,11 +4,15 @@
                              [--seconds 400] [--hopper] [--output DIR]
 
 Every candidate runs the whole network and is compared with the float64 oracle; then each of its layers is timed by
-itself. A candidate that fails or is wrong is left out, and the exit status is 1. Writes three kinds of file:
+itself. The exit status is EX_TEMPFAIL (75) if candidates are left for a later run, because ``--seconds`` had passed or
+one broke this process's use of the GPU; else 1 if any failed or was wrong. Writes three kinds of file:
 
 - pix2pix/plans/measured/NAME-OF-THE-GPU.json, from which later plans take their algorithms (pix2pix.plans.tables),
 - plan-cuda-PRECISION-TUNE.json, for ``--plan``,
-- tune.json, with all times and the candidates left out because ``--seconds`` had passed.
+- tune.json, after every candidate, with all times, and the candidates that failed or are left.
+
+A later run on such a GPU goes on from tune.json: it times what is not there, and what was timed with other sources of
+the package. A candidate that hangs fails after MOST_SECONDS, and the process ends.
 
 With ``--hopper``, the candidates are the algorithms of compute capability 9.0 alone, compared with the times of the
 others in tune.json. They run in a separate process because a faulting kernel ends the process for all candidates after
@@ -18,8 +22,11 @@ it. Without a GPU, nothing is measured, and the program says so.
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +45,12 @@ from pix2pix.plans.plan import Plan
 from .. import common
 from ..checks import Oracle, verify
 from ..common import model
+from ..sources import fingerprint
 from . import kernels
 
 IMAGES = {"throughput": 32, "latency": 1}  # of the batches that are timed
 PRECISIONS = ("float16", "tf32", "bfloat16", "float32")  # the most useful first: time may run out
+MOST_SECONDS = 90  # for one candidate, with the compilation of its kernels
 READABLE, HOPPER = "im2col", "hopper"  # kinds: one kept to be read, never the fastest; one of H100 and H200
 
 Times = dict[str, dict[str, float]]  # seconds by layer, then by the algorithm's name
@@ -59,18 +68,52 @@ class Tuning:
         self.times: dict[str, Times] = {tune: {op.name: {} for op in self.program.ops} for tune in batches}
         self.failed: dict[str, str] = {}
         self.left_out: list[str] = []
+        self.timed_with: dict[str, str] = {}  # sources of the package, by candidate
 
-    def run(self, candidates: Iterable[Algorithm], device: str, until: float) -> None:
-        """Time the candidates; those that would begin after ``until`` (of ``time.perf_counter``) are left out."""
-        for candidate in map(str, candidates):
-            if time.perf_counter() > until:
+    def run(self, names: Iterable[str], device: str, until: float, save: Callable[[], object]) -> None:
+        """Time the candidates of those names, but not again, and ``save`` after each one.
+
+        Those that would begin after ``until`` (of ``time.perf_counter``), or when the GPU does not work any more, are
+        left out.
+        """
+        sources, usable = fingerprint(), True
+        for candidate in names:
+            if self.timed_with.get(candidate) == sources:
+                continue
+            if time.perf_counter() > until or not usable:
                 self.left_out.append(candidate)
                 continue
             try:
-                self._time(candidate, device)
+                with self._ends_in(MOST_SECONDS, candidate, sources, save):
+                    self._time(candidate, device)
+                self.failed.pop(candidate, None)
             except Exception as error:  # whatever it is, the times of the others are worth having
-                self.failed[candidate] = str(error)
-                print(f"{self.precision} {candidate}: FAILED: {error}", flush=True)
+                self._fail(candidate, str(error))
+                usable = works(device)
+            self.timed_with[candidate] = sources
+            save()
+
+    def _fail(self, candidate: str, why: str) -> None:
+        self.failed[candidate] = why
+        print(f"{self.precision} {candidate}: FAILED: {why}", flush=True)
+
+    @contextmanager
+    def _ends_in(self, seconds: float, candidate: str, sources: str, save: Callable[[], object]) -> Iterator[None]:
+        """End the process if the block takes longer: a kernel that hangs cannot be interrupted."""
+
+        def end() -> None:
+            self.timed_with[candidate] = sources
+            self._fail(candidate, f"did not end in {seconds} s")
+            save()
+            os._exit(os.EX_TEMPFAIL)
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _time(self, candidate: str, device: str) -> None:
         with make_engine(self.generator, self.weights, EngineOptions(device, self.precision, plan=candidate)) as engine:
@@ -85,13 +128,14 @@ class Tuning:
                 total = 1e3 * sum(seconds.values())
                 print(f"{self.precision} N={len(b)} {candidate:24s} {total:8.3f} ms", flush=True)
 
-    def add(self, report: Mapping[str, Any]) -> None:
-        """Add the times of a :meth:`report` of an earlier process."""
+    def add(self, report: Mapping[str, Any], names: Collection[str]) -> None:
+        """Add the times of a :meth:`report` of an earlier process; of ``names``, none is left out yet."""
         for tune, layers in report.get("us", {}).items():
             for name, taken in layers.items():
                 self.times.setdefault(tune, {}).setdefault(name, {}).update({a: 1e-6 * us for a, us in taken.items()})
         self.failed |= report.get("failed", {})
-        self.left_out += report.get("left_out", [])
+        self.left_out += [name for name in report.get("left_out", []) if name not in names]
+        self.timed_with |= report.get("timed_with", {})
 
     def plan(self, tune: str) -> Plan:
         """The fastest algorithm of each layer; layers that were not timed have the default plan's."""
@@ -116,7 +160,8 @@ class Tuning:
             tune: {name: {a: round(1e6 * s, 2) for a, s in taken.items()} for name, taken in layers.items()}
             for tune, layers in self.times.items()
         }
-        return {"us": times, "failed": self.failed, "left_out": self.left_out}
+        report = {"us": times, "failed": self.failed, "left_out": self.left_out}
+        return report | {"timed_with": self.timed_with}
 
 
 def candidates(generator: Generator, precision: str, of_hopper: bool) -> list[Algorithm]:
@@ -143,22 +188,47 @@ def measure(arguments: argparse.Namespace) -> int:
     generator, weights = model()
     oracle = Oracle(generator, weights)
     batches = {tune: common.images(IMAGES[tune]) for tune in arguments.tune.split(",")}
-    gpu = gpu_name(_index(arguments.device))
-    record: dict[str, Any] = common.read("tune") if arguments.hopper else {"gpu": common.gpu(), "precisions": {}}
-    failures = 0
+    gpu, record = gpu_name(_index(arguments.device)), earlier()
+    failures = left_out = 0
     for precision in arguments.precisions.split(","):
+        names = [str(candidate) for candidate in candidates(generator, precision, arguments.hopper)]
         tuning = Tuning(generator, weights, batches, precision, oracle)
-        if arguments.hopper:
-            tuning.add(record["precisions"].get(precision, {}))
-        before = len(tuning.failed)
-        tuning.run(candidates(generator, precision, arguments.hopper), arguments.device, until)
+        tuning.add(record["precisions"].get(precision, {}), names)
+
+        def save(tuning: Tuning = tuning) -> None:
+            record["precisions"][tuning.precision] = tuning.report()
+            common.save("tune", record)
+
+        tuning.run(names, arguments.device, until, save)
         write(tuning, gpu, record["gpu"]["driver"], arguments.output)
-        record["precisions"][precision] = tuning.report()
-        common.save("tune", record)
-        failed = len(tuning.failed) - before
-        failures += failed
+        save()
+        failed = sum(name in tuning.failed for name in names)
         print(f"{precision}: {len(tuning.left_out)} candidates left out, {failed} failed")
-    return 1 if failures else 0
+        failures += failed
+        left_out += len(tuning.left_out)
+    return os.EX_TEMPFAIL if left_out else 1 if failures else 0
+
+
+def earlier() -> dict[str, Any]:
+    """The record in tune.json if it is of such a GPU, or an empty one."""
+    gpu = common.gpu()
+    if (common.RESULTS / "tune.json").exists():
+        record = common.read("tune")
+        if record["gpu"]["name"] == gpu["name"]:
+            return {"gpu": gpu, "precisions": record["precisions"]}
+    return {"gpu": gpu, "precisions": {}}
+
+
+def works(device: str) -> bool:
+    """Whether this process can still use the GPU: after an illegal access, every call fails."""
+    from pix2pix.gpu.device import Device
+
+    try:
+        Device(_index(device)).upload(np.zeros(1, np.float32))
+    except Exception as error:  # of Numba or of CUDA
+        print(f"{device} does not work any more in this process: {error}", flush=True)
+        return False
+    return True
 
 
 def _index(device: str) -> int:

@@ -310,7 +310,7 @@ class BaseEngine:
             raise TypeError(f"got images of {b.dtype}, translate takes uint8 (run takes float32)")
         self._check_image(b.shape)
         self._check_served(layer.name for layer in self.generator.layers)
-        shape = (*b.shape[:-1], self.generator.out_channels)
+        shape = (*b.shape[:-3], *self.program.shapes(*b.shape[-3:-1])[self.program.output.name])
         if out is None:
             out = np.empty(shape, np.uint8)
         else:

@@ -251,10 +251,11 @@ class Chunks:
             except MemoryError as error:
                 if is_last_try:
                     raise
-                forget()
+                forget()  # waits for what uses the memory, before that of the error's frames is freed, too
                 is_last_try = step == 1
                 if step > 1:
                     self.pixels = step // 2 * h * w
-                    log.warning("%s: going on with %d images at a time", error, step // 2)
+                    reason = str(error)  # as text, for handlers that keep records
+                    log.warning("%s: going on with %d images at a time", reason, step // 2)
                 continue
             first, is_last_try = first + step, False

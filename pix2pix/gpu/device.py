@@ -6,9 +6,15 @@ arrays are ordinary ones, and graphs are plain calls.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
 import logging
 import math
 import threading
+import traceback
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -37,19 +43,63 @@ def capability_of(index: int) -> tuple[int, int]:
     return HOPPER if SIMULATED else tuple(cuda.gpus[index].compute_capability)
 
 
+def selected(index: int) -> AbstractContextManager[None]:
+    """Within it, this thread has that GPU selected."""
+    return nullcontext() if SIMULATED else cuda.gpus[index]
+
+
+def is_of_driver(error: BaseException) -> bool:
+    """Whether an error comes from Numba or cuda-core, whose exceptions have no common root."""
+    return type(error).__module__.partition(".")[0] in ("numba", "cuda")
+
+
+class EngineTraceback(Exception):
+    """The cause of an engine's error: what its own thread was doing, as text, for frames would keep GPU memory."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def detached(error: Exception, whose: str) -> Exception:
+    """An error without frames, for another thread, which cannot free what they hold; one of the driver is RuntimeError.
+
+    To be called in the thread that has the GPU selected.
+    """
+    text = "".join(traceback.format_exception(error))
+    told = RuntimeError(f"{whose} failed: {one_line(error)}") if is_of_driver(error) else error
+    chain: list[BaseException | None] = [error]
+    while chain:
+        if part := chain.pop():
+            chain += [part.__cause__, part.__context__]
+            part.__cause__ = part.__context__ = part.__traceback__ = None
+    told.__cause__ = EngineTraceback(text)
+    return told
+
+
+@functools.cache
+def _leave_memory_at_exit(index: int) -> AbstractContextManager[None]:
+    """Have Numba's finalizers free nothing when the process ends: the main thread cannot, and the driver does it."""
+    context = cuda.current_context()
+    context.create_stream()  # has a finalizer: those of all objects run after what is registered from now on
+    deferring: AbstractContextManager[None] = context.defer_cleanup()
+    atexit.register(deferring.__enter__)
+    return deferring
+
+
 class Device:
     """A GPU, selected for the thread that makes this. Raises RuntimeError if there is none, or it is too old."""
 
     def __init__(self, index: int) -> None:
         self.index, self.name = index, gpu_name(index)
         cuda.select_device(index)
+        if not SIMULATED:
+            _leave_memory_at_exit(index)
         self.capability = capability_of(index)
         if self.capability < LEAST_CAPABILITY:
             needed, there = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, self.capability))
             raise RuntimeError(f"device cuda:{index}: {self.name} has compute capability {there}, {needed} is needed")
         self._allowed: set[Any] = set()  # kernels that may have more shared memory
-        # The default stream waits for all others, so it may not be used while one of them is captured.
-        self._uploads = cuda.stream()
+        self._is_open, self._dropped = True, deque[list[np.ndarray]]()  # memory that was lent, and is to be freed
         self.has_graphs = not SIMULATED and hasattr(CoreStream, "create_graph_builder")
 
     def empty(self, size: int, dtype: Any = np.float32) -> Any:
@@ -59,15 +109,38 @@ class Device:
 
     def upload(self, array: np.ndarray) -> Any:
         """A copy of a host array in the GPU's memory, flat."""
-        result = self.empty(array.size, array.dtype)
-        result.copy_to_device(np.ascontiguousarray(array).reshape(-1), stream=self._uploads)
-        self._uploads.synchronize()
+        # The default stream waits for all others, so it may not be used while one of them is captured. A new stream
+        # lives and dies in the thread that has the GPU selected.
+        result, stream, source = self.empty(array.size, array.dtype), cuda.stream(), np.ascontiguousarray(array)
+        result.copy_to_device(source.reshape(-1), stream=stream)
+        stream.synchronize()
         return result
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Uninitialised page-locked host memory, which the GPU copies asynchronously. Raises MemoryError."""
         with self._memory_errors(math.prod(shape) * np.dtype(dtype).itemsize, "the host"):
             return cuda.pinned_array(shape, dtype)
+
+    def lent(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """:meth:`pinned` memory that any thread may drop. It is freed at the next call of this method or ``release``.
+
+        A thread without a context can free nothing; after :meth:`close`, it selects the GPU for that.
+        """
+        self._dropped.clear()
+        array = self.pinned(shape, dtype)
+        if SIMULATED:
+            return array
+        held, memory = [array], (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)
+
+        def drop() -> None:  # without a lock: it may be called by the garbage collector
+            if self._is_open:
+                self._dropped.append(held)
+            else:
+                with selected(self.index):
+                    held.clear()
+
+        weakref.finalize(memory, drop).atexit = False
+        return np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
     @contextmanager
     def _memory_errors(self, size: int, whose: str) -> Iterator[None]:
@@ -122,7 +195,7 @@ class Device:
         stream.synchronize()
         captured = CoreStream.from_handle(int(stream.handle))
         builder = captured.create_graph_builder()
-        with cuda.defer_cleanup():  # freeing memory would end the capture
+        with self.deferring():
             builder.begin_building("thread_local")
             try:
                 work()
@@ -131,7 +204,19 @@ class Device:
         graph = builder.complete()
         return lambda: graph.launch(captured)
 
+    def deferring(self) -> AbstractContextManager[None]:
+        """Within it, memory whose arrays go is not freed yet: a capture forbids it, and on a lost GPU it fails."""
+        return nullcontext() if SIMULATED else cuda.defer_cleanup()
+
     def release(self) -> None:
         """Free memory whose arrays are gone, now."""
+        self._dropped.clear()
         if not SIMULATED:
-            cuda.current_context().deallocations.clear()
+            context = cuda.current_context()
+            context.memory_manager.deallocations.clear()  # of arrays
+            context.deallocations.clear()  # of streams and events
+
+    def close(self) -> None:
+        """The last :meth:`release`."""
+        self._is_open = False
+        self.release()

@@ -10,14 +10,15 @@ Results don't depend on how images are batched: each output is summed in an orde
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Stream
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,14 +28,29 @@ from ..engines.execution import ForwardPass, Maps
 from ..model.generator import Generator, Weights
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
-from .device import SIMULATOR, Device
-from .forward import MOST_IMAGES, GpuBackend
+from .device import SIMULATOR, Device, detached, selected
+from .forward import MOST_IMAGES, GpuBackend, GpuContext
 from .packing import DeviceWeights
 from .staging import InFlight, Pipeline
 
 PIXELS_AT_ONCE = 64 * 256 * 256  # of a batch: more images than this gain nothing
 CONTEXTS_KEPT = 6  # of different sizes or numbers of images, with their graphs
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple, Generic[T]):
+    """What work gave in the engine's thread: one result, or an error."""
+
+    results: list[T]
+    error: Exception | None = None
+
+    def get(self) -> T:
+        """The result. Raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.results[0]
 
 
 class GpuEngine(BaseEngine):
@@ -49,7 +65,8 @@ class GpuEngine(BaseEngine):
     be used within :meth:`do` alone.
 
     Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that the engine
-    has no kernel for; RuntimeError where there is no such GPU, or it lacks something, which is named.
+    has no kernel for; RuntimeError where there is no such GPU, or it lacks something, which is named. Methods raise
+    RuntimeError if the driver reports an error; a GPU that was lost gives one for every call until the process ends.
     """
 
     def __init__(
@@ -71,6 +88,8 @@ class GpuEngine(BaseEngine):
         self.chunks.most_images = MOST_IMAGES
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"pix2pix-cuda-{index}")
         self._thread = 0  # the executor's, once it has begun
+        self._deferring: Callable[[], AbstractContextManager[None]] = nullcontext  # the device's, once there is one
+        self._flying: dict[int, deque[InFlight]] = {}  # batches of streams: callers may keep them, not what they hold
         try:
             self.do(self._open, weights)
         except BaseException:
@@ -94,15 +113,25 @@ class GpuEngine(BaseEngine):
         if threading.get_ident() == self._thread:
             return work(*arguments)
 
-        def do() -> T:
-            with SIMULATOR:
-                return work(*arguments)
+        return self._submit(work, *arguments).result().get()
 
-        return self._executor.submit(do).result()
+    def _submit(self, work: Callable[..., T], *arguments: Any) -> Future[Outcome[T]]:
+        """Have ``work`` done in the engine's own thread."""
+
+        def do() -> Outcome[T]:
+            with SIMULATOR:
+                try:
+                    return Outcome([work(*arguments)])
+                except Exception as error:
+                    with self._deferring():
+                        return Outcome([], detached(error, f"cuda:{self.index}"))
+
+        return self._executor.submit(do)
 
     def _open(self, weights: Weights | DeviceWeights) -> None:
         self._thread = threading.get_ident()
         self.device = Device(self.index)
+        self._deferring = self.device.deferring
         if not isinstance(weights, DeviceWeights):
             weights = DeviceWeights(self.generator, weights, self.plan, self.device)
         self.weights = weights
@@ -132,14 +161,15 @@ class GpuEngine(BaseEngine):
 
         def begin(batch: np.ndarray) -> tuple[deque[InFlight], np.ndarray]:
             images, results, out = self._checked_batch(batch, None)
-            with SIMULATOR:
-                return self.pipeline.begin(images, results, self.chunks, stop) if out.size else deque(), out
+            flying = self.pipeline.begin(images, results, self.chunks, stop) if out.size else deque()
+            self._flying[id(flying)] = flying
+            return flying, out
 
-        pending: deque[Future[tuple[deque[InFlight], np.ndarray]]] = deque()
+        pending: deque[Future[Outcome[tuple[deque[InFlight], np.ndarray]]]] = deque()
         try:
             for batch in batches:
                 with self._usable():
-                    pending.append(self._executor.submit(begin, batch))
+                    pending.append(self._submit(begin, batch))
                 wait(pending)
                 if len(pending) > 1:
                     yield self._finished(pending.popleft())
@@ -151,23 +181,33 @@ class GpuEngine(BaseEngine):
                 with suppress(Exception):
                     self._finished(future)
 
-    def _finished(self, future: Future[tuple[deque[InFlight], np.ndarray]]) -> np.ndarray:
-        flying, out = future.result()
+    def _finished(self, future: Future[Outcome[tuple[deque[InFlight], np.ndarray]]]) -> np.ndarray:
+        flying, out = future.result().get()
         with self._usable():
-            self.do(self.pipeline.finish, flying)
+            self.do(self._finish, flying)
         return out
+
+    def _finish(self, flying: deque[InFlight]) -> None:
+        try:
+            self.pipeline.finish(flying)
+        finally:
+            self._flying.pop(id(flying)).clear()
 
     def empty(self, n: int, h: int, w: int) -> np.ndarray:
         """An uninitialised uint8 (n,h,w,Cin) array in pinned memory."""
         self.generator.check_size(h, w)
         with self._usable():
-            return self.do(self.device.pinned, (n, h, w, self.generator.in_channels), np.uint8)
+            return self.do(self.device.lent, (n, h, w, self.generator.in_channels), np.uint8)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """See :class:`GpuSession`."""
         with self._usable():
-            yield GpuSession(self)
+            session = GpuSession(self)
+            try:
+                yield session
+            finally:
+                self.do(session.close)
 
     def forget(self) -> None:
         self.do(self.forward_pass.forget)
@@ -177,10 +217,28 @@ class GpuEngine(BaseEngine):
         self._thread = 0
         self._executor.shutdown()
 
+    def __del__(self) -> None:
+        """Free what an engine holds that nobody closed: here, for the garbage collector may not wait for a thread."""
+        with suppress(Exception):  # the engine was not made, or the process ends
+            if not self._closed and os.getpid() == self._pid:
+                self._closed = True
+                with selected(self.index):
+                    self._release()
+
     def _release(self) -> None:
-        self.forward_pass.forget()
-        del self.weights, self.forward_pass, self.pipeline
-        self.device.release()
+        """Free everything. A lost GPU frees nothing more, which is logged."""
+        with self._deferring():
+            self._attempt(self.forward_pass.forget)
+            for flying in self._flying.values():
+                flying.clear()
+            del self.weights, self.forward_pass, self.pipeline, self.compute_stream
+        self._attempt(self.device.close)
+
+    def _attempt(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            log.warning("%s, and its memory is not freed", detached(error, f"cuda:{self.index}"))
 
 
 class GpuSession(Session):
@@ -191,6 +249,7 @@ class GpuSession(Session):
 
     def __init__(self, engine: GpuEngine) -> None:
         self._gpu = engine
+        self._context: GpuContext | None = None
         self._known: frozenset[str] = frozenset()
 
     def run(
@@ -200,12 +259,17 @@ class GpuSession(Session):
         forward_pass = self._gpu.forward_pass
 
         def compute() -> dict[str, np.ndarray]:
-            if inputs:
-                self._context = forward_pass.context(*forward_pass.program.batch_of(inputs))
-            n, shapes = self._context.n, self._context.shapes
-            results = {name: np.empty((n, *shapes[name]), np.float32) for name in outputs}
-            forward_pass.compute_in(self._context, inputs, results, kept=self._known, keep=keep)
+            context = forward_pass.context(*forward_pass.program.batch_of(inputs)) if inputs else self._context
+            if context is None:
+                raise ValueError("got no inputs in the first run of a session")
+            self._context = context
+            results = {name: np.empty((context.n, *context.shapes[name]), np.float32) for name in outputs}
+            forward_pass.compute_in(context, inputs, results, kept=self._known, keep=keep)
             self._known = frozenset(keep)
             return results
 
         return self._gpu.do(compute)
+
+    def close(self) -> None:
+        """Let go of the values, in the engine's thread."""
+        self._context = None

@@ -90,6 +90,7 @@ class GpuContext(Context):
     def set_value(self, name: str, value: np.ndarray) -> None:
         array = self._value(name)
         array.copy_to_device(np.ascontiguousarray(value).reshape(-1), stream=self.stream)
+        self.stream.synchronize()  # the copy may still read the host's memory, which the caller may free or fill
         self.writer.write(name, array, self.n)
 
     def make_constant(self, value: np.ndarray) -> Any:

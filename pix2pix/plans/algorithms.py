@@ -77,7 +77,7 @@ def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
     """
     s = op.sampling
     by_one = s.kernel == 3 and s.stride == 1 and not s.transposed
-    by_two = s.padding_mode == "zeros" and s in (*_by_two(False), *_by_two(True))
+    by_two = s in _by_two(s.transposed)
     inside = not (op.reads_image or op.makes_image or op.depthwise)
     return (
         _direct_on_cpu(op, algorithm, precision)

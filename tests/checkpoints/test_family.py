@@ -9,7 +9,6 @@ import json
 import shutil
 import struct
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from pix2pix.checkpoints import CheckpointError, read, write
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.generator import Generator, Norm, Source
+from tests.checkpoints.archives import changed_archive
 
 pytest.importorskip("lzma", reason="this Python has no lzma, which unpacks the files of the tests")
 
@@ -122,15 +122,7 @@ def layer_of(config: dict, name: str) -> dict:
 
 def changed(unpacked: Path, path: Path, case: str, change: Callable[[dict], None]) -> Path:
     """The archive of a case that Keras 3 wrote, after a change of its config, at ``path``."""
-    with zipfile.ZipFile(unpacked / "keras3" / f"{case}.keras") as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "config.json":
-                config = json.loads(content)
-                change(config)
-                content = json.dumps(config).encode()
-            target.writestr(name, content)
-    return path
+    return changed_archive(unpacked / "keras3" / f"{case}.keras", path, change)
 
 
 def reading(unpacked: Path, path: Path, case: str, change: Callable[[dict], None]) -> Generator:

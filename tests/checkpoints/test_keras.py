@@ -6,7 +6,6 @@ The expected images were computed by Keras: tests/checkpoints/data/make_keras.py
 from __future__ import annotations
 
 import importlib.util
-import json
 import struct
 import sys
 import zipfile
@@ -23,6 +22,7 @@ from pix2pix.checkpoints.containers import hdf5
 from pix2pix.checkpoints.keras import weights as keras_weights
 from pix2pix.checkpoints.model_file import opened
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from tests.checkpoints.archives import changed_archive
 
 DATA = Path(__file__).parent / "data"
 TOLERANCE = 1e-5  # Keras computes in float32, the oracle in float64; found: up to 2e-6
@@ -98,16 +98,7 @@ def archive(
     path: Path, change: Callable[[dict], None] = lambda config: None, without: str = "", method: int = 0
 ) -> Path:
     """keras_3_tutorial.keras at ``path``, after ``change`` of its config and without one of its members."""
-    with zipfile.ZipFile(DATA / "keras_3_tutorial.keras") as source, zipfile.ZipFile(path, "w", method) as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "config.json":
-                config = json.loads(content)
-                change(config)
-                content = json.dumps(config).encode()
-            if name != without:
-                target.writestr(name, content)
-    return path
+    return changed_archive(DATA / "keras_3_tutorial.keras", path, change, without, method)
 
 
 def first_block(config: dict) -> dict:

@@ -132,3 +132,6 @@ def test_the_output_may_be_of_another_size_than_the_input():
     with CpuEngine(generator, weights) as engine, ReferenceEngine(generator, weights) as oracle:
         assert engine.run(x).shape == (2, 18, 14, 3)
         np.testing.assert_allclose(engine.run(x), oracle.run(x), rtol=0, atol=5e-5)
+        b = ((x + 1) * 127.5).astype(np.uint8)
+        assert engine.translate(b).shape == (2, 18, 14, 3) == oracle.translate(b).shape
+        assert engine.translate(b[0]).shape == (18, 14, 3)

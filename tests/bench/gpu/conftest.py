@@ -20,7 +20,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(measured_tables, "FOLDER", tmp_path / "plans")
     monkeypatch.setattr(common, "images", lambda n: pictures(n, 16, 16))
     for module in (peers, layers, tune):
-        monkeypatch.setattr(module, "model", lambda: (TINY, WEIGHTS))
+        monkeypatch.setattr(module, "model", lambda network="unet": (TINY, WEIGHTS))
     monkeypatch.setattr(peers, "BLOCK_SECONDS", 0.0)
     monkeypatch.setattr(timing, "BLOCKS", 1)
     monkeypatch.setattr(timing, "GRAPH_SECONDS", 0.0)

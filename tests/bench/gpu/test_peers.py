@@ -67,6 +67,13 @@ def test_sides_take_turns_and_as_many_calls_as_fit(monkeypatch):
     assert {len(taken) for taken in seconds.values()} == {3} and calls[-1] == ("b", 2)
 
 
+def test_precisions_of_a_batch_size_that_were_measured_apart_are_joined():
+    runs = [run_of({f"pix2pix-{name}": (1.0, 1.0, 1.0)}, n) for n, name in ((64, "tf32"), (1, "tf32"), (64, "float16"))]
+    first, second = tables.joined(runs)
+    assert (first["n"], list(first["engines"])) == (1, ["pix2pix-tf32"])
+    assert (second["n"], list(second["engines"])) == (64, ["pix2pix-tf32", "pix2pix-float16"])
+
+
 def test_ratios_are_against_the_best_peer_of_the_same_precision():
     ours, tf32 = (30000.0, 28500.0, 9000.0), (9000.0, 9000.0, 9000.0)
     others = {"torch-graph-float16": (20000.0, 9000.0, 100.0), "torch-compile-float16": (25000.0, 8000.0, 100.0)}

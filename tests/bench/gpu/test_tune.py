@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+
+import pytest
 
 from bench import checks
 from bench.gpu import tune
@@ -85,5 +89,66 @@ def test_tuning_writes_what_plans_then_go_by(results, monkeypatch, capsys):
         assert choose(TINY, aim, None, "float32", "cuda", gpu_name(0)).layers == plan.layers
         us = record["us"][aim]
         assert all(us[name][str(plan.layers[name])] == min(us[name].values()) for name in timed)
-    assert tune.main(["--precisions", "float32", "--seconds", "0"]) == 0
+
+
+def names_timed(monkeypatch, stops: str = "", fails: str = "") -> list[str]:
+    """The names of candidates as they are timed, which takes no time; at one the process is stopped, one fails."""
+    names: list[str] = []
+
+    def timed(tuning, candidate, device):
+        if candidate == stops:
+            raise KeyboardInterrupt
+        names.append(candidate)
+        if candidate == fails:
+            raise RuntimeError("illegal address")
+
+    monkeypatch.setattr(tune.Tuning, "_time", timed)
+    return names
+
+
+@needs_simulator
+def test_a_later_run_goes_on(results, monkeypatch, capsys):
+    offered = [Algorithm("implicit", tile=(128, 64)), Algorithm("implicit", tile=(32, 128)), Algorithm("nothing")]
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: offered)
+    options = ["--precisions", "float32", "--tune", "latency", "--output", str(results / "files")]
+    assert tune.main([*options, "--seconds", "0"]) == os.EX_TEMPFAIL
     assert "3 candidates left out, 0 failed" in capsys.readouterr().out
+    names = names_timed(monkeypatch, stops="implicit-32x128")
+    with pytest.raises(KeyboardInterrupt):
+        tune.main(options)
+    assert names == ["implicit-128x64"]
+    names = names_timed(monkeypatch, fails="implicit-32x128")
+    works = tune.works
+    monkeypatch.setattr(tune, "works", lambda device: False)
+    assert tune.main(options) == os.EX_TEMPFAIL and names == ["implicit-32x128"]
+    monkeypatch.setattr(tune, "works", works)
+    assert tune.main(options) == 1 and names == ["implicit-32x128", "nothing"]
+    assert "0 candidates left out, 1 failed" in capsys.readouterr().out
+    record = json.loads((results / "tune.json").read_text())["precisions"]["float32"]
+    assert record["failed"] == {"implicit-32x128": "illegal address"}
+    names = names_timed(monkeypatch)
+    assert tune.main(options) == 1 and names == []
+    monkeypatch.setattr(tune, "fingerprint", lambda: "other sources")
+    assert tune.main(options) == 0 and len(names) == 3
+    monkeypatch.setattr(tune.common, "gpu", lambda: {"name": "another", "driver": ""})
+    assert tune.main(options) == 0 and len(names) == 6
+
+
+@needs_simulator
+def test_a_candidate_that_hangs_ends_the_process(results, monkeypatch):
+    """Here it goes on, as os._exit would end the tests, too."""
+    ended = threading.Event()
+    statuses: list[int] = []
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        ended.set()
+
+    monkeypatch.setattr(tune, "algorithms", lambda *layer: [Algorithm("implicit", tile=(128, 64))])
+    monkeypatch.setattr(tune, "MOST_SECONDS", 0.1)
+    monkeypatch.setattr(tune.os, "_exit", end)
+    monkeypatch.setattr(tune.Tuning, "_time", lambda *_: ended.wait(20) and pytest.fail("as if it never ended"))
+    with pytest.raises(pytest.fail.Exception):
+        tune.main(["--precisions", "float32", "--tune", "latency", "--output", str(results / "files")])
+    record = json.loads((results / "tune.json").read_text())["precisions"]["float32"]
+    assert record["failed"] == {"implicit-128x64": "did not end in 0.1 s"} and statuses == [os.EX_TEMPFAIL]

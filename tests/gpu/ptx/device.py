@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +143,10 @@ class MachineDevice:
         """Host memory."""
         return np.zeros(shape, dtype)
 
+    def lent(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Host memory."""
+        return self.pinned(shape, dtype)
+
     def allow_shared(self, kernel: Any, arguments: tuple[Any, ...], size: int) -> None:
         """Let a kernel have more dynamic shared memory."""
         self.session.allowed[kernel] = max(self.session.allowed.get(kernel, 0), size)
@@ -159,8 +163,15 @@ class MachineDevice:
         """Plain launches."""
         return work
 
+    def deferring(self) -> AbstractContextManager[None]:
+        """Nothing is deferred."""
+        return nullcontext()
+
     def release(self) -> None:
         """Memory is freed with its arrays."""
+
+    def close(self) -> None:
+        """Nothing is left to be freed."""
 
 
 @contextmanager

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.gpu.networks import Case, Network, Sample
+
 from .device import Session
 from .faults import Fault
 from .machine import Options
-from .networks import Case, Network, Sample, check
+from .networks import check
 
 ORDERS = Options(), Options(late=False), Options(order="random", late=False, seed=1)  # until one of them notices
 NETWORKS: dict[str, Case] = {

@@ -13,11 +13,13 @@ from .needs import MISSING
 if MISSING:
     pytest.skip(MISSING, allow_module_level=True)
 
+from ci import gpu_case
 from ci.cuda_compile import declared
 from pix2pix.gpu import kernels as kernels_package
+from tests.gpu.networks import MORE, QUICK, Case, Network, Sample, launching_all
 
 from .device import Session
-from .networks import ADVERSE, MORE, QUICK, Case, Network, Sample, check, launches_of
+from .networks import ADVERSE, check, launches_of
 
 pytestmark = pytest.mark.ptx
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -116,12 +118,17 @@ def test_results_do_not_depend_on_order_or_on_when_copies_land(case, order):
 
 def test_every_specialisation_is_launched():
     """The networks launch all that ci/cuda_compile.py declares, and nothing else; those of `make test` nearly all."""
-    quick, more = (set().union(*(launches_of(case, "sm_90a") for case in cases)) for cases in (QUICK, MORE))
-    assert quick | more == set(declared())
+    launches = {case: launches_of(case, "sm_90a") for case in (*QUICK, *MORE)}
+    quick, more, on_gpu = (set().union(*map(launches.get, cases)) for cases in (QUICK, MORE, launching_all()))
+    assert quick | more == on_gpu == set(declared())
     rest = {name for name in declared() if "bfloat16" in name or ("tf32" in name and "hopper_gemm" in name)}
     assert set(declared()) - rest <= quick
     families = {(name.split()[0], name.split()[-1]) for name in rest}
     assert families <= {(name.split()[0], name.split()[-1]) for name in quick}
+
+
+def test_kernels_on_a_gpu_are_told_apart_by_their_names():
+    assert len({gpu_case.name_of(kernel.kernel) for kernel in declared().values()}) == len(declared())
 
 
 def test_every_kernel_of_the_engine_is_declared():
