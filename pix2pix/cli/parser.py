@@ -131,6 +131,12 @@ def _add_convert(commands: Commands) -> None:
     p.add_argument("source", type=Path, metavar="SOURCE", help="a trained generator")
     p.add_argument("target", type=Path, metavar="TARGET.safetensors")
     p.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="[float32]")
+    p.add_argument(
+        "--palette",
+        type=Path,
+        metavar="FILE",
+        help='labels that the input is painted with, for the page of serve: JSON, {"sky": "#aadcff", ...}',
+    )
     add_model_options(p)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..factory import EngineOptions
 from ..model.generator import Statistics
+from ..model.palette import Palette
 
 Fit = Literal["resize", "pad"]
 Pair = Literal["AtoB", "BtoA"]
@@ -64,7 +65,7 @@ class ServeOptions:
     server from a browser, beside its own. ``hosts`` are names that a request may call this server by, besides those of
     a loopback address: where it listens on one, others are refused.
 
-    ``palette`` has the (name, RGB colour) of labels that the page offers, and ``examples`` are PNG images for it.
+    The page offers the labels of ``palette`` for models whose files have none, and ``examples``, PNG images.
 
     ``max_queue`` images wait at most, and each up to ``max_delay`` seconds for others of its size. A request body has
     up to ``max_body`` bytes and comes within ``body_timeout`` seconds, an image has up to ``max_pixels`` when padded,
@@ -89,7 +90,7 @@ class ServeOptions:
     token: str | None = None
     allow_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    palette: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    palette: Palette = ()
     examples: tuple[Path, ...] = ()
     max_queue: int = 64
     max_delay: float = 0.005

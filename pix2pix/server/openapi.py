@@ -163,6 +163,8 @@ def _problem() -> Json:
 def _models() -> Json:
     facts: Json = {name: {"type": "integer"} for name in ("size", "multiple", "in_channels", "out_channels")}
     facts |= {name: {"type": "string"} for name in ("name", "takes", "device")}
+    label = {"name": {"type": "string"}, "colour": {"type": "string", "pattern": "^#[0-9a-f]{6}$"}}
+    facts["palette"] = {"type": "array", "items": {"type": "object", "required": sorted(label), "properties": label}}
     model = {"type": "object", "required": sorted(facts), "properties": facts}
     return {
         "type": "object",

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from ..errors import ImageError
 from ..files.jobs import output_name
 from ..files.limits import Deferred
+from ..model.palette import described
 from .limits import Held, body, cancelled, unless_disconnected, whole_body
 from .models import Encoded, Model, Service, Upload
 from .negotiation import ZIP, Wanted, acceptable, wanted
@@ -45,10 +46,10 @@ class PlainApi:
 
     async def models(self, _request: Request) -> Response:
         """The models, the default one first."""
-        described = []
+        models = []
         for model in self._service.models.values():
             generator = model.engine.generator
-            described.append(
+            models.append(
                 {
                     "name": model.name,
                     "size": generator.size,
@@ -56,10 +57,11 @@ class PlainApi:
                     "in_channels": generator.in_channels,
                     "out_channels": generator.out_channels,
                     "takes": generator.takes,
+                    "palette": [{"name": n, "colour": c} for n, c in described(generator.palette).items()],
                     "device": str(model.engine.info),
                 }
             )
-        return JSONResponse({"models": described})
+        return JSONResponse({"models": models})
 
     async def translate(self, request: Request) -> Response:
         """Translate the image in the body, or those in its parts."""

@@ -75,6 +75,8 @@ def serve(options: ServeOptions, listener: Listener | None = None) -> None:
 def _load(name: str, options: ServeOptions, listener: Listener, loaded: ExitStack) -> Engine:
     model = dict(options.models)[name]
     generator, weights = read_model(model, options.statistics, options.key, options.overrides)
+    if not generator.palette:
+        generator = replace(generator, palette=options.palette)
     if generator.takes == "labels" and not options.no_instance:
         raise InputError(
             f"model {name!r} takes label maps: --no-instance if it was trained without images of instances; with them, "

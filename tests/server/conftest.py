@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.server.process import Server
 
+PALETTES = {"colour": (), "grey": (("ink", (0, 0, 0)),)}
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 
@@ -21,6 +23,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, channels in (("colour", 3), ("grey", 1)):
         generator = unet(ngf=2, depth=5, in_channels=channels, out_channels=channels, origin="a test")
+        generator = replace(generator, palette=PALETTES[name])
         checkpoints.write(folder / f"{name}.safetensors", generator, random_weights(generator))
     return folder
 

@@ -26,8 +26,13 @@ def test_files_of_the_page(server):
         assert answer.status == 200 and answer.body == (FOLDER / name).read_bytes()
         assert answer.headers["Content-Type"].startswith(page.TYPES[Path(name).suffix])
         assert b"http:" not in answer.body and b"https:" not in answer.body
-    assert server.ask("GET", "/page/settings.json").json == {"palette": [], "examples": [], "token": False}
+    assert server.ask("GET", "/page/settings.json").json == {"examples": [], "token": False}
     assert server.ask("GET", "/page/index.html").status == 404
+
+
+def test_the_labels_of_a_model_are_those_of_its_file(server):
+    palettes = {model["name"]: model["palette"] for model in server.ask("GET", "/models").json["models"]}
+    assert palettes == {"colour": [], "grey": [{"name": "ink", "colour": "#000000"}]}
 
 
 def test_the_page_needs_no_token_and_its_requests_do(models):
@@ -39,8 +44,10 @@ def test_the_page_needs_no_token_and_its_requests_do(models):
 def test_the_demo(tmp_path):
     with Server(tmp_path, models=DEMO) as server:
         settings = server.ask("GET", "/page/settings.json").json
-        assert [entry["name"] for entry in settings["palette"]] == list(PALETTE)
-        assert settings["palette"][0]["colour"] == "#aadcff" and len(settings["examples"]) == 8
+        (model,) = server.ask("GET", "/models").json["models"]
+        assert [label["name"] for label in model["palette"]] == list(PALETTE)
+        assert model["palette"][0]["colour"] == "#aadcff"
+        assert len(settings["examples"]) == 8
         example = server.ask("GET", settings["examples"][0])
         assert server.translate(example.body).status == 200
 

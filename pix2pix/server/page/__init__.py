@@ -28,8 +28,7 @@ class Page:
         self._files |= {
             address: (file.read_bytes(), ".png") for address, file in zip(examples, options.examples, strict=True)
         }
-        palette = [{"name": name, "colour": "#" + bytes(colour).hex()} for name, colour in options.palette]
-        self._settings = {"palette": palette, "examples": examples, "token": options.token is not None}
+        self._settings = {"examples": examples, "token": options.token is not None}
         self.public = frozenset({*self._files, "/page/settings.json"})
 
     def routes(self) -> list[Route]:
@@ -40,7 +39,7 @@ class Page:
         ]
 
     async def settings(self, _request: Request) -> Response:
-        """The palette, the examples, and whether requests need a token."""
+        """The examples, and whether requests need a token."""
         return JSONResponse(self._settings)
 
     async def file(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ const TOOLS = { b: "brush", l: "line", r: "rectangle", f: "fill", i: "eyedropper
 const COLOURS = [["black", "#000000"], ["white", "#ffffff"], ["grey", "#808080"], ["red", "#d62828"],
   ["orange", "#f77f00"], ["yellow", "#fcbf49"], ["green", "#2a9d4a"], ["blue", "#1d5fd1"]];
 const SAVED = "pix2pix-drawing";
-const state = { tool: "brush", colour: "#000000", model: null, palette: [], saving: 0 };
+const state = { tool: "brush", colour: "#000000", model: null, saving: 0 };
 
 const drawing = new Drawing($("drawing"), changed);
 const live = new Live(send, show, (error) => say(error.message, true));
@@ -274,7 +274,11 @@ function showExamples(addresses) {
 
 async function setModel(model) {
   state.model = null;
-  drawing.reset(model.size, model.size, state.palette[0][1]);
+  const palette = model.palette.length ? model.palette.map(({ name, colour }) => [name, colour]) : COLOURS;
+  for (const label of [...$("palette").querySelectorAll("label")]) label.remove();
+  choose("palette", palette.map(([text, colour]) => ({ value: colour, text, colour })), setColour);
+  setColour(palette[Math.min(1, palette.length - 1)][1]);
+  drawing.reset(model.size, model.size, palette[0][1]);
   moveCursor(model.size >> 1, model.size >> 1);
   $("cursor").hidden = true;
   const saved = localStorage.getItem(SAVED);
@@ -293,12 +297,9 @@ async function setModel(model) {
 async function start() {
   const settings = await (await ask("/page/settings.json")).json();
   const { models } = await (await ask("/models")).json();
-  state.palette = settings.palette.length ? settings.palette.map((p) => [p.name, p.colour]) : COLOURS;
   choose("tools", Object.entries(TOOLS).map(([key, value]) => ({ value, text: `${value} (${key.toUpperCase()})` })),
     setTool);
-  choose("palette", state.palette.map(([text, colour]) => ({ value: colour, text, colour })), setColour);
   setTool("brush");
-  setColour(state.palette.at(1)[1]);
   showExamples(settings.examples);
   for (const model of models) $("model").append(new Option(model.name));
   $("model-label").hidden = models.length < 2;
