@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import uvicorn
 
+from pix2pix.cli import main
 from pix2pix.server.access import is_loopback
 from tests.server.process import ROOT, Server, image
 from tests.server.test_limits import check_problem, raw
@@ -81,7 +83,8 @@ def test_an_origin_that_is_allowed(models):
             assert refused.headers["WWW-Authenticate"] == "Bearer"
         for path in ("/models", "/metrics", "/openapi.json", "/v2", "/v2/models/colour"):
             assert server.ask("GET", path).status == 401
-        assert server.ask("GET", "/v2/health/ready").status == 200
+        for path in ("/v2/health/ready", "/", "/page/app.js", "/page/settings.json"):
+            assert server.ask("GET", path).status == 200
 
 
 def test_security_headers(server):
@@ -121,10 +124,11 @@ def test_no_file_of_the_server_can_be_reached(server, path):
         assert b"root:" not in answer and b"[project]" not in answer
 
 
-def test_a_warning_where_everybody_may_ask(models):
-    for options, warns in ((["--host", "0.0.0.0"], True), (["--host", "0.0.0.0", "--token", "x"], False), ([], False)):
-        with Server(models, *options) as server:
-            assert any("--token" in line for line in server.lines) == warns
+def test_a_warning_where_everybody_may_ask(server, models):
+    assert not any("--token" in line for line in server.lines)
+    for options, warns in ((["--host", "0.0.0.0"], True), (["--host", "0.0.0.0", "--token", "x"], False)):
+        with Server(models, *options) as reachable:
+            assert any("--token" in line for line in reachable.lines) == warns
 
 
 def test_loopback():
@@ -132,20 +136,21 @@ def test_loopback():
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "", "localhost.example.org")))
 
 
-def test_what_cannot_start(models):
+def test_what_cannot_start(models, monkeypatch, capsys):
+    monkeypatch.chdir(models)
+    monkeypatch.setattr(uvicorn.Server, "run", None)  # a server that starts after all would run for ever
+
     def start(*argv: str) -> str:
-        command = [sys.executable, "-m", "pix2pix", "serve", *argv]
-        done = subprocess.run(
-            command, cwd=models, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        return done.stderr
+        assert main(["serve", *argv, "--device", "cpu"]) == 2
+        return capsys.readouterr().err
 
     assert "nothing.pth" in start("-m", "nothing.pth")
     assert "empty --token" in start("-m", "colour.safetensors", "--token", "")
     assert "--demo" in start()
     assert "two models" in start("-m", "colour.safetensors", "-m", "colour.safetensors")
-    assert "expected an origin" in start("-m", "colour.safetensors", "--allow-origin", "*")
+    with pytest.raises(SystemExit):
+        start("-m", "colour.safetensors", "--allow-origin", "*")
+    assert "expected an origin" in capsys.readouterr().err
     assert "multiple" in start("-m", "colour.safetensors", "--size", "33")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "another --host or --port" in start("-m", "colour.safetensors", "--port", str(taken.getsockname()[1]))

@@ -145,7 +145,7 @@ def test_a_connection_that_never_asks_ends(models):
 
 
 def test_a_full_queue_answers_at_once(models):
-    with Server(models, "--max-queue", "2", slow=1.0) as server, ThreadPoolExecutor(8) as pool:
+    with Server(models, "--max-queue", "2", slow=0.6) as server, ThreadPoolExecutor(8) as pool:
         first = pool.submit(server.translate, image(seed=0))
         server.wait_for("pix2pix_batch_images_count", 1)
         waiting = [pool.submit(server.translate, image(seed=i)) for i in (1, 2)]
@@ -163,7 +163,7 @@ def test_a_full_queue_answers_at_once(models):
 
 
 def test_memory_of_all_requests_is_bounded(models):
-    with Server(models, "--max-bytes", "2M", slow=0.5) as server, ThreadPoolExecutor(8) as pool:
+    with Server(models, "--max-bytes", "2M", slow=0.3) as server, ThreadPoolExecutor(8) as pool:
         check_problem(server.translate(image(512, 512), "?fit=pad"), 413)
         jobs = [pool.submit(server.translate, image(128, 128, i), "?fit=pad") for i in range(6)]
         statuses = sorted(job.result().status for job in jobs)
@@ -214,7 +214,7 @@ def test_a_computation_that_nobody_waits_for_is_given_up(models):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_requests_finish(models, number):
-    with Server(models, slow=0.7) as server, ThreadPoolExecutor(4) as pool:
+    with Server(models, slow=0.4) as server, ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(server.translate, image(32, side, seed=1)) for side in (32, 64)]
         server.wait_for("pix2pix_batch_images_count", 1)
         idle = server.connect()

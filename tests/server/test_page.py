@@ -35,12 +35,6 @@ def test_the_labels_of_a_model_are_those_of_its_file(server):
     assert palettes == {"colour": [], "grey": [{"name": "ink", "colour": "#000000"}]}
 
 
-def test_the_page_needs_no_token_and_its_requests_do(models):
-    with Server(models, "--token", "x") as server:
-        assert server.ask("GET", "/").status == server.ask("GET", "/page/app.js").status == 200
-        assert server.ask("GET", "/models").status == server.translate(image()).status == 401
-
-
 def test_the_demo(tmp_path):
     with Server(tmp_path, models=DEMO) as server:
         settings = server.ask("GET", "/page/settings.json").json
