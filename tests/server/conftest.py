@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pix2pix import checkpoints
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
-from tests.server.process import Server
+
+if TYPE_CHECKING:
+    from tests.server.process import Server
 
 PALETTES = {"colour": (), "grey": (("ink", (0, 0, 0)),)}
-pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +33,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(models) -> Iterator[Server]:
     """A server of both models, with room for 200 images."""
+    from tests.server.process import Server  # which skips all tests without the extra serve
+
     with Server(models, "-m", "grey=grey.safetensors", "--max-queue", "200") as running:
         yield running

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import pix2pix
+
+pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 ROOT = Path(pix2pix.__file__).resolve().parents[1]
 # Runs the command line with an engine whose every call takes so many seconds more.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pix2pix.demo.canvas import PALETTE
-from pix2pix.server import page
 from tests.server.browser import CHROMIUM, Browser
 from tests.server.process import Server, image
+
+page = pytest.importorskip("pix2pix.server.page")
 
 FOLDER = Path(page.__file__).parent
 FILES = [path.name for path in FOLDER.iterdir() if path.suffix in page.TYPES]
@@ -35,8 +37,10 @@ def test_the_labels_of_a_model_are_those_of_its_file(server):
     assert palettes == {"colour": [], "grey": [{"name": "ink", "colour": "#000000"}]}
 
 
-def test_the_demo(tmp_path):
-    with Server(tmp_path, models=DEMO) as server:
+def test_the_demo(tmp_path, monkeypatch):
+    opened = tmp_path / "opened"
+    monkeypatch.setenv("BROWSER", f"sh -c 'echo %s > {opened}'")
+    with Server(tmp_path, models=("--demo",)) as server:
         settings = server.ask("GET", "/page/settings.json").json
         (model,) = server.ask("GET", "/models").json["models"]
         assert [label["name"] for label in model["palette"]] == list(PALETTE)
@@ -44,6 +48,10 @@ def test_the_demo(tmp_path):
         assert len(settings["examples"]) == 8
         example = server.ask("GET", settings["examples"][0])
         assert server.translate(example.body).status == 200
+        end = time.monotonic() + 10
+        while not (opened.exists() and opened.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+    assert opened.read_text() == f"http://127.0.0.1:{server.port}\n"
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +149,27 @@ def test_every_tool(browser):
 
 
 @pytest.mark.full
+def test_pens_fingers_and_the_slider(browser):
+    x, y = on_canvas(browser, 0.2, 0.5)
+    changed = []
+    for force in (0.1, 1.0):
+        blank = browser.run(PIXELS % "drawing").split(",")
+        for kind in ("mousePressed", "mouseReleased"):
+            browser.mouse(kind, x, y, pointerType="pen", force=force)
+        changed.append(sum(a != b for a, b in zip(blank, browser.run(PIXELS % "drawing").split(","), strict=True)))
+        browser.key("z", 2)
+    assert 0 < 10 * changed[0] < changed[1], "a pen that is pressed draws wider"
+    before = browser.run(PIXELS % "drawing")
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchMove", [{"x": x + 90, "y": y}]), ("touchEnd", [])):
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    browser.until(f"{PIXELS % 'drawing'} !== '{before}'")
+    browser.run(
+        "(() => { const s = document.getElementById('slider'); s.value = 40; s.dispatchEvent(new Event('input')); })()"
+    )
+    assert "60%" in browser.run("getComputedStyle(document.getElementById('before')).clipPath")
+
+
+@pytest.mark.full
 def test_fast_strokes_end_with_the_result_of_the_last(browser, demo):
     for i in range(20):
         y = 0.05 + i / 22
@@ -199,6 +228,35 @@ def test_uploading_saving_and_reloading(browser, demo, tmp_path):
     browser.open(f"http://127.0.0.1:{demo.port}/?again")
     browser.until(IDLE)
     assert browser.run(PIXELS % "drawing") == loaded
+
+
+DROPPED = """
+(async () => {
+  const canvas = new OffscreenCanvas(40, 40);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "%s";
+  context.fillRect(0, 0, 40, 40);
+  const data = new DataTransfer();
+  data.items.add(new File([await canvas.convertToBlob()], "x.png", { type: "image/png" }));
+  document.dispatchEvent(%s);
+})()
+"""
+PASTE = 'new ClipboardEvent("paste", { clipboardData: data })'
+DROP = 'new DragEvent("drop", { dataTransfer: data, cancelable: true })'
+CORNER = "document.getElementById('drawing').getContext('2d').getImageData(3, 3, 1, 1).data.join()"
+
+
+@pytest.mark.full
+def test_pasting_dropping_and_the_webcam(browser):
+    browser.run(DROPPED % ("#010203", PASTE))
+    browser.until(f"{CORNER} === '1,2,3,255'")
+    browser.run(DROPPED % ("#040506", DROP))
+    browser.until(f"{CORNER} === '4,5,6,255'")
+    browser.run("document.getElementById('camera').click()")
+    browser.until("document.getElementById('video').videoWidth > 0")
+    browser.run("document.getElementById('snap').click()")
+    browser.until(f"{CORNER} !== '4,5,6,255' && !document.getElementById('camera-dialog').open")
+    browser.until("document.getElementById('video').srcObject === null")
 
 
 @pytest.mark.full

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from pix2pix import checkpoints
@@ -169,5 +168,5 @@ def test_a_model_of_label_maps(tmp_path, monkeypatch, capsys):
         assert server.translate(ids, "?pair=AtoB").status == 422
         assert "label id" in server.translate(encoded(np.full((32, 32), 9, np.uint8))).json["detail"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(uvicorn.Server, "run", None)  # a server that starts after all would run for ever
+    monkeypatch.setattr("uvicorn.Server.run", None)  # a server that starts after all would run for ever
     assert main(["serve", *model, "--device", "cpu"]) == 2 and "--no-instance" in capsys.readouterr().err
