@@ -23,8 +23,9 @@ LAYERS = (
     {"loading"},
     {"files"},
     {"mpi"},
-    {"demo", "video"},
-    {"cli", "server"},
+    {"demo"},
+    {"server", "video"},
+    {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 MOST_PARAMETERS = 8

@@ -1,14 +1,16 @@
 """safetensors files: this project's own format, and PyTorch state dicts that somebody converted to safetensors.
 
 The project's file has the canonical tensors (:mod:`...model.generator`) under their own names, and one entry of
-metadata, ``pix2pix``: the JSON of {"version": 1, "generator": Generator.to_dict()}. With dtype float16 the kernels take
-half the space; biases and norms, which take little, stay float32.
+metadata, ``pix2pix``: the JSON of {"version": 1, "generator": Generator.to_dict()}. Where the generator has a palette
+(:mod:`...model.palette`), it is a second one, ``palette``. With dtype float16 the kernels take half the space; biases
+and norms, which take little, stay float32.
 
 The format: https://huggingface.co/docs/safetensors.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
@@ -22,6 +24,7 @@ import numpy as np
 from ..atomic import write_atomically
 from ..errors import CheckpointError
 from ..model.generator import Generator
+from ..model.palette import Palette, described, palette_of
 from .model_file import ModelFile
 from .pytorch import from_tensors
 from .sample import Sample
@@ -30,6 +33,7 @@ from .text import entry, listing, one_generator, read_json, shown
 
 FORMAT_VERSION = 1
 _ENTRY = "pix2pix"
+_PALETTE = "palette"
 _METADATA = "__metadata__"
 _MAX_SIZE = 1 << 16  # pixels
 _MAX_HEADER = 2 << 20  # bytes; a U-Net of 8 levels takes some 15,000
@@ -57,7 +61,8 @@ def read(file: ModelFile, key: str | None) -> Unread:
     if _ENTRY not in metadata:
         return from_tensors(tensors, key, "PyTorch state dict, safetensors", file.budget)
     one_generator(key)
-    return _read_own(tensors, metadata[_ENTRY])
+    generator, stored = _read_own(tensors, metadata[_ENTRY])
+    return dataclasses.replace(generator, palette=_palette(metadata)), stored
 
 
 # -- the header -----------------------------------------------------------------------------------------------
@@ -146,6 +151,15 @@ def _read_own(found: Stored, text: Any) -> Unread:
     return generator, dict(found)
 
 
+def _palette(metadata: Mapping[str, Any]) -> Palette:
+    if _PALETTE not in metadata:
+        return ()
+    try:
+        return palette_of(read_json(str(metadata[_PALETTE]).encode("utf-8", "replace"), "the palette"))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def _check_runnable(generator: Generator) -> None:
     """Raise ValueError unless maps that are joined have the same size and the other fields make sense."""
     if type(generator.size) is not int or not isinstance(generator.origin, str):
@@ -181,4 +195,7 @@ def write(
         if not np.isfinite(tensors[name]).all():
             raise ValueError(f"{name} holds numbers that {dtype} cannot: it must be finite; try dtype float32")
     description = json.dumps({"version": FORMAT_VERSION, "generator": generator.to_dict()}, separators=(",", ":"))
-    write_atomically(path, save(tensors, metadata={_ENTRY: description}))
+    metadata = {_ENTRY: description}
+    if generator.palette:
+        metadata[_PALETTE] = json.dumps(described(generator.palette))
+    write_atomically(path, save(tensors, metadata=metadata))

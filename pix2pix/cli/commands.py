@@ -15,6 +15,7 @@ from .. import mpi
 from ..errors import InputError
 from ..video.options import STANDARD, PipeOptions, VideoOptions, is_video
 from .parser import parser, pipe_options, translate_options, video_options
+from .serve_parser import serve_options
 from .streams import ENDINGS, check_written
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
         from . import demo
 
         return demo.run(args.output, ranks)
+    if args.command == "serve":
+        from . import serve
+
+        return serve.run(serve_options(args), args.demo, opens_browser=args.demo and not args.no_browser)
     from . import convert, info
 
     status = {"convert": convert, "info": info}[args.command].run(args)

@@ -12,6 +12,7 @@ from ..cpu.instruction_sets import build_info
 from ..cpu.peaks import measure
 from ..loading import read_model
 from ..model.generator import Generator, Layer, Source
+from ..model.palette import described
 from ..plans import placements
 from ..plans import plan as plans
 from ..plans.algorithms import ALGORITHMS
@@ -70,6 +71,8 @@ def describe(generator: Generator) -> str:
         "parameters": f"{sum(map(math.prod, shapes)):,}",
         "work": f"{generator.flops() / 1e9:.3f} GFLOP per image of that size",
     }
+    if generator.palette:
+        facts["palette"] = ", ".join(map(" ".join, described(generator.palette).items()))
     return "\n\n".join(filter(None, [aligned(facts), provisos(generator)]))
 
 

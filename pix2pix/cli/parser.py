@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from ..factory import EngineOptions
 from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOptions
 from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
-from ..plans.precisions import PRECISIONS
 from ..video.options import PipeOptions, VideoOptions
+from . import serve_parser
+from .arguments import (
+    add_engine_options,
+    add_model_options,
+    bytes_of,
+    count_of,
+    engine_options,
+    factor_of,
+    rate_of,
+    seconds_of,
+    size_of,
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 EPILOG = "exit status: 0 all done; 1 some images failed, each is listed; 2 the run could not start; 130 interrupted"
@@ -33,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_convert(commands)
     _add_info(commands)
+    serve_parser.add(
+        commands.add_parser(
+            "serve", help="serve a page and an HTTP API", epilog=serve_parser.EPILOG, allow_abbrev=False
+        )
+    )
     demo = commands.add_parser("demo", help="translate the embedded images with the embedded model")
     demo.add_argument("--output", "-o", type=Path, default=Path("demo-output"), metavar="DIR", help="[demo-output]")
     return top
@@ -45,15 +59,7 @@ def translate_options(args: argparse.Namespace) -> TranslateOptions:
         output=Path(args.output),
         to_folder=args.output.endswith(("/", os.sep)),  # which a Path doesn't keep
         model=args.model,
-        engine=EngineOptions(
-            device=args.device,
-            precision=args.precision,
-            tune=args.tune or ("latency" if args.raw else "throughput"),
-            plan=args.plan,
-            threads=args.threads,
-            workers=args.workers,
-            gpu_layers=args.gpu_layers,
-        ),
+        engine=engine_options(args, "latency" if args.raw else "throughput"),
         statistics=args.statistics,
         overrides=dict(args.set),
         key=args.key,
@@ -93,7 +99,7 @@ def _add_translate(commands: Commands) -> None:
     _add_engine_options(p)
     images = p.add_argument_group("images")
     images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size [films]")
-    images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
+    images.add_argument("--size", type=size_of, metavar="N|WxH", help="[what the model was trained at]")
     images.add_argument("--pair", choices=get_args(Pair), help="images are A|B side by side; compare the result")
     instances = images.add_mutually_exclusive_group()
     instances.add_argument(
@@ -116,7 +122,7 @@ def _add_translate(commands: Commands) -> None:
     )
     run.add_argument(
         "--rank-timeout",
-        type=_seconds,
+        type=seconds_of,
         default=RANK_TIMEOUT,
         metavar="SECONDS",
         help=f"under mpiexec: end the job when a rank gives no sign of life for so long [{RANK_TIMEOUT:g}]",
@@ -131,38 +137,24 @@ def _add_translate(commands: Commands) -> None:
 
 def _add_engine_options(p: argparse.ArgumentParser) -> None:
     engine = p.add_argument_group("engine")
-    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0,1 or cpu,cuda:0 [auto]")
-    engine.add_argument("--precision", default="float32", choices=PRECISIONS, help="[float32]")
+    add_engine_options(engine)
     engine.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads [OMP_NUM_THREADS, else the cores that may be used]"
+        "--batch-size", type=count_of, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
     )
-    engine.add_argument(
-        "--workers", type=_count, metavar="N", help="that share the work [4 per GPU if there are several]"
-    )
-    engine.add_argument(
-        "--batch-size", type=_count, metavar="N", help="images per batch [8 on a CPU]; never changes a pixel"
-    )
-    engine.add_argument("--gpu-layers", metavar="LIST", help="layers on the GPU: a list, auto, all, seed-b or seed-c")
-    engine.add_argument("--tune", choices=TUNES, help="[throughput; latency with --raw]")
-    engine.add_argument(
-        "--plan",
-        metavar="FILE|NAME",
-        help="a plan file, or the name of an algorithm, e.g. winograd4: layers that cannot take it are direct",
-    )
-    _add_model_options(p.add_argument_group("model"))
+    add_model_options(p.add_argument_group("model"))
 
 
 def _add_limits(run: argparse._ActionsContainer) -> None:
     run.add_argument(
         "--image-timeout",
-        type=_seconds,
+        type=seconds_of,
         default=30.0,
         metavar="SECONDS",
         help="seconds of processor time after which decoding an image is given up [30]",
     )
     run.add_argument(
         "--memory",
-        type=_bytes,
+        type=bytes_of,
         metavar="SIZE",
         help="memory that the process, or each rank, may use, e.g. 4G [what the system leaves it]",
     )
@@ -176,7 +168,7 @@ def _add_watch(commands: Commands) -> None:
     _add_engine_options(p)
     images = p.add_argument_group("images")
     images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
-    images.add_argument("--size", type=_size, metavar="N|WxH", help="[what the model was trained at]")
+    images.add_argument("--size", type=size_of, metavar="N|WxH", help="[what the model was trained at]")
     images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
     run = p.add_argument_group("run")
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
@@ -187,10 +179,12 @@ def _add_watch(commands: Commands) -> None:
 
 
 def _add_video_options(p: argparse._ActionsContainer) -> None:
-    p.add_argument("--raw", type=_size, metavar="WxH", help="with INPUT - and --output -: raw frames, stdin to stdout")
+    p.add_argument(
+        "--raw", type=size_of, metavar="WxH", help="with INPUT - and --output -: raw frames, stdin to stdout"
+    )
     p.add_argument("--codec", metavar="NAME", help="FFmpeg's encoder, e.g. libx265 [libx264; libvpx-vp9 for .webm]")
-    p.add_argument("--crf", type=_factor, metavar="N", help="constant rate factor: less is better and larger")
-    p.add_argument("--fps", type=_rate, default=Fraction(25), metavar="N", help="numbered images per second [25]")
+    p.add_argument("--crf", type=factor_of, metavar="N", help="constant rate factor: less is better and larger")
+    p.add_argument("--fps", type=rate_of, default=Fraction(25), metavar="N", help="numbered images per second [25]")
 
 
 def _add_convert(commands: Commands) -> None:
@@ -198,7 +192,13 @@ def _add_convert(commands: Commands) -> None:
     p.add_argument("source", type=Path, metavar="SOURCE", help="a trained generator")
     p.add_argument("target", type=Path, metavar="TARGET.safetensors")
     p.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="[float32]")
-    _add_model_options(p)
+    p.add_argument(
+        "--palette",
+        type=Path,
+        metavar="FILE",
+        help='labels that the input is painted with, for the page of serve: JSON, {"sky": "#aadcff", ...}',
+    )
+    add_model_options(p)
 
 
 def _add_info(commands: Commands) -> None:
@@ -210,71 +210,4 @@ def _add_info(commands: Commands) -> None:
     p.add_argument("--gpu-layers", metavar="LIST", help="show the plan for a GPU: a list, all, seed-b or seed-c")
     p.add_argument("--tune", default="throughput", choices=TUNES, help="whose plan to show [throughput]")
     p.add_argument("--measure", action="store_true", help="measure what this machine can do")
-    _add_model_options(p)
-
-
-def _add_model_options(p: argparse._ActionsContainer) -> None:
-    p.add_argument("--statistics", choices=("image", "running"), help="[what the model's own program does]")
-    p.add_argument(
-        "--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="correct the model: eps=1e-3"
-    )
-    p.add_argument("--key", metavar="NAME", help="which model, of a file that has several")
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
-    return int(text)
-
-
-def _factor(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) > 63:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 63")
-    return int(text)
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected images per second, e.g. 25 or 30000/1001")
-    return rate
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of seconds above 0")
-    return seconds
-
-
-def _bytes(text: str) -> int:
-    """The bytes that "500M", "4G" or a number of bytes means."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper())
-    if found is None or not (count := int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a size, e.g. 500M or 4G")
-    return count
-
-
-def _size(text: str) -> tuple[int, int]:
-    """The (H, W) that "N" or "WxH" in pixels means."""
-    try:
-        sides = [_count(side) for side in text.lower().split("x")]
-    except argparse.ArgumentTypeError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected N or WxH pixels, e.g. 256 or 512x256")
-    return sides[-1], sides[0]
-
-
-def _setting(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=NUMBER, e.g. eps=1e-3") from None
+    add_model_options(p)

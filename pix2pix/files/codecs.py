@@ -34,6 +34,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode for each number of channe
 
 Admit = Callable[[ImageFile], None]
 Convert = Callable[[Image.Image], Image.Image]
+File = str | os.PathLike[str] | BinaryIO  # the name of an image file, or one that is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ READABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind.name in REA
 WRITABLE = {suffix: kind for kind in FORMATS if kind.options is not None for suffix in kind.suffixes}
 
 
-def read(file: str | os.PathLike[str] | BinaryIO, channels: int) -> np.ndarray:
+def read(file: File, channels: int) -> np.ndarray:
     """Decode one image file at its own size: uint8 (H,W,channels). Raises ImageError as :func:`decoded` does."""
     with decoded(file) as image:
         return pixels_of(in_mode(image, MODES[channels]))
@@ -87,12 +88,12 @@ def read(file: str | os.PathLike[str] | BinaryIO, channels: int) -> np.ndarray:
 
 @contextmanager
 def decoded(
-    file: str | os.PathLike[str] | BinaryIO,
+    file: File,
     admit: Admit = lambda image: None,
     seconds: float = math.inf,
     convert: Convert | None = None,
 ) -> Iterator[Image.Image]:
-    """An upright image of 8 bits per channel from a file, which is closed when the block is left.
+    """An upright image of 8 bits per channel from a file, which is closed when the block is left, an open one too.
 
     ``admit`` gets the opened image before it is decoded, and may refuse it. ``convert`` takes the place of scaling to
     8 bits. Raises ImageError, and nothing else, for a file that is missing, damaged, truncated, of an unknown format,
@@ -104,8 +105,9 @@ def decoded(
             if isinstance(file, (str, os.PathLike)):
                 if os.path.exists(file) and not os.path.isfile(file):  # opening a pipe would block for ever
                     raise ImageError("a directory, a pipe or a device, expected a file")
-                file = stack.enter_context(TimedReader(io.FileIO(file), seconds))
-            image = stack.enter_context(_loaded(file, admit))
+                file = io.FileIO(file)
+            timed = stack.enter_context(TimedReader(file, seconds))
+            image = stack.enter_context(_loaded(timed, admit))
             yield _upright(image, (convert or _eight_bit)(image))
     except ImageError:
         raise
@@ -152,6 +154,18 @@ def _load(file: BinaryIO, admit: Admit) -> Image.Image:
         elif raw == "RGB;16B":  # of which Pillow keeps the upper bytes
             image.info["transparency"] = tuple(value >> 8 for value in transparent)
     return image
+
+
+def format_of(file: BinaryIO) -> Format | None:
+    """The format of an open image file by its content, None for an unknown one. The file is at its start again."""
+    _register_heif()
+    try:
+        name = Image.open(file, formats=READERS).format
+    except Exception:  # decoding says what is wrong
+        name = None
+    file.seek(0)
+    name = "JPEG" if name == "MPO" else name  # several JPEGs in one file, of which the first is decoded
+    return next((kind for kind in FORMATS if kind.name == name), None)
 
 
 def decoding_bytes(image: ImageFile) -> int:
@@ -214,7 +228,7 @@ def _upright(image: Image.Image, converted: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(converted)
 
 
-def read_ids(path: str | os.PathLike[str], admit: Admit, seconds: float) -> np.ndarray:
+def read_ids(file: File, admit: Admit, seconds: float) -> np.ndarray:
     """The numbers that a greyscale or palette image stores, int32 (H,W), neither scaled nor turned into colours.
 
     ``admit`` and ``seconds`` are those of :func:`decoded`. Raises ImageError as that does, and for images in colour.
@@ -226,7 +240,7 @@ def read_ids(path: str | os.PathLike[str], admit: Admit, seconds: float) -> np.n
         scale = SCALES.get(str(image.tile[0][3]), 1) if image.tile else 1
         admit(image)
 
-    with decoded(path, opened, seconds, _numbers) as image:
+    with decoded(file, opened, seconds, _numbers) as image:
         return np.asarray(image) // scale
 
 

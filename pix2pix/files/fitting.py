@@ -19,7 +19,7 @@ from PIL.ImageFile import ImageFile
 
 from ..errors import ImageError
 from ..model.generator import Generator
-from .codecs import MAX_PIXELS, MODES, decoded, decoding_bytes, in_mode, pixels_of, read_ids
+from .codecs import MAX_PIXELS, MODES, File, decoded, decoding_bytes, in_mode, pixels_of, read_ids
 from .labels import encode, shown
 from .limits import DEFAULT, Deferred, Limits, Need
 from .options import Fit, Pair
@@ -100,11 +100,11 @@ class Fitting:
 
     def read(
         self,
-        path: str | os.PathLike[str],
+        file: File,
         admit: Callable[[Need], None] | None = None,
-        instances: str | os.PathLike[str] | None = None,
+        instances: File | None = None,
     ) -> FittedImage:
-        """Decode and fit one image file. Raises ImageError as :func:`.codecs.decoded` does.
+        """Decode and fit one image file, which is closed. Raises ImageError as :func:`.codecs.decoded` does.
 
         ``admit`` is told what the image will take before it is decoded, and raises ImageError to refuse it.
         ``instances`` is the image of the instances in a label map.
@@ -118,8 +118,8 @@ class Fitting:
                 admit(need)
 
         if self.labels is not None:
-            return self._encoded(path, instances, check)
-        with decoded(path, check, self.limits.seconds) as image:
+            return self._encoded(file, instances, check)
+        with decoded(file, check, self.limits.seconds) as image:
             return self.apply(image)
 
     def need(self, image: ImageFile) -> Need:
@@ -154,18 +154,16 @@ class Fitting:
     def _padded(self, pixels: np.ndarray) -> np.ndarray:
         return pad(pixels, self.multiple) if self.fit == "pad" else pixels
 
-    def _encoded(
-        self, path: str | os.PathLike[str], instances: str | os.PathLike[str] | None, admit: Callable[[ImageFile], None]
-    ) -> FittedImage:
+    def _encoded(self, file: File, instances: File | None, admit: Callable[[ImageFile], None]) -> FittedImage:
         """A label map with, if the generator takes their edges, the instances in it."""
         assert self.labels is not None
-        ids = read_ids(path, admit, self.limits.seconds)
+        ids = read_ids(file, admit, self.limits.seconds)
         inside = None if instances is None else self._nearest(self._instances(instances, ids))
         pixels = encode(self._nearest(ids), self.labels, inside)
         height, width = pixels.shape[:2]
         return FittedImage(self._padded(pixels), height, width)
 
-    def _instances(self, path: str | os.PathLike[str], ids: np.ndarray) -> np.ndarray:
+    def _instances(self, file: File, ids: np.ndarray) -> np.ndarray:
         """The instances in the label map ``ids`` (H,W)."""
 
         def refused(h: int, w: int) -> ImageError:
@@ -176,13 +174,14 @@ class Fitting:
                 raise refused(image.height, image.width)
 
         try:
-            found = read_ids(path, admit, self.limits.seconds)
+            found = read_ids(file, admit, self.limits.seconds)
             if found.shape != ids.shape:
                 raise refused(found.shape[0], found.shape[1])
         except Deferred:
             raise
         except ImageError as error:
-            raise ImageError(f"the image of its instances, {os.fspath(path)!r}: {error}") from None
+            named = f", {os.fspath(file)!r}" if isinstance(file, (str, os.PathLike)) else ""
+            raise ImageError(f"the image of its instances{named}: {error}") from None
         return found
 
     def _nearest(self, ids: np.ndarray) -> np.ndarray:

@@ -51,8 +51,11 @@ def left_out_words(left_out: Counter[str]) -> str:
     return "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
 
 
-def output_name(name: str, format: OutputFormat = "png") -> str:
-    """The name of the output for an input called ``name``. ``same`` keeps its kind where that can be written."""
+def output_name(name: str, format: str = "png") -> str:
+    """The name of the output for an input called ``name``, of a suffix without its dot.
+
+    ``same`` keeps its kind where that can be written.
+    """
     stem, suffix = os.path.splitext(name)
     wanted = f".{format}" if format != "same" else suffix if suffix.lower() in WRITABLE else ".png"
     ambiguous = os.path.splitext(stem)[1].lower() in SUFFIXES

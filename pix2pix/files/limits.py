@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from ..cgroups import own_cgroups
 from ..engines.base import Engine
@@ -147,8 +147,8 @@ class TimedReader(io.BufferedReader):
 
     largest = UNLIMITED
 
-    def __init__(self, raw: io.RawIOBase, seconds: float) -> None:
-        super().__init__(raw)
+    def __init__(self, raw: io.RawIOBase | BinaryIO, seconds: float) -> None:
+        super().__init__(cast(io.RawIOBase, raw))
         self._seconds, self._end = seconds, time.thread_time() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:

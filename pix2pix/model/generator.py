@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .overrides import checked_overrides
+from .palette import Palette
 from .sampling import PaddingMode, Sampling, Upsampling
 
 Statistics = Literal["image", "running"]
@@ -128,7 +129,7 @@ class Generator:
     The other fields are for people only; generators that differ in them alone are equal. ``origin`` names the kind of
     file that the model came from. ``assumed`` names what that file doesn't say, so that its framework's default was
     taken: some of eps, slope, statistics, size, align_corners and padding_mode. ``remarks`` are sentences about what
-    the reader found.
+    the reader found. ``palette`` has the labels that the input image is painted with, if the file names them.
     """
 
     layers: tuple[Layer, ...]
@@ -139,6 +140,7 @@ class Generator:
     assumed: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     remarks: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     takes: Input = "image"
+    palette: Palette = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -351,10 +353,11 @@ class Generator:
     def to_dict(self) -> dict[str, Any]:
         """A description that JSON can hold; :meth:`from_dict` is its inverse.
 
-        ``assumed`` and ``remarks`` are left out: they are about the file that was read, not about what is described.
+        ``assumed`` and ``remarks`` are left out: they are about the file that was read, not about what is described;
+        and ``palette``, for which the format has a place of its own.
         """
         description = dataclasses.asdict(self)
-        del description["assumed"], description["remarks"]
+        del description["assumed"], description["remarks"], description["palette"]
         if self.takes == "image":
             del description["takes"]
         for entry in description["layers"]:  # files of U-Nets stay as version 0.1.0 reads them

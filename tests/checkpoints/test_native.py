@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,27 @@ def test_all_files_of_a_model(tmp_path: Path) -> None:
         assert [file.name for file in files] == names and all(file.is_file() for file in files)
     with pytest.raises(CheckpointError, match="no such file"):
         files_of(tmp_path / "nothing")
+
+
+def test_a_palette(model, tmp_path: Path) -> None:
+    path, generator, weights = model
+    palette = (("sky", (170, 220, 255)), ("7", (0, 0, 0)), ("Straße", (1, 2, 3)))
+    named = replace(generator, palette=palette)
+    write(tmp_path / "named.safetensors", named, weights)
+    again, _ = read(tmp_path / "named.safetensors")
+    assert again.palette == palette and again == generator and not read(path)[0].palette
+    assert again.with_statistics("running").palette == palette
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        *("{", "[]", "{}", '{"sky": 7}', '{"sky": "#fff"}', '{"": "#000000"}', '{"a\\u001b[2J": "#000000"}'),
+        *('{"a": "#000000", "a": "#ffffff"}', '{"a": "#00000a", "b": "#00000A"}', json.dumps({"a" * 61: "#000000"})),
+        json.dumps({str(i): f"#{i:06x}" for i in range(257)}),
+    ],
+)
+def test_palettes_that_make_no_sense(model, palette: str) -> None:
+    path = with_header(model[0], lambda header: header["__metadata__"].update(palette=palette))
+    with pytest.raises(CheckpointError):
+        read(path)

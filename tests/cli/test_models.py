@@ -30,6 +30,19 @@ def test_conversions_that_make_no_sense(capsys):
     assert "ending in .safetensors" in printed and "is the source" in printed
 
 
+def test_a_palette_goes_into_the_file_and_stays_there(capsys):
+    Path("palette.json").write_text('{"sky": "#AADCFF", "wall": "#be3c28"}')
+    assert main(["convert", "model.safetensors", "named.safetensors", "--palette", "palette.json"]) == 0
+    assert main(["convert", "named.safetensors", "again.safetensors", "--dtype", "float16"]) == 0
+    capsys.readouterr()
+    assert main(["info", "again.safetensors"]) == 0
+    assert "sky #aadcff, wall #be3c28" in capsys.readouterr().out
+    Path("palette.json").write_text('{"sky": "blue"}')
+    for file, words in (("palette.json", "palette.json: the label 'sky' has no colour"), ("none.json", "none.json")):
+        assert main(["convert", "model.safetensors", "new.safetensors", "--palette", file]) == 2
+        assert words in capsys.readouterr().err and not Path("new.safetensors").exists()
+
+
 def test_info_of_this_build(capsys):
     assert main(["info", "--measure"]) == 0
     printed = capsys.readouterr().out
