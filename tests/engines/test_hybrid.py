@@ -347,8 +347,9 @@ def test_a_cpu_and_a_gpu(placement, algorithm, variant, n):
     with EngineFactory(g, weights, plan, threads=2).make(0) as engine:
         y = engine.run(x)
         check_output(y, ReferenceEngine(g, weights).run(x), "float32")
-        np.testing.assert_array_equal(engine.translate(b), to_uint8(y, g.output_scale))
-        np.testing.assert_array_equal(engine.translate(b[-1:])[0], engine.translate(b)[-1])
+        translated = engine.translate(b)
+        np.testing.assert_array_equal(translated, to_uint8(y, g.output_scale))
+        np.testing.assert_array_equal(engine.translate(b[-1:])[0], translated[-1])
 
 
 @needs_gpu

@@ -22,11 +22,8 @@ from pix2pix.gpu.engine import GpuEngine
 
 pytestmark = pytest.mark.gpu
 SUPPORTED = [name for name in NETWORKS if name != "average"]
-FEW = {"output padding": "float16", "residual": "bfloat16"}  # that the simulator computes quickly
-
-
-def quick(name: str, precision: str) -> bool:
-    return not SIMULATED or FEW.get(name) == precision
+ON_TENSOR_CORES = [(name, precision) for name in (*SUPPORTED, *UNUSUAL) for precision in PRECISIONS]
+FEW = [("output padding", "float16"), ("residual", "bfloat16")]  # in the simulator: tests/gpu/ptx has all kinds
 
 
 @pytest.mark.parametrize("name", [*SUPPORTED, *UNUSUAL])
@@ -34,14 +31,7 @@ def test_every_kind_of_layer(name):
     check_network(name, "float32", None, 2, 8, 12)
 
 
-@pytest.mark.parametrize(
-    "name, precision",
-    [
-        pytest.param(name, precision, marks=[] if quick(name, precision) else [pytest.mark.full])
-        for name in (*SUPPORTED, *UNUSUAL)
-        for precision in PRECISIONS
-    ],
-)
+@pytest.mark.parametrize("name, precision", FEW if SIMULATED else ON_TENSOR_CORES)
 def test_every_kind_of_layer_on_tensor_cores(name, precision):
     check_network(name, precision, None, 2, 8, 12)
 

@@ -99,9 +99,10 @@ ADVERSE_CASES = [
     Network("hopper-128x128", 3, 32, 32, True, 32, 3, "bfloat16"),
     Network("hopper-128x256-split2", 1, 32, 32, True, (64, 264), 2, "tf32"),
     Sample("tensor-64x64", 1, 24, 32, "resnet", "float16"),
+    Network("hopper-128x64", 1, 32, 64, True, (32, 64, 64), 3, "float16"),
 ]
 
-ADVERSE_QUICK = [(ADVERSE_CASES[i], "random order, early copies") for i in (1, 2, 6)]
+ADVERSE_QUICK = [(ADVERSE_CASES[i], "random order, early copies") for i in (1, 2, 9)]
 
 
 @pytest.mark.parametrize(
