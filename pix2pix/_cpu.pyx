@@ -50,12 +50,13 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     const float* ZEROS
 
 cdef extern from "cpu/kernels/amx.h" nogil:
-    const int PIECE_ROWS
+    const int PIECE_ROWS, TILE_FLOPS
     bint can_tiles()
     void shape_tiles(long rows, long depth)
     void multiply_tiles(long rows, long vectors, const float* a, long a_stride, const long* taps, long count, long depth,
                         const float* b, const float* init, long init_stride, float* c, long c_stride)
     void release_tiles()
+    float multiply_add_tiles(long rounds)
 
 
 def build_facts() -> dict:

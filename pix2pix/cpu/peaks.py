@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from .instruction_sets import extension
+from .instruction_sets import chosen, extension
 from .topology import available_cores
 
 
@@ -14,12 +14,13 @@ def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "
     """Measured peaks of this machine: ``fma_gflops`` (multiply-adds in a precision) and ``bandwidth_gbs`` (reading
     memory). Raises RuntimeError if the processor lacks what the precision needs."""
     kernels, threads = extension(), threads or available_cores()
+    tiles = chosen(precision=precision) == "amx"
     array = np.ones(1 << 26, np.float32)
     rates = {"fma_gflops": 0.0, "bandwidth_gbs": 0.0}
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()
-        operations, _ = kernels.run_multiply_adds(1_000_000, threads, precision == "bfloat16")
+        operations, _ = kernels.run_multiply_adds(1_000_000, threads, precision == "bfloat16", tiles)
         middle = time.perf_counter()
         kernels.run_sum(array, threads)
         end = time.perf_counter()

@@ -13,6 +13,7 @@
 
 #define TILE_ROWS 16
 #define PIECE_ROWS (2 * TILE_ROWS) /* of C, that are computed at once */
+#define TILE_FLOPS (4 * 2 * TILE_ROWS * VL * 32)
 
 #if VL == 16 && defined(__x86_64__) && defined(__linux__) && \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
@@ -110,8 +111,24 @@ WITH_TILES static void multiply_tiles(long rows, long vectors, const float *a, l
     else SHAPE(0, 0);
 #undef SHAPE
 }
+
+/* Products on registers alone: TILE_FLOPS floating-point operations for each round. */
+WITH_TILES static float multiply_add_tiles(long rounds) {
+    float sums[TILE_ROWS * VL] = {0};
+    shape_tiles(PIECE_ROWS, 16); /* and fill them with zeros */
+    for (long r = 0; r < rounds; r++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, 4 * VL);
+    release_tiles();
+    return sums[0];
+}
 #else
 static inline int can_tiles(void) { return 0; }
+static inline float multiply_add_tiles(long rounds) { return (float)(0 * rounds); }
 static inline void shape_tiles(long rows, long depth) { (void)rows, (void)depth; }
 static inline void release_tiles(void) {}
 static inline void multiply_tiles(long rows, long vectors, const float *a, long a_stride, const long *taps, long count,

@@ -1,8 +1,8 @@
 """Upper bounds of this machine: multiply-adds on registers, and reading memory."""
 
 
-def run_multiply_adds(long rounds, long threads, bint bfloat16=False) -> tuple[int, float]:
-    """Keep all threads busy with multiply-adds on registers.
+def run_multiply_adds(long rounds, long threads, bint bfloat16=False, bint tiles=False) -> tuple[int, float]:
+    """Keep all threads busy with multiply-adds on registers; `tiles`: those of AMX.
 
     Returns the number of floating-point operations and a sum of the results, so that the compiler keeps them.
     """
@@ -10,9 +10,11 @@ def run_multiply_adds(long rounds, long threads, bint bfloat16=False) -> tuple[i
     cdef float total = 0
     if bfloat16 and not can_bfloat16():
         raise RuntimeError("this processor has no AVX512_BF16")
+    if tiles and not can_tiles():
+        raise RuntimeError("this processor has no AMX")
     for _thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
-        total += multiply_add(rounds, bfloat16)
-    return threads * rounds * 12 * 2 * VL * (2 if bfloat16 else 1), total
+        total += multiply_add_tiles(rounds) if tiles else multiply_add(rounds, bfloat16)
+    return threads * rounds * (TILE_FLOPS if tiles else 12 * 2 * VL * (2 if bfloat16 else 1)), total
 
 
 def run_sum(const float[::1] x, long threads):
