@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,6 +31,7 @@ HEADERS = {
     ),
     "Cache-Control": "no-store",
 }
+LINGER_SECONDS = 1.0
 OPEN = ("/v2/health/live", "/v2/health/ready")  # need no token
 
 
@@ -45,7 +48,8 @@ def is_loopback(host: str) -> bool:
 class Observer:
     """Adds the security headers to each answer, counts it, and writes its line of the log.
 
-    An answer to a request whose body has not come ends the connection: the rest of it is never read.
+    An answer to a request whose body has not come ends the connection, soon: most clients read no answer before they
+    have sent everything.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -75,7 +79,16 @@ class Observer:
                 if not is_complete:
                     answer["Connection"] = "close"
             count += len(message.get("body", b""))
+            if message["type"] == "http.response.body" and not message.get("more_body", False) and not is_complete:
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(rest(), LINGER_SECONDS)
             await send(message)
+
+        async def rest() -> None:
+            while not is_complete and (await received())["type"] != "http.disconnect":
+                pass
 
         try:
             await self._app(scope, received, sent)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from ..files.options import ServeOptions
 from .access import Guard, Observer
 from .inference import InferenceApi
+from .limits import Accounting
 from .models import Service
 from .openapi import document
 from .page import Page
@@ -54,7 +55,7 @@ def application(service: Service) -> ASGIApp:
     ]
     inner = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=lifespan)
     inner.router.redirect_slashes = False
-    app: ASGIApp = Guard(inner, options, page.public)
+    app: ASGIApp = Guard(Accounting(inner, service.budget), options, page.public)
     if options.allow_origins:
         app = _shared(app, options)
     return Observer(app, service.metrics)

@@ -18,6 +18,7 @@ from .problems import Problem, busy
 from .queue import Claim
 from .tensors import INPUT, LENGTH, OUTPUT, answer, json_length, parse
 
+MOST_JSON = 8 << 20  # bytes: Python answers nobody while it parses them
 JSON_BYTES = 24  # of Python's objects for each byte of JSON, at most, and of the array
 COPIES = 3  # of an image's bytes, and of its result's, while they are with the engine and become an answer
 
@@ -78,14 +79,17 @@ class InferenceApi:
         if kind not in ("application/json", "application/octet-stream"):
             raise Problem(415, f"got Content-Type {kind!r}, expected application/json or application/octet-stream")
         service.queue.check()
-        with service.budget.held() as held:
-            with service.metrics.timed("body"):
-                body = (await whole_body(request, service.options, held)).getvalue()
-            work = self._inferred(model, body, json_length(request.headers.get(LENGTH), len(body)), held)
-            content, length = await unless_disconnected(request.receive, work)
-        if length is None:
+        held = request.state.held
+        with service.metrics.timed("body"):
+            body = (await whole_body(request, service.options, held)).getvalue()
+        length = json_length(request.headers.get(LENGTH), len(body))
+        if length > MOST_JSON:
+            raise Problem(413, f"got {length} bytes of JSON, expected up to {MOST_JSON}: send binary tensors")
+        work = self._inferred(model, body, length, held)
+        content, head = await unless_disconnected(request.receive, work)
+        if head is None:
             return Response(content, media_type="application/json")
-        return Response(content, media_type="application/octet-stream", headers={LENGTH: str(length)})
+        return Response(content, media_type="application/octet-stream", headers={LENGTH: str(head)})
 
     async def _inferred(self, model: Model, body: bytes, length: int, held: Held) -> tuple[bytes, int | None]:
         service = self._service

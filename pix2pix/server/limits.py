@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ImageError
 from ..files.limits import Admission, Deferred, Need
@@ -88,6 +88,28 @@ class Held:
             raise TooLarge(str(error)) from None
         if not self.add(bytes_needed):
             raise Deferred("the images that are being translated take all memory that requests may have")
+
+
+class Accounting:
+    """Gives each request what it may take, ``request.state.held``, until its client has read the answer."""
+
+    def __init__(self, app: ASGIApp, budget: Budget) -> None:
+        self._app, self._budget = app, budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}  # which uvicorn takes when most of the rest has been read
+            await send(message)
+
+        with self._budget.held() as held:
+            scope.setdefault("state", {})["held"] = held
+            await self._app(scope, receive, sent)
 
 
 async def body(request: Request, options: ServeOptions, held: Held) -> AsyncIterator[bytes]:

@@ -56,8 +56,8 @@ class Upload(NamedTuple):
 class Model:
     """A generator that is served under a name."""
 
-    def __init__(self, name: str, engine: Engine, options: ServeOptions) -> None:
-        self.name, self.engine, self.lane = name, engine, Lane(engine)
+    def __init__(self, name: str, engine: Engine, options: ServeOptions, metrics: Metrics) -> None:
+        self.name, self.engine, self.lane = name, engine, Lane(engine, metrics)
         self._limits = Limits(options.image_timeout, options.memory)
         self.admission = Admission(self._limits, engine, 1, 1)
         self.fitting = functools.lru_cache(64)(self._fitting)
@@ -74,7 +74,7 @@ class Service:
 
     def __init__(self, options: ServeOptions, engines: dict[str, Engine]) -> None:
         self.options, self.metrics = options, Metrics()
-        self.models = {name: Model(name, engine, options) for name, engine in engines.items()}
+        self.models = {name: Model(name, engine, options, self.metrics) for name, engine in engines.items()}
         self.queue = Queue(options.max_queue, options.max_delay, self.metrics)
         self.budget = Budget(options.max_bytes)
         self._threads = ThreadPoolExecutor(io_threads(), thread_name_prefix="pix2pix-io")

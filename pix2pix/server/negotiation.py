@@ -90,7 +90,7 @@ def acceptable(accept: str | None, types: Sequence[str]) -> str:
     quality = {each: _quality(each, ranges) for each in types}
     best = max(types, key=lambda each: quality[each])  # the first of equals
     if quality[best] <= 0:
-        raise Problem(406, f"got Accept {accept!r}, expected one of {', '.join(types)}")
+        raise Problem(406, f"got Accept {accept[:200]!r}, expected one of {', '.join(types)}")
     return best
 
 

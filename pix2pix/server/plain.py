@@ -75,17 +75,17 @@ class PlainApi:
             )
         asked = wanted(service.options, request.query_params.multi_items())
         service.queue.check()
-        with service.budget.held() as held:
-            with service.metrics.timed("body"):
-                if is_form:
-                    uploads, fields = await self._form(request, held)
-                    if fields:
-                        asked = wanted(service.options, [*request.query_params.multi_items(), *fields])
-                else:
-                    uploads = [Upload(await whole_body(request, service.options, held))]
-            with service.queue.claim(len(uploads)) as claim:
-                work = self._translated(request, model, uploads, asked, claim, held)
-                return await unless_disconnected(request.receive, work)
+        held = request.state.held
+        with service.metrics.timed("body"):
+            if is_form:
+                uploads, fields = await self._form(request, held)
+                if fields:
+                    asked = wanted(service.options, [*request.query_params.multi_items(), *fields])
+            else:
+                uploads = [Upload(await whole_body(request, service.options, held))]
+        with service.queue.claim(len(uploads)) as claim:
+            work = self._translated(request, model, uploads, asked, claim, held)
+            return await unless_disconnected(request.receive, work)
 
     async def _translated(
         self, request: Request, model: Model, uploads: list[Upload], asked: Wanted, claim: Claim, held: Held

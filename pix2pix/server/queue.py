@@ -34,10 +34,10 @@ class Waiting:
 
 
 class Lane:
-    """The images that wait for one engine, by dtype and shape, and how many batches it computes now."""
+    """The images that wait for one engine, by dtype and shape, and how many batches it has."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self.engine, self._metrics = engine, metrics
         self.groups: dict[tuple[str, tuple[int, ...]], deque[Waiting]] = {}
         self.running = 0
         self.at_once = 1 if engine.info.workers == 1 else 2  # a pool's next batch is ready when its workers are
@@ -54,6 +54,10 @@ class Lane:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(self._compute, images, stop))
 
     def _compute(self, images: list[np.ndarray], stop: threading.Event) -> np.ndarray:
+        with self._metrics.timed("engine"):
+            return self._results(images, stop)
+
+    def _results(self, images: list[np.ndarray], stop: threading.Event) -> np.ndarray:
         if images[0].dtype == np.float32:
             result: np.ndarray = self.engine.run(np.stack(images))
             return result
@@ -142,19 +146,27 @@ class Queue:
             stop.set()
 
     def _dispatch(self, lane: Lane) -> None:
-        """Start as many batches as the engine takes and as are ready."""
-        while lane.running < lane.at_once and (batch := self._next(lane)):
+        """Start as many batches as the engine takes and as are ready, and have a full one wait for it.
+
+        Then the engine need not wait for this thread, and no batch begins smaller than it might have become.
+        """
+        while lane.running <= lane.at_once and (batch := self._next(lane, must_be_full=lane.running == lane.at_once)):
             lane.running += 1
             task = asyncio.create_task(self._run(lane, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _next(self, lane: Lane) -> list[Waiting]:
-        """The batch that is ready and whose first image waits longest; [] if none is ready yet."""
+    def _next(self, lane: Lane, must_be_full: bool) -> list[Waiting]:
+        """The batch that is ready and whose first image waits longest; [] if none is ready yet.
+
+        With ``must_be_full``, only that of the image that waits longest of all: no group is passed over for ever.
+        """
         now = time.monotonic()
         groups = sorted(lane.groups.items(), key=lambda group: group[1][0].since)
         for key, group in groups:
             capacity = lane.capacity(group[0].pixels)
+            if must_be_full and len(group) < capacity:
+                return []
             if not self.arriving or len(group) >= capacity or now - group[0].since >= self._max_delay:
                 batch = [group.popleft() for _ in range(min(capacity, len(group)))]
                 if not group:
@@ -179,9 +191,8 @@ class Queue:
 
         for item in batch:
             item.result.add_done_callback(note)
-        started = time.monotonic()
         for item in batch:
-            self._metrics.seconds.labels("wait").observe(started - item.since)
+            self._metrics.seconds.labels("wait").observe(time.monotonic() - item.since)
         self._metrics.batch_images.observe(len(batch))
         try:
             results = await lane.compute([item.pixels for item in batch], stop)
@@ -194,7 +205,6 @@ class Queue:
                 if not item.result.done():
                     item.result.set_result(result)
         finally:
-            self._metrics.seconds.labels("engine").observe(time.monotonic() - started)
             lane.running -= 1
             self._stops.discard(stop)
             self._dispatch(lane)

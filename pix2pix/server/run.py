@@ -22,7 +22,8 @@ from .access import is_loopback
 from .app import application
 from .models import Service
 
-IDLE_SECONDS = 30.0  # within which a connection must have read its answer, and said what it wants next
+IDLE_SECONDS = 30.0  # within which a connection must say what it wants, and read LEAST_READ of its answer
+LEAST_READ = 1 << 20  # bytes, or what is left
 ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
 MOST_CONNECTIONS = 1000
 BACKLOG = 512
@@ -130,25 +131,32 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_request()
+        self._watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._expect_request()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def _expect_request(self) -> None:
+    def _watch(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(IDLE_SECONDS, self._end_unless_busy)
+        unread = self.transport.get_write_buffer_size()
+        self._deadline = self.loop.call_later(IDLE_SECONDS, self._end_or_watch, unread)
 
-    def _end_unless_busy(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+    def _end_or_watch(self, unread_before: int) -> None:
+        """End the connection if it is idle, or hardly reads: it had ``unread_before`` bytes to read. Else go on."""
+        unread = self.transport.get_write_buffer_size()
+        is_stuck = max(0, unread_before - LEAST_READ) < unread <= unread_before
+        is_idle = not unread and (self.cycle is None or self.cycle.response_complete)
+        if is_stuck or is_idle:
             self.transport.abort()  # closing would wait for a client that does not read
+        else:
+            self._watch()
 
 
 def log_to(handler: logging.Handler) -> None:

@@ -134,6 +134,7 @@ def test_images_that_a_model_cannot_take(server):
     check_problem(server.ask("POST", INFER, request(tensor)), 400)
     check_problem(server.ask("POST", INFER, b"{}", Content_Type="image/png"), 415)
     check_problem(ask_binary(server, images(201), "UINT8"), 413)
+    assert "binary" in check_problem(server.ask("POST", INFER, b" " * (9 << 20)), 413)
 
 
 def test_metrics(server):

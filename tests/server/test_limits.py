@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -78,6 +79,7 @@ def test_malformed_requests(server):
     for query in ("?fit=crop", "?size=0", "?size=-1", "?size=1x2x3", "?nonsense=1", "?fit=pad&fit=pad", "?format=gif"):
         assert "expected" in check_problem(server.translate(image(), query), 400)
     check_problem(server.translate(b""), 400)
+    check_problem(server.translate(bytes(20 << 20), "?fit=crop"), 400)  # most clients send all before they read
     check_problem(server.translate(b"x", Content_Type="multipart/form-data"), 400)
     check_problem(server.translate(b"x", Content_Type="multipart/form-data; boundary=edge"), 400)
     body, form = multipart({"x.png": image()})
@@ -134,7 +136,7 @@ def test_a_slow_sender_times_out(models):
         assert server.metric("pix2pix_held_bytes") == 0
 
 
-def test_a_connection_that_never_asks_ends(models):
+def test_connections_that_do_not_ask_or_read_end(models):
     faster = "from pix2pix.server import run; run.IDLE_SECONDS = 0.5\n"
     with Server(models, before=faster) as server:
         started = time.monotonic()
@@ -142,6 +144,31 @@ def test_a_connection_that_never_asks_ends(models):
             silent.sendall(b"GET /v2 HTTP/1.1\r\nHost: local")
             assert silent.recv(4096) == b""
         assert 0.3 < time.monotonic() - started < 5
+        content = image()
+        head = "POST /translate?size=1536&format=bmp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        asked = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        with socket.socket() as slow, socket.socket() as stuck:
+            for connection in (slow, stuck):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+                connection.settimeout(20)
+                connection.connect(("127.0.0.1", server.port))
+                connection.sendall(asked)
+            size, started = 3 * 1536**2, time.monotonic()
+            stuck.recv(1)
+            assert server.metric("pix2pix_held_bytes") > size, "what has not been read counts"
+            assert read_all(slow, pause=0.01) > size and time.monotonic() - started > 0.6
+            server.wait_for("pix2pix_held_bytes", 0)
+            assert read_all(stuck) < size
+
+
+def read_all(connection: socket.socket, pause: float = 0) -> int:
+    """How many bytes come until the connection ends."""
+    count = 0
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(1 << 18):
+            count += len(piece)
+            time.sleep(pause)
+    return count
 
 
 def test_a_full_queue_answers_at_once(models):
@@ -220,7 +247,9 @@ def test_a_signal_lets_requests_finish(models, number):
         idle = server.connect()
         idle.request("GET", "/v2")
         idle.getresponse().read()
-        server.process.send_signal(number)
+        for _ in range(2 if number == signal.SIGTERM else 1):
+            server.process.send_signal(number)
+            time.sleep(0.05)
         assert [job.result().status for job in jobs] == [200, 200]
         code, err = server.end()
         assert code == 0 and "Traceback" not in err
