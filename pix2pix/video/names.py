@@ -25,7 +25,7 @@ CONTAINERS = {
     ".gif": Container("gif", "gif"),
 }
 FILMS = (".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv", ".3gp")  # which are only read
-_NUMBER = re.compile(r"%0?(\d*)d")
+_NUMBER = re.compile(r"%(?:0(\d+))?d")  # not %20d, which names from the web have: my%20dog.mp4
 
 
 def input_kind(path: Path) -> Kind | None:

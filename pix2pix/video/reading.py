@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Protocol
 
@@ -85,6 +86,8 @@ class Film:
         seconds = (self.container.duration or 0) / av.time_base
         self.total = video.frames or round(seconds * self.rate)
         self._one = max(1, round(1 / self.rate / self.time_base))  # the usual duration of a frame
+        # AVI says when frames are decoded, not when they are shown: each takes the earliest time that is left.
+        self._times: list[int] | None = [] if self.container.format.name == "avi" else None
         self._size: tuple[int, int] | None = None
         self._last = 0
         self._items = self._read()
@@ -130,6 +133,7 @@ class Film:
         try:
             for packet in self._packets():
                 if packet.stream is self.stream:
+                    self._note_time(packet)
                     for frame in self.stream.decode(packet):
                         yield self._frame(frame)
                 else:
@@ -157,13 +161,20 @@ class Film:
         elif missing := missing_bytes(self.path):
             self._note(f"the file is cut off: {missing:,} bytes are missing")
 
+    def _note_time(self, packet: av.Packet) -> None:
+        """Remember the time of a packet where frames take these in order."""
+        time = packet.dts if packet.pts is None else packet.pts
+        if self._times is not None and packet.size and time is not None:
+            heappush(self._times, time)
+
     def _frame(self, frame: av.VideoFrame) -> Frame:
         image = codecs.image_of(to_rgb(frame))
+        pts = heappop(self._times) if self._times else frame.pts
         if self._size is None:
             self._size, self.colours = image.size, Colours.of(frame)
-            pts = frame.pts if frame.pts is not None else 0
+            pts = pts if pts is not None else 0
         else:
-            pts = max(frame.pts if frame.pts is not None else self._last + self._one, self._last + 1)
+            pts = max(pts if pts is not None else self._last + self._one, self._last + 1)
             if image.size != self._size:
                 raise ImageError(f"frames change from {self._size} to {image.size} pixels")
         self._last = pts

@@ -115,6 +115,14 @@ def test_last_frame_is_shown_as_long_as_before(folder, options):
     assert ends[0] > 0.54 and abs(ends[1] - ends[0]) < 0.001  # MP4 stores the end in thousandths
 
 
+def test_avi_says_when_frames_are_decoded_and_not_when_they_are_shown(folder):
+    clip = Clip(name="in.avi", options=B_FRAMES)
+    before = content(make(clip, folder)).times
+    assert before != sorted(before)
+    assert translate("in.avi", "-o", "out.mp4") == 0
+    assert content(Path("out.mp4")).times == sorted(before)
+
+
 def test_pixels_that_are_not_square_stay_so(folder):
     source = make(Clip(), folder)
     with av.open(str(source)) as film, av.open("wide.mp4", "w") as wide:
@@ -168,9 +176,9 @@ def test_codec_and_size(folder, engine):
 
 
 def test_output_folder(folder):
-    make(Clip(), folder)
-    assert translate("in.mp4", "-o", "films/") == 0
-    assert names("films") == ["in.mp4"]
+    make(Clip(name="my%20dog.mp4"), folder)
+    assert translate("my%20dog.mp4", "-o", "films/") == 0
+    assert names("films") == ["my%20dog.mp4"]
 
 
 def test_batches_do_not_change_a_frame(folder):
@@ -290,6 +298,18 @@ def test_an_interrupt_leaves_no_film(folder, number):
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert b"Traceback" not in told
+    assert names(".") == before
+
+
+def test_a_disk_that_is_full_leaves_no_film(folder):
+    make(LONG, folder)
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    command = [sys.executable, "-c", limit + "from pix2pix.cli import main; sys.exit(main())"]
+    command += ["translate", "in.mp4", "-o", "out.mp4", "-m", "model.safetensors", "--crf", "0"]
+    before = names(".")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False, text=True)
+    assert done.returncode == 1 and "stopped: " in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert names(".") == before
 
 
