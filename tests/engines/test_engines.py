@@ -186,7 +186,7 @@ def test_single_pictures_keep_their_rank(engine):
 
 
 def test_results_do_not_depend_on_the_batch(engine):
-    b = pictures(NUMBER, EDGE, 64)
+    b = pictures(NUMBER, EDGE, EDGE)
     whole = engine.translate(b)
     x = to_float(b)
     floats = engine.run(x)
@@ -196,7 +196,7 @@ def test_results_do_not_depend_on_the_batch(engine):
 
 
 def test_results_do_not_depend_on_what_ran_before(engine):
-    b = pictures(2, EDGE, 64)
+    b = pictures(2, EDGE, EDGE)
     first = engine.translate(b)
     for h, w in ((32, 32), (EDGE + 32, 64), (2 * EDGE, 32), (32, 32), (EDGE, 32), (32, EDGE)):
         engine.translate(pictures(1 if SIMULATED else 3, h, w))
