@@ -40,7 +40,7 @@ def _resnet(levels: int, size: int) -> tuple[Generator, Weights]:
 UNET = "unet_256"
 NETWORKS = {
     UNET: Network(common.model, (256, 256), "1,8,16"),
-    "resnet_9blocks": Network(partial(_resnet, levels=2, size=256), (256, 256), "1,8"),
+    "resnet_9blocks": Network(partial(_resnet, levels=2, size=256), (256, 256), "1,4"),
     # pix2pixHD's global generator. It is trained at 1024x512 on 36 channels or on RGB; the bench takes RGB.
     "pix2pixhd": Network(partial(_resnet, levels=4, size=512), (512, 1024), "1"),
 }

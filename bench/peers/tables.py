@@ -18,12 +18,21 @@ from ..networks import UNET
 
 OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
 AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
+AGAINST_BFLOAT16 = "bfloat16 against the fastest bfloat16 peer"
+LOWER_AGAINST_FLOAT32 = "bfloat16 against the fastest float32 peer"
 THREADS = "{} threads against 1"
-GOALS = {  # of the U-Net, by N: the required ratio, and the goal
-    AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
-    "bfloat16 against the fastest bfloat16 peer": {1: (2.6, 3.2), 8: (2.5, 2.9)},
-    "bfloat16 against the fastest float32 peer": {1: (3.0, 3.5), 8: (3.2, 3.8)},
-    "2 threads against 1": {1: (1.8, 1.9), 8: (1.9, 1.95)},
+GOALS = {  # of each network, by N: the required ratio, and the goal
+    UNET: {
+        AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
+        AGAINST_BFLOAT16: {1: (2.6, 3.2), 8: (2.5, 2.9)},
+        LOWER_AGAINST_FLOAT32: {1: (3.0, 3.5), 8: (3.2, 3.8)},
+        THREADS.format(2): {1: (1.8, 1.9), 8: (1.9, 1.95)},
+    },
+    "resnet_9blocks": {
+        AGAINST_FLOAT32: {1: (1.9, 2.5), 4: (2.0, 2.6)},
+        AGAINST_BFLOAT16: {1: (1.5, 2.2), 4: (1.7, 2.4)},
+    },
+    "pix2pixhd": {AGAINST_FLOAT32: {1: (1.8, 2.4)}},
 }
 
 Engines = Mapping[str, Mapping[str, Any]]
@@ -43,7 +52,7 @@ def fastest(engines: Engines, precision: str, way: str = "") -> str | None:
 
 
 def ratios(runs: Iterable[Mapping[str, Any]], network: str) -> list[dict[str, Any]]:
-    """The ratios that matter, and the U-Net's goals, from runs with all threads in which both engines took part."""
+    """The ratios that matter, and the network's goals, from runs with all threads in which both engines took part."""
     runs = list(runs)
     most = max(run["threads"] for run in runs)
     rows = []
@@ -51,18 +60,18 @@ def ratios(runs: Iterable[Mapping[str, Any]], network: str) -> list[dict[str, An
         engines = run["engines"]
         pairs = [
             (AGAINST_FLOAT32, OURS, fastest(engines, "float32")),
-            ("bfloat16 against the fastest bfloat16 peer", OURS_BFLOAT16, fastest(engines, "bfloat16")),
-            ("bfloat16 against the fastest float32 peer", OURS_BFLOAT16, fastest(engines, "float32")),
+            (AGAINST_BFLOAT16, OURS_BFLOAT16, fastest(engines, "bfloat16")),
+            (LOWER_AGAINST_FLOAT32, OURS_BFLOAT16, fastest(engines, "float32")),
             (THREADS.format(most), OURS, SINGLE),
         ]
         for what, ours, theirs in pairs:
             if run["threads"] == most and ours in engines and theirs in engines:
-                goals = GOALS.get(what, {}) if network == UNET else {}
-                required, goal = goals.get(run["n"], (None, None))
+                required, goal = GOALS.get(network, {}).get(what, {}).get(run["n"], (None, None))
                 row = {"what": what, "n": run["n"], "against": theirs}
                 row["ratio"] = block_ratio(engines[ours], engines[theirs])
                 rows.append(row | {"required": required, "goal": goal})
-    return sorted(rows, key=lambda row: (list(GOALS).index(row["what"]) if row["what"] in GOALS else 9, row["n"]))
+    order = {what: place for place, what in enumerate(GOALS[UNET])}
+    return sorted(rows, key=lambda row: (order.get(row["what"], len(order)), row["n"]))
 
 
 def memory(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ def parsed(*words: str) -> tuple[Workload, list[int]]:
     ("words", "size", "batches", "suffix"),
     [
         ([], (256, 256), [1, 8, 16], ""),
-        (["--network", "resnet_9blocks"], (256, 256), [1, 8], "-resnet_9blocks"),
-        (["--network", "resnet_9blocks", "--size", "512x512"], (512, 512), [1, 8], "-resnet_9blocks-512x512"),
+        (["--network", "resnet_9blocks"], (256, 256), [1, 4], "-resnet_9blocks"),
+        (["--network", "resnet_9blocks", "--size", "512x512"], (512, 512), [1, 4], "-resnet_9blocks-512x512"),
         (["--network", "pix2pixhd"], (512, 1024), [1], "-pix2pixhd"),
         (["--network", "pix2pixhd", "--size", "1024x512", "--batches", "2"], (512, 1024), [2], "-pix2pixhd"),
         (["--size", "512x256"], (256, 512), [1, 8, 16], "-512x256"),
