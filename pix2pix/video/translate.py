@@ -18,7 +18,7 @@ import numpy as np
 from ..atomic import open_atomically, remove_abandoned
 from ..engines.base import Engine
 from ..errors import ImageError, InputError, RecordError
-from ..files.codecs import check_writable
+from ..files.codecs import SUFFIXES, WRITABLE, check_writable
 from ..files.fitting import FittedImage, Fitting
 from ..files.limits import Limits
 from ..files.outcome import NOT_FINITE, is_finite, is_suspicious
@@ -66,7 +66,11 @@ class _VideoRun(Run):
             raise InputError("a film is translated alone: give one input")
         if run.pair or run.gallery or run.format or run.instances or run.no_instance:
             raise InputError("a film takes no --pair, --instances, --no-instance, --format or --gallery")
-        self.output = _output(run.inputs[0], run.output, run.to_folder)
+        source = run.inputs[0]
+        if not is_numbered(source) and source.suffix.lower() in SUFFIXES and source.suffix.lower() != ".gif":
+            names = ", ".join(WRITABLE)
+            raise InputError(f"{str(source)!r} is an image, {str(run.output)!r} not: expected a name ending in {names}")
+        self.output = _output(source, run.output, run.to_folder)
         self.folder = self.output.parent
         super().__init__(replace(run, fit=run.fit or "pad"), listener, ranks)
         self.encoding: Encoding | None = None

@@ -32,7 +32,6 @@ SLOW = """
 import signal, sys, time
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
 translate = CpuEngine._translate
 def slowly(self, b, out, stop):
     time.sleep(0.1)

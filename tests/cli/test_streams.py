@@ -66,7 +66,6 @@ SLOWLY = """
 import signal, sys, time
 from pix2pix import cli
 from pix2pix.files.fitting import Fitting
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job ignores it
 read = Fitting.read
 def slowly(self, *arguments):
     time.sleep(0.2)
@@ -95,7 +94,6 @@ def test_signals_end_a_run_in_good_order(name):
 
 INTERRUPTED = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == sys.argv[2]:

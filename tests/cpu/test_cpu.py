@@ -391,7 +391,6 @@ def test_ctrl_c_interrupts_a_long_call_and_the_engine_goes_on():
         from pix2pix.model.unet import UnetVariant, unet
         from pix2pix.model.weights import random_weights
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
         with CpuEngine(g, random_weights(g)) as engine:
             b = np.zeros((20, 256, 256, 3), np.uint8)
@@ -422,7 +421,6 @@ def test_ctrl_c_gives_up_what_a_stream_computes():
         from pix2pix.model.unet import UnetVariant, unet
         from pix2pix.model.weights import random_weights
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         g = unet(ngf=16, depth=8)
         with CpuEngine(g, random_weights(g)) as engine:
             engine.translate(np.zeros((20, 256, 256, 3), np.uint8))

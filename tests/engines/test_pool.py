@@ -314,7 +314,6 @@ def test_ctrl_c_stops_within_a_second_and_the_pool_goes_on(call):
         from pix2pix.model.unet import unet
         from pix2pix.model.weights import random_weights
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a shell's background jobs
         g = unet(ngf=16, depth=8)
         w = random_weights(g)
         with PoolEngine(g, [WorkerGroup(name, lambda: CpuEngine(g, w, threads=1)) for name in "ab"]) as pool:
