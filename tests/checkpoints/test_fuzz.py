@@ -12,9 +12,8 @@ import pytest
 TESTS = Path(__file__).parent
 FORMATS = ("pytorch", "keras", "tfjs", "safetensors", "course", "bundle", "objects", "saved_model", "pict")
 
-SOME, SOME_SLOW = 400, 200
+SOME, SOME_SLOW, MANY = 400, 200, 20_000
 SLOW = ("pytorch", "keras", "bundle", "objects")
-MANY = 20_000
 FEWER = {"objects": 8_000, "saved_model": 6_000, "amplified": 1_000}  # which take long to make and to read
 PARTS = 2  # of many files, for processes side by side
 
