@@ -1,12 +1,18 @@
-"""What all tests share: where the large real models are, if they are at all."""
+"""What all tests share: where the large real models are, if at all, and that Ctrl-C reaches what they start."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_configure() -> None:
+    """Undo what programs that tests start would inherit: jobs that a shell began in the background ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
