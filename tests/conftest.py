@@ -1,4 +1,4 @@
-"""What all tests share: where the large real models are, if they are at all."""
+"""What all tests share: where the large real models are, if at all, and that Ctrl-C reaches what they start."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_configure() -> None:
+    """Undo what programs that tests start would inherit: jobs that a shell began in the background ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import pytest
 TESTS = Path(__file__).parent
 FORMATS = ("pytorch", "keras", "tfjs", "safetensors", "course", "bundle", "objects", "saved_model", "pict")
 
-SOME, SOME_SLOW = 400, 200
+SOME, SOME_SLOW, MANY = 400, 200, 20_000
 SLOW = ("pytorch", "keras", "bundle", "objects")
-MANY = 20_000
 FEWER = {"objects": 8_000, "saved_model": 6_000, "amplified": 1_000}  # which take long to make and to read
+PARTS = 2  # of many files, for processes side by side
 
 
 def fuzz(kind: str, cases: int, seed: int, folder: Path) -> str:
@@ -38,6 +38,8 @@ def test_some_files_that_ask_for_more_than_their_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("kind", [*FORMATS, "amplified"])
-def test_many_hostile_files(kind: str, tmp_path: Path) -> None:
-    print(fuzz(kind, FEWER.get(kind, MANY), 1_000_000, tmp_path))
+def test_many_hostile_files(kind: str, part: int, tmp_path: Path) -> None:
+    cases = FEWER.get(kind, MANY) // PARTS
+    print(fuzz(kind, cases, 1_000_000 + part * cases, tmp_path))
