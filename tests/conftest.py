@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-# The tests may run in a shell's background job, which ignores Ctrl-C, as would all processes that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
