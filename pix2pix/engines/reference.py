@@ -3,18 +3,22 @@
 Every other engine is tested against it. It computes in float64 by default, runs one operation after the other on one
 image at a time, and treats every case literally: no folding, no constants, no fused passes. It is itself pinned to
 small outputs of an independent framework, in tests/checkpoints/data.
+
+Layers may be computed in 8-bit integers instead, by the definition in :mod:`pix2pix.model.quantisation`.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
+from ..model.quantisation import LEVELS, Quantised, Range
 from ..model.sampling import Sampling
 from .base import BaseEngine
 from .execution import Context, Maps, Runner
@@ -98,12 +102,22 @@ def to_uint8(y: np.ndarray, output_scale: float) -> np.ndarray:
 
 
 class ReferenceEngine(BaseEngine):
-    """An engine that computes in NumPy, in float64 or float32."""
+    """An engine that computes in NumPy, in float64 or float32.
 
-    def __init__(self, generator: Generator, weights: Weights, dtype: type = np.float64) -> None:
+    ``quantised`` has the layers that are computed in 8-bit integers; :func:`pix2pix.model.quantisation.quantise_all`
+    makes it, for a folded generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        weights: Weights,
+        dtype: type = np.float64,
+        quantised: Mapping[str, Quantised] = {},
+    ) -> None:
         super().__init__(generator)
         generator.check_weights(weights)
-        self.dtype = dtype
+        self.dtype, self.quantised = dtype, quantised
         self.weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
         self._runner = Runner[_Context](self.program)
         self.chunks.most_images = 1
@@ -137,7 +151,14 @@ class _Context(Context):
             for name, array in self._engine.weights.items()
             if name.startswith(f"{op.name}.")
         }
-        y = _convolve(op, [self._read(source) for source in op.sources], part.get("kernel"))
+        x = _gather(op, [self._read(source) for source in op.sources])
+        if op.name in self._engine.quantised:
+            quantised = self._engine.quantised[op.name]
+            step = self._step(op, quantised.ends)
+            sums = _convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
+            y: np.ndarray = (sums * (step * quantised.units)).astype(self._engine.dtype)
+        else:
+            y = _convolve(op, x, part.get("kernel"))
         if epilogue.bias:
             y = y + part["bias"]
         y = leaky_relu(y, epilogue.inner_slope)
@@ -157,17 +178,36 @@ class _Context(Context):
         exact = y.astype(np.float64)
         return normalise(y, exact.mean((0, 1)).astype(y.dtype), exact.var((0, 1)).astype(y.dtype), eps)
 
+    def _step(self, op: Op, ends: Range) -> float:
+        """The least number by which the ends of an operation's ranges must be multiplied to hold all it reads."""
+        low, high = (
+            [leaky_relu(extreme(self._values[source.layer], (0, 1)), source.slope) for source in op.sources]
+            for extreme in (np.min, np.max)
+        )
+        join = np.concatenate if op.join == "concat" else functools.partial(np.sum, axis=0)
+        shares = [join(values)[end != 0] / end[end != 0] for values, end in zip((low, high), ends, strict=True)]
+        return np.max(np.concatenate([*shares, [0]])) or 1.0
+
     def _read(self, source: Source) -> np.ndarray:
         """The value of a source through its leaky ReLU."""
         return leaky_relu(self._values[source.layer], source.slope)
 
 
-def _convolve(op: Op, inputs: list[np.ndarray], kernel: np.ndarray | None) -> np.ndarray:
-    """The inputs (H,W,C), joined, through an operation's convolution."""
+def to_integers(x: np.ndarray, step: float, quantised: Quantised) -> np.ndarray:
+    """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0, in float64."""
+    q = np.rint(x / (step * quantised.scales) + quantised.zeros)
+    return np.clip(q, 0, LEVELS).astype(np.float64) - quantised.zeros
+
+
+def _gather(op: Op, inputs: list[np.ndarray]) -> np.ndarray:
+    """The inputs (H,W,C) of an operation, joined and enlarged."""
     x = np.concatenate(inputs, axis=2) if op.join == "concat" else np.sum(inputs, axis=0)
+    return upsample(x, op.sampling.upsample, op.sampling.upsample_mode) if op.sampling.upsample > 1 else x
+
+
+def _convolve(op: Op, x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
+    """The input (H,W,C), enlarged, through an operation's convolution."""
     sampling = op.sampling
-    if sampling.upsample > 1:
-        x = upsample(x, sampling.upsample, sampling.upsample_mode)
     if kernel is None:
         kernel = np.outer(op.depthwise, op.depthwise)[..., None, None].astype(x.dtype)
     if sampling.transposed:

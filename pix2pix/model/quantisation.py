@@ -1,0 +1,130 @@
+"""Convolutions of 8-bit integers: how weights and inputs become integers, without any calibration.
+
+An input channel c of a layer is stored as ``q = round(x / (step * unit_c)) + zero_c``, 0 <= q <= 255, and the weights
+that it meets, multiplied by ``unit_c`` beforehand, as whole numbers from -127 to 127 in units of their filter. So
+
+    y_f = step * unit_f * sum over taps and channels of weight_fc * (q_c - zero_c) + bias_f
+
+The units and zeros follow from the weights: a normalised channel has mean beta and standard deviation gamma in every
+image, whatever it shows. Its range is taken as beta +- SPREADS * gamma through the activation, and 0 is a whole number
+in it, so that padding is exact. ``step`` is one number for each image, the least with which the ranges hold all values
+of that image; so nothing is clipped, and images don't depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .generator import INPUT, Generator, Layer, Source, Weights
+from .lowering import Op, lower
+from .weights import fold
+
+SPREADS = 6.0  # standard deviations on either side of the mean that a range has
+LEVELS, MOST_WEIGHT = 255, 127  # the largest integers of inputs and weights
+MOST_PRODUCTS = (2**31 - 1) // (LEVELS * MOST_WEIGHT)  # of a sum that cannot overflow 32 bits
+
+
+class Range(NamedTuple):
+    """The least and the largest value (C,) that each channel is expected to have."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Quantised(NamedTuple):
+    """A layer's kernel as whole numbers, and the units of what it holds; float32, in the generator's layouts."""
+
+    kernel: np.ndarray  # as the layer's: whole numbers from -127 to 127
+    units: np.ndarray  # (filters,) of its sums
+    scales: np.ndarray  # (channels,): the unit of each input channel
+    zeros: np.ndarray  # (channels,): the integer that stands for 0
+
+    @property
+    def ends(self) -> Range:
+        """The values that the integers 0 and 255 stand for, by channel."""
+        return Range(-self.zeros * self.scales, (np.float32(LEVELS) - self.zeros) * self.scales)
+
+    def input_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """By channel: its zero, and one over its unit, over the least value and over the largest (0 for those of 0)."""
+        low, high = self.ends
+        return self.zeros, _inverse(self.scales), _inverse(low), _inverse(high)
+
+
+def quantise_all(generator: Generator, weights: Weights, names: Collection[str]) -> dict[str, Quantised]:
+    """The layers ``names`` of the folded generator (:func:`pix2pix.model.weights.fold`) in whole numbers."""
+    folded, parts = fold(generator, weights)
+    program, known = lower(folded), ranges(generator, weights)
+    return {name: quantise(program[name], parts[f"{name}.kernel"], known) for name in names}
+
+
+def _inverse(x: np.ndarray) -> np.ndarray:
+    return np.divide(1, x, out=np.zeros_like(x), where=x != 0)
+
+
+def ranges(generator: Generator, weights: Weights) -> dict[str, Range]:
+    """The range of every layer's value, before the activation of the layers that read it; from the weights alone."""
+    found = {INPUT: Range(*(np.full(generator.in_channels, end, np.float64) for end in (-1.0, 1.0)))}
+    for layer in generator.layers:
+        found[layer.name] = _range(layer, weights, found)
+    return found
+
+
+def _range(layer: Layer, weights: Weights, known: Mapping[str, Range]) -> Range:
+    """Mean and deviations of a layer's value; the deviations of what is added up count as independent of each other."""
+    if layer.depthwise:  # a mean of what it reads, with weights that add up to 1
+        return joined(layer.inputs, layer.join, known)
+    mean = weights.get(f"{layer.name}.beta", np.zeros(layer.filters)).astype(np.float64)
+    if layer.norm:
+        spread = np.abs(weights.get(f"{layer.name}.gamma", np.ones(layer.filters))).astype(np.float64)
+    else:
+        mean = weights.get(f"{layer.name}.bias", mean).astype(np.float64)
+        low, high = joined(layer.inputs, layer.join, known)
+        squares = weights[f"{layer.name}.kernel"].astype(np.float64) ** 2
+        of_channel = np.maximum(np.abs(low), np.abs(high)) / (1 if layer.inputs[0].layer == INPUT else SPREADS)
+        along = (0, 1, 3) if layer.transposed else (0, 1, 2)
+        spread = np.sqrt((squares * (of_channel**2 if layer.transposed else of_channel[:, None] ** 2)).sum(along))
+    half = SPREADS * spread
+    if layer.residual:
+        low, high = known[layer.residual.layer]
+        middle = (low + high) / 2
+        mean = mean + np.where(middle > 0, middle, middle * layer.residual.slope)
+        half = np.hypot(half, (high - low) / 2)
+    return Range(mean - half, mean + half)
+
+
+def joined(sources: tuple[Source, ...], join: str, known: Mapping[str, Range]) -> Range:
+    """The range of the activated values that a layer reads, joined along their channels or added up."""
+    parts = [activated(known[source.layer], source.slope) for source in sources]
+    lows, highs = zip(*parts, strict=True)
+    if join == "concat":
+        return Range(np.concatenate(lows), np.concatenate(highs))
+    return Range(np.sum(lows, axis=0), np.sum(highs, axis=0))
+
+
+def activated(expected: Range, slope: float) -> Range:
+    """The range behind a leaky ReLU. A side on which values are hardly expected still gets a standard deviation."""
+    spread = (expected.high - expected.low) / (2 * SPREADS)
+    low, high = (np.where(end > 0, end, end * slope) for end in expected)
+    return Range(np.minimum(low, -spread * slope), np.maximum(high, spread))
+
+
+def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Quantised:
+    """The kernel of an operation, in whole numbers for inputs of the ranges ``known``."""
+    low, high = joined(op.sources, op.join, known)
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    transposed = op.sampling.transposed
+    scales = (high - low) / LEVELS
+    scales[scales == 0] = 1
+    zeros = np.clip(np.rint(-low / scales), low < 0, LEVELS - (high > 0))  # each side has an integer
+    for side, levels in ((-low, zeros), (high, LEVELS - zeros)):  # what rounding takes from either side
+        scales = np.maximum(scales, np.divide(side, levels, out=np.zeros_like(side), where=levels > 0))
+    whole = kernel * (scales if transposed else scales[:, None])
+    along = (0, 1, 3) if transposed else (0, 1, 2)
+    units = np.maximum(whole.max(along), -whole.min(along)) / MOST_WEIGHT
+    units[units == 0] = 1
+    whole /= units[:, None] if transposed else units
+    np.rint(whole, out=whole)
+    return Quantised(*(np.ascontiguousarray(each, np.float32) for each in (whole, units, scales, zeros)))
