@@ -14,8 +14,9 @@ those of BLIS: a *micro-kernel* computes MR rows x NR columns; a *panel* is NR c
     output.pxi      the last layer: few channels, tanh, conversion to 8 bits
     peaks.pxi       what the machine can do at most, measured
 
-A *word* is 32 bits of an operand of the product: one float32 channel, or two neighbouring channels in bfloat16. A
-float* may point to words of either kind; lengths in memory count words. Sums are float32 in both cases.
+A *word* is 32 bits of an operand of the product: one float32 channel, two neighbouring channels in bfloat16, or four as
+8-bit integers. A float* may point to words of any kind; lengths in memory count words. Sums are float32, those of
+integers are integers of 32 bits until they are complete.
 
 A layer writes raw sums and gathers their mean and variance. The layer that reads them applies the norm, so no pass over
 memory is spent on it.
@@ -29,6 +30,10 @@ import numpy as np
 
 cdef extern from "cpu/kernels/simd.h" nogil:
     ctypedef float vec  # VL floats; to Cython a float, on which it emits only + - *
+    ctypedef enum Operand:
+        FLOAT32
+        BFLOAT16
+        INT8
     ctypedef void (*micro_kernel)(const float*, long, const long*, long, long, const float*, const float*, long,
                                   float*, long) noexcept nogil
     const int VL, NR, MR_MAX
@@ -38,10 +43,13 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     vec splat(float x)
     vec fused(vec a, vec b, vec c)
     vec larger(vec a, vec b)
-    micro_kernel kernel_for(long rows, long vectors, bint bfloat16)
+    micro_kernel kernel_for(long rows, long vectors, Operand operand)
     unsigned short to_bfloat16(float x)
     void store_bfloat16(unsigned short* to, vec x)
+    void store_bytes(unsigned char* to, vec x)
+    vec integers_to_floats(vec sums)
     bint can_bfloat16()
+    bint can_int8()
     const char* processor_isa()
     float multiply_add(long rounds, bint bfloat16)
     float first_lane(vec v)
@@ -53,8 +61,9 @@ cdef extern from "cpu/kernels/amx.h" nogil:
     const int PIECE_ROWS, TILE_FLOPS
     bint can_tiles()
     void shape_tiles(long rows, long depth)
-    void multiply_tiles(long rows, long vectors, const float* a, long a_stride, const long* taps, long count, long depth,
-                        const float* b, const float* init, long init_stride, float* c, long c_stride)
+    void multiply_tiles(long rows, long vectors, Operand operand, const float* a, long a_stride, const long* taps,
+                        long count, long depth, const float* b, const float* init, long init_stride, float* c,
+                        long c_stride)
     void release_tiles()
     float multiply_add_tiles(long rounds)
 
@@ -66,6 +75,7 @@ def build_facts() -> dict:
         "processor": processor_isa().decode(),
         "compiler": COMPILER.decode(),
         "bfloat16": "yes" if can_bfloat16() else "no",
+        "int8": "yes" if can_int8() else "no",
         "tiles": "yes" if can_tiles() else "no",
         "openmp": str(OPENMP_VERSION) if OPENMP_VERSION else "no",
     }

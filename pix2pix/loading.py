@@ -30,15 +30,15 @@ def load(
     """Read a model file and make it ready to run.
 
     ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` names one or several,
-    see :mod:`pix2pix.devices`; ``precision`` is float32, bfloat16 where the processor has it, or, on a GPU, tf32,
-    float16 or bfloat16. ``tune`` is ``latency`` (one image at a time) or ``throughput``. ``statistics=None`` keeps
-    what the model's own framework does at test time. ``plan`` is a Plan, the name of an algorithm (``direct``) or a
-    file. ``threads`` defaults to the physical cores that this process may use; with several devices, one less for each
-    GPU. ``workers`` share the work, see :func:`pix2pix.devices.share_workers`; if there are more than one, the engine
-    is a pool. ``gpu_layers`` places some layers on the GPU and the others on the CPU, in words that
-    :mod:`pix2pix.plans.placements` explains; ``auto`` measures what is best and writes the file ``plan``, or takes
-    that file if it exists. ``key`` picks one of several models in a file; ``overrides`` corrects what the file does
-    not say, e.g. ``{"eps": 1e-5}``.
+    see :mod:`pix2pix.devices`; ``precision`` is float32, bfloat16 or int8 where the processor has them, or, on a
+    GPU, tf32, float16 or bfloat16. ``tune`` is ``latency`` (one image at a time) or ``throughput``.
+    ``statistics=None`` keeps what the model's own framework does at test time. ``plan`` is a Plan, the name of an
+    algorithm (``direct``) or a file. ``threads`` defaults to the physical cores that this process may use; with
+    several devices, one less for each GPU. ``workers`` share the work, see :func:`pix2pix.devices.share_workers`;
+    if there are more than one, the engine is a pool. ``gpu_layers`` places some layers on the GPU and the others on
+    the CPU, in words that :mod:`pix2pix.plans.placements` explains; ``auto`` measures what is best and writes the
+    file ``plan``, or takes that file if it exists. ``key`` picks one of several models in a file; ``overrides``
+    corrects what the file does not say, e.g. ``{"eps": 1e-5}``.
 
     Raises CheckpointError for a file that is no readable model, ValueError for options that make no sense,
     RuntimeError for hardware that isn't there.

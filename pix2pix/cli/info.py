@@ -47,11 +47,11 @@ def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
     if args.gpu_layers == "auto":
         raise ValueError("info measures no placement: translate with --gpu-layers auto writes a plan file to show here")
     if args.gpu_layers:
-        return placements.decide(generator, args.gpu_layers, args.plan or None, "float32", args.tune)
+        return placements.decide(generator, args.gpu_layers, args.plan or None, args.precision, args.tune)
     if args.plan is None:
         return None
     if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
-        return choose(generator, args.tune, args.plan or None)
+        return choose(generator, args.tune, args.plan or None, args.precision)
     return plans.read(args.plan, generator)
 
 

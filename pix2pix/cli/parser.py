@@ -11,6 +11,7 @@ from typing import TypeAlias, get_args
 from ..files.options import FileAccess, Fit, OutputFormat, Pair, TranslateOptions
 from ..mpi.launch import RANK_TIMEOUT
 from ..plans.plan import TUNES
+from ..plans.precisions import PRECISIONS
 from ..video.options import PipeOptions, VideoOptions
 from . import serve_parser
 from .arguments import (
@@ -209,5 +210,6 @@ def _add_info(commands: Commands) -> None:
     )
     p.add_argument("--gpu-layers", metavar="LIST", help="show the plan for a GPU: a list, all, seed-b or seed-c")
     p.add_argument("--tune", default="throughput", choices=TUNES, help="whose plan to show [throughput]")
+    p.add_argument("--precision", default="float32", choices=PRECISIONS, help="whose plan to show [float32]")
     p.add_argument("--measure", action="store_true", help="measure what this machine can do")
     add_model_options(p)

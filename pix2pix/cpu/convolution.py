@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..model.quantisation import Quantised
 from ..model.sampling import Sampling
 
 
@@ -29,6 +30,8 @@ class ConvolutionSpec(NamedTuple):
     reads_image: bool = False  # whether the layer reads the image itself
     adds: bool = False  # whether the maps are added up, not joined along their channels
     inner_slope: float = 1.0  # of the leaky ReLU before the norm
+    quantised: Quantised | None = None  # how the input becomes 8-bit integers, if the kernel holds such
+    finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
 
 
 def widened_to_four(spec: ConvolutionSpec) -> ConvolutionSpec:

@@ -17,9 +17,11 @@ from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
+from ..model.quantisation import quantise, ranges
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
+from ..plans.precisions import PRECISIONS
 from .convolution import ConvolutionSpec, widened_to_four
 from .instruction_sets import chosen, extension
 from .openmp import requested_threads
@@ -33,12 +35,15 @@ MAX_THREADS = 1024
 class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
-    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first
-    layer. ``threads`` defaults to what OMP_NUM_THREADS says, else to the physical cores that this process may use.
-    ``isa`` forces an instruction set, as the environment variable PIX2PIX_ISA does. Under a plan that places layers
-    elsewhere too, the engine packs and runs those on the CPU alone: it then can ``run`` from given layers to others,
-    but not ``translate``. With ``release``, ``weights`` is a dict that the engine empties tensor by tensor while it
-    packs, so that memory for all of them is never needed twice.
+    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first layer.
+    int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow from the
+    weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are computed in
+    bfloat16 where the processor has it, else in float32. ``threads`` defaults to what OMP_NUM_THREADS says, else to
+    the physical cores that this process may use. ``isa`` forces an instruction set, as the environment variable
+    PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs those on the CPU
+    alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``, ``weights`` is
+    a dict that the engine empties tensor by tensor while it packs, so that memory for all of them is never needed
+    twice.
 
     Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that the engine
     has no kernel for; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
@@ -67,13 +72,15 @@ class CpuEngine(BaseEngine):
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads
-        if precision == "bfloat16" and facts["bfloat16"] != "yes":
+        if precision != "float32" and facts[precision] != "yes":
             raise RuntimeError(
-                f"precision 'bfloat16' needs a processor with AVX512_BF16 and the instruction set avx512, this is "
+                f"precision {precision!r} needs a processor with {PRECISIONS[precision].cpu_needs}, this is "
                 f"{facts['processor']} using {isa}: use float32"
             )
+        self._bfloat16 = precision == "bfloat16" or (precision == "int8" and facts["bfloat16"] == "yes")
         info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
         super().__init__(generator, self.plan.layers_on("cpu"), info)
+        self._ranges = ranges(generator, weights) if precision == "int8" else {}
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
         # would wait for that team for ever.
@@ -84,7 +91,7 @@ class CpuEngine(BaseEngine):
             self._executor.shutdown()
             raise
         program = lower(folded(generator))
-        backend = CpuBackend(program, self._kernels, self.convolutions, self.threads)
+        backend = CpuBackend(program, self._kernels, self.convolutions, self.threads, precision == "int8")
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
 
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -100,26 +107,32 @@ class CpuEngine(BaseEngine):
         op, tensors = lower(generator)[name], given.tensors(self.generator.statistics)
         parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
         norm, sources = op.epilogue.norm, op.sources
+        kernel, quantised = parts.get("kernel"), None
+        if self.plan.layers[name].kind == "int8":
+            quantised = quantise(op, parts["kernel"], self._ranges)
+            kernel = quantised.kernel
         spec = ConvolutionSpec(
-            np.ascontiguousarray(parts["kernel"]) if "kernel" in parts else np.empty((0, 0, 0, 0), np.float32),
+            np.empty((0, 0, 0, 0), np.float32) if kernel is None else np.ascontiguousarray(kernel),
             op.sampling,
             [generator.in_channels] if op.reads_image else [generator[source.layer].filters for source in sources],
             parts.get("bias"),
             parts.get("gamma"),
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
-            bfloat16=self._info.precision == "bfloat16" and not op.reads_image,
+            bfloat16=self._bfloat16 and not op.reads_image,
             tiles=self._info.instruction_set == "amx" and not op.reads_image,
             reads_image=op.reads_image,
             adds=op.join == "add",
             inner_slope=op.epilogue.inner_slope,
+            quantised=quantised,
+            finds_range=self._info.precision == "int8",
         )
         algorithm = self.plan.layers[name]
         if op.depthwise:
             return self._kernels.DepthwiseConvolution(spec, op.depthwise)
         if op.makes_image:
             return self._kernels.OutputConvolution(spec, op.epilogue.activation == "tanh")
-        if algorithm.kind == "direct":
+        if algorithm.kind in ("direct", "int8"):
             return self._kernels.DirectConvolution(spec, self.threads)
         if op.sampling.kernel == 3 and op.sampling.stride == 2:
             spec = widened_to_four(spec)

@@ -9,10 +9,15 @@ import numpy as np
 from .instruction_sets import chosen, extension
 from .topology import available_cores
 
+MEASURED = ("float32", "bfloat16")
+
 
 def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "float32") -> dict[str, float]:
     """Measured peaks of this machine: ``fma_gflops`` (multiply-adds in a precision) and ``bandwidth_gbs`` (reading
-    memory). Raises RuntimeError if the processor lacks what the precision needs."""
+    memory). Raises ValueError for a precision whose peak isn't known, RuntimeError if the processor lacks what it
+    needs."""
+    if precision not in MEASURED:
+        raise ValueError(f"got precision {precision!r}, expected one whose peak can be measured: {', '.join(MEASURED)}")
     kernels, threads = extension(), threads or available_cores()
     tiles = chosen(precision=precision) == "amx"
     array = np.ones(1 << 26, np.float32)

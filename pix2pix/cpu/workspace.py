@@ -19,12 +19,23 @@ Shape = tuple[int, int, int, int]
 
 
 class CpuBackend:
-    """Packed convolutions by the name of their operation, run with a number of OpenMP threads."""
+    """Packed convolutions by the name of their operation, run with a number of OpenMP threads.
+
+    ``finds_range``: whether some of them need the least and the largest values of the maps that they read.
+    """
 
     most_images = sys.maxsize
 
-    def __init__(self, program: Program, kernels: ModuleType, convolutions: Mapping[str, Any], threads: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        kernels: ModuleType,
+        convolutions: Mapping[str, Any],
+        threads: int,
+        finds_range: bool,
+    ) -> None:
         self.program, self.kernels, self.convolutions, self.threads = program, kernels, convolutions, threads
+        self.finds_range = finds_range
 
     def shapes(self, n: int, h: int, w: int) -> dict[str, Shape]:
         """(N,H,W,C) of the maps in memory, channels padded to whole vectors; the output is no map."""
@@ -94,7 +105,7 @@ class Workspace:
         raw = kernels.aligned(n * h * w * stride).reshape(n, h, w, stride)
         zeros, ones = np.zeros((n, stride), np.float32), np.ones((n, stride), np.float32)
         result = kernels.Map(raw, zeros, ones, zeros[0])
-        result.set_raw(value, self._backend.threads)
+        result.set_raw(value, self._backend.threads, self._backend.finds_range)
         return result
 
     def set_constant(self, name: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..model.generator import INPUT
 from ..model.lowering import Op
+from ..model.quantisation import MOST_PRODUCTS
 from ..model.sampling import Sampling
 from .precisions import PRECISIONS, Precision
 
@@ -68,6 +69,13 @@ def _direct_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
     if op.depthwise and (epilogue.norm or epilogue.bias or s.transposed or epilogue.inner_slope != 1):
         return False
     return epilogue.activation == "none"
+
+
+def _integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """The layers that read and make images stay in floating point, and sums must fit 32 bits."""
+    inside = not (op.reads_image or op.makes_image or op.depthwise)
+    fits = op.sampling.kernel**2 * op.in_channels <= MOST_PRODUCTS
+    return inside and fits and _direct_on_cpu(op, algorithm, precision)
 
 
 def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
@@ -161,10 +169,11 @@ class Implementation:
 
 _TENSOR_CORES = ("bfloat16", "float16", "tf32")
 REGISTRY = (
-    Implementation("cpu", ("float32", "bfloat16"), (Algorithm("direct"),), _direct_on_cpu),
+    Implementation("cpu", ("float32", "bfloat16", "int8"), (Algorithm("direct"),), _direct_on_cpu),
+    Implementation("cpu", ("int8",), (Algorithm("int8"),), _integers_on_cpu),
     Implementation(
         "cpu",
-        ("float32", "bfloat16"),
+        ("float32", "bfloat16", "int8"),
         tuple(Algorithm("winograd", m, shared) for shared, m in itertools.product((False, True), (2, 3, 4))),
         _winograd_on_cpu,
     ),

@@ -20,7 +20,7 @@ from .algorithms import (
     multiplies_columns,
     unsupported,
 )
-from .plan import Plan, read
+from .plan import Plan, check_integers, read
 from .precisions import check_precision
 
 WEIGHT_BYTES = 64 * 2**20  # of a 3x3 layer, transformed
@@ -62,12 +62,15 @@ def choose(
         grid, _ = op.sampling.base_grid(*shapes[op.sources[0].layer][:2])
         if hardware == "cuda":
             best = _on_gpu(op, grid, tune, precision)
+        elif precision == "int8":
+            best = Algorithm("int8")
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision)
         chosen = wanted or measured.get(tables.shape(generator, op), best)
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():
         raise ValueError(f"no layer can be computed by {plan!r} in precision {precision!r}")
+    check_integers(layers, precision)
     return Plan(layers, hardware, precision, tune)
 
 

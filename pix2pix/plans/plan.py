@@ -82,6 +82,7 @@ class Plan:
             if self.layers[op.name] not in known:
                 found, takes = str(self.layers[op.name]), ", ".join(map(str, known))
                 raise ValueError(f"the plan has {found!r} for {op.name}, which takes {takes}")
+        check_integers(self.layers, self.precision)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON can hold it; ``Plan(**d)`` is the inverse."""
@@ -92,6 +93,15 @@ class Plan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as a JSON file, which :func:`read` reads. Makes the folder if need be."""
         write_atomically(Path(path), (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+
+
+def check_integers(layers: Mapping[str, Algorithm], precision: str) -> None:
+    """Raise ValueError for a plan in int8 under which no layer would be computed in it."""
+    if precision == "int8" and Algorithm("int8") not in layers.values():
+        raise ValueError(
+            "precision 'int8': no layer would be computed in it, for the layers that read and make images, and fixed "
+            "filters, stay in floating point: use bfloat16 or float32, or a plan that has int8 for some layers"
+        )
 
 
 def read(plan: Plan | str | os.PathLike[str], generator: Generator, precision: str | None = None) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """One way to store what is multiplied; sums are always float32.
+    """One way to store what is multiplied. Sums are float32, those of integers are exact.
 
     ``elements`` of a map fill a 32-bit word. ``cpu_needs`` is what the processor must have beyond its instruction set.
     The tolerance against the float64 oracle is ``max_error`` after tanh, for (random, real) weights, or else ``psnr``
@@ -27,6 +27,7 @@ PRECISIONS = {
     for precision in (
         Precision("float32", ("cpu", "cuda"), 1, max_error=(5e-5, 2e-4)),
         Precision("bfloat16", ("cpu", "cuda"), 2, cpu_needs="AVX512_BF16", psnr=38),
+        Precision("int8", ("cpu",), 4, cpu_needs="AVX512_VNNI or AVX_VNNI", psnr=30),
         Precision("float16", ("cuda",), 2, psnr=45),
         Precision("tf32", ("cuda",), 1, psnr=45),
     )

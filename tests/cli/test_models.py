@@ -79,6 +79,9 @@ def test_info_of_a_plan(capsys):
     placed = plan_column(["info", "model.safetensors", "--gpu-layers", "encoder_2-4", "--plan", "im2col"], capsys)
     assert [name for name, what in placed.items() if what == "cuda im2col"] == ["encoder_2", "encoder_3", "encoder_4"]
     assert placed["decoder_2"] == shown["decoder_2"]
+    integers = plan_column(["info", "model.safetensors", "--plan", "--precision", "int8"], capsys)
+    assert [name for name, what in integers.items() if what == "cpu direct"] == ["encoder_1", "decoder_1"]
+    assert set(integers.values()) == {"cpu direct", "cpu int8"}
     default.save("plan.json")
     assert plan_column(["info", "model.safetensors", "--plan", "plan.json"], capsys) == shown
     for options in (["--plan", "absent.json"], ["--gpu-layers", "auto"], ["--gpu-layers", "encoder_9"]):

@@ -340,7 +340,7 @@ def test_plans(tmp_path):
     with pytest.raises(ValueError, match="tune"):
         CpuEngine(g, weights, tune="fast")
     with pytest.raises(ValueError, match="precision"):
-        Plan(plan.layers, precision="int8")
+        Plan(plan.layers, precision="int4")
     assert pickle.loads(pickle.dumps(plan)) == plan and hash(plan) == hash(Plan(plan.layers, tune="latency"))
 
 

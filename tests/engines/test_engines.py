@@ -23,7 +23,7 @@ from pix2pix.model.weights import random_weights
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.placements import decide, parse_placement
 from pix2pix.plans.plan import place
-from tests.cpu.isas import BFLOAT16, EXTENSIONS
+from tests.cpu.isas import BFLOAT16, EXTENSIONS, INT8
 from tests.engines.fakes import FakeDevice, SlowReference
 from tests.gpu.gpus import EDGE, MISSING, NUMBER, SIMULATED
 from tests.models import VARIANTS, check_layer, check_output, pictures, weights_of
@@ -80,6 +80,7 @@ ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in EXTEN
 ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(EXTENSIONS[0], f"winograd{s}{m}") for m in (2, 3, 4) for s in ("", "-shared")}
 PLANS = ("direct", None, "winograd2", "winograd-shared3")
 ENGINES |= {f"cpu-{i}-bfloat16-{plan or 'default'}": on_cpu(i, plan, "bfloat16") for i in BFLOAT16 for plan in PLANS}
+ENGINES[f"cpu-{INT8[0]}-int8"] = on_cpu(INT8[0], None, "int8")
 for PLACEMENT in ("encoder_2-4,decoder_4-2", "seed-c", "encoder_1,encoder_5,decoder_3-1"):
     ENGINES[f"hybrid-cpu-reference-{PLACEMENT}"] = on_cpu_and_reference(PLACEMENT), "float32"
 ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"

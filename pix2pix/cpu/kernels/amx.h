@@ -27,15 +27,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define WITH_TILES __attribute__((target("amx-tile,amx-bf16")))
+#define WITH_TILES __attribute__((target("amx-tile,amx-bf16,amx-int8")))
 #define REQUEST_PERMISSION 0x1023 /* ARCH_REQ_XCOMP_PERM of arch_prctl(2) */
 #define TILE_DATA 18              /* the state that it is for */
 
-/* Whether the processor has AMX for bfloat16 and the system lets this process use it. */
+/* Whether the processor has AMX for bfloat16 and for integers of 8 bits, and the system lets this process use it. */
 static inline int can_tiles(void) {
     unsigned eax, ebx, ecx, edx;
     if (!can_bfloat16() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
-    return (edx >> 22 & 1) && (edx >> 24 & 1) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    return (edx >> 22 & 1) && (edx >> 24 & 3) == 3 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 /* Words of K that a tile takes: as many as divide depth, at most 16. */
@@ -62,10 +62,17 @@ WITH_TILES static inline void shape_tiles(long rows, long depth) {
 
 WITH_TILES static inline void release_tiles(void) { _tile_release(); }
 
-/* See MICRO_KERNEL. `lower`: whether there are rows in the lower tiles, `right`: columns in those on the right. Both are
- * constants where this is inlined. */
+/* tile C += tile A @ tile B */
+#define MULTIPLY(C, A, B)                       \
+    do {                                        \
+        if (integers) _tile_dpbusd(C, A, B);    \
+        else _tile_dpbf16ps(C, A, B);           \
+    } while (0)
+
+/* See MICRO_KERNEL. `integers`: of 8 bits, else bfloat16. `lower`: whether there are rows in the lower tiles, `right`:
+ * columns in those on the right. All three are constants where this is inlined. */
 WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
-    const int lower, const int right, const float *a, long a_stride, const long *taps, long count, long depth,
+    const int integers, const int lower, const int right, const float *a, long a_stride, const long *taps, long count, long depth,
     const float *b, const float *init, long init_stride, float *c, long c_stride) {
     const long words = tile_words(depth), a_bytes = 4 * a_stride, b_bytes = 4 * NR;
     const long from = 4 * init_stride, to = 4 * c_stride;
@@ -81,16 +88,16 @@ WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
         for (long k = 0; k < depth; k += words, p += words, q += words * NR) {
             _tile_loadd(4, p, a_bytes);
             _tile_loadd(6, q, b_bytes);
-            _tile_dpbf16ps(0, 4, 6);
+            MULTIPLY(0, 4, 6);
             if (right) {
                 _tile_loadd(7, q + VL, b_bytes);
-                _tile_dpbf16ps(1, 4, 7);
+                MULTIPLY(1, 4, 7);
             }
             if (lower) {
                 _tile_loadd(5, p + TILE_ROWS * a_stride, a_bytes);
-                _tile_dpbf16ps(2, 5, 6);
+                MULTIPLY(2, 5, 6);
             }
-            if (lower && right) _tile_dpbf16ps(3, 5, 7);
+            if (lower && right) MULTIPLY(3, 5, 7);
         }
     }
     _tile_stored(0, c, to);
@@ -100,16 +107,22 @@ WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
 }
 
 /* Up to PIECE_ROWS rows of one or two vectors of C, in tiles shaped for them. */
-WITH_TILES static void multiply_tiles(long rows, long vectors, const float *a, long a_stride, const long *taps,
-                                      long count, long depth, const float *b, const float *init, long init_stride,
-                                      float *c, long c_stride) {
-#define SHAPE(LOWER, RIGHT) \
-    multiply_shape(LOWER, RIGHT, a, a_stride, taps, count, depth, b, init, init_stride, c, c_stride)
+WITH_TILES static void multiply_tiles(long rows, long vectors, Operand operand, const float *a, long a_stride,
+                                      const long *taps, long count, long depth, const float *b, const float *init,
+                                      long init_stride, float *c, long c_stride) {
+#define MULTIPLY_SHAPE(INTEGERS, LOWER, RIGHT) \
+    multiply_shape(INTEGERS, LOWER, RIGHT, a, a_stride, taps, count, depth, b, init, init_stride, c, c_stride)
+#define SHAPE(LOWER, RIGHT)                                   \
+    do {                                                      \
+        if (operand == INT8) MULTIPLY_SHAPE(1, LOWER, RIGHT); \
+        else MULTIPLY_SHAPE(0, LOWER, RIGHT);                 \
+    } while (0)
     if (rows > TILE_ROWS && vectors > 1) SHAPE(1, 1);
     else if (rows > TILE_ROWS) SHAPE(1, 0);
     else if (vectors > 1) SHAPE(0, 1);
     else SHAPE(0, 0);
 #undef SHAPE
+#undef MULTIPLY_SHAPE
 }
 
 /* Products on registers alone: TILE_FLOPS floating-point operations for each round. */
@@ -131,10 +144,10 @@ static inline int can_tiles(void) { return 0; }
 static inline float multiply_add_tiles(long rounds) { return (float)(0 * rounds); }
 static inline void shape_tiles(long rows, long depth) { (void)rows, (void)depth; }
 static inline void release_tiles(void) {}
-static inline void multiply_tiles(long rows, long vectors, const float *a, long a_stride, const long *taps, long count,
-                                  long depth, const float *b, const float *init, long init_stride, float *c,
-                                  long c_stride) {
-    (void)rows, (void)vectors, (void)a, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b, (void)init;
+static inline void multiply_tiles(long rows, long vectors, Operand operand, const float *a, long a_stride,
+                                  const long *taps, long count, long depth, const float *b, const float *init,
+                                  long init_stride, float *c, long c_stride) {
+    (void)rows, (void)vectors, (void)operand, (void)a, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b, (void)init;
     (void)init_stride, (void)c, (void)c_stride;
 }
 #endif

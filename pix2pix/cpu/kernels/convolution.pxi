@@ -68,8 +68,9 @@ cdef struct Geometry:
     long scale                  # output rows per row of the grid
     long step                   # input rows from one position of the grid to the next
     Axis down, across           # patches along rows and columns
-    bint bfloat16               # whether the input is read as bfloat16
+    Operand operand             # as what the input is read
     bint tiles                  # whether AMX multiplies
+    bint finds_range            # whether the least and the largest sums are found
     long pixel, line            # words from one pixel, and one row, to the next where the input is read to
     # direct convolution only: the taps that meet the map at all, for each phase (see Product)
     long depth, per_pass        # words of a tap; taps that are used before the next are begun
@@ -82,6 +83,7 @@ cdef struct Call:
     const LayerInput* input
     float* out                  # (N, out_h, out_w, filters)
     float* moments              # of the parts of all images, in order
+    const float* steps          # of the 8-bit integers of each image: see `set_factors`
     float* work
     long threads
 
@@ -135,27 +137,42 @@ cdef class Sampled:
 cdef class Convolution(Sampled):
     """A layer's packed weights. Subclasses pack them, and compute the layer, by one algorithm each.
 
-    bfloat16: whether the layer's input is read as bfloat16. `shift`: what is added to a normalised map, its beta.
+    operand: as what the layer's input is read. `shift`: what is added to a normalised map, its beta.
     """
-    cdef readonly bint norm, bfloat16, tiles
+    cdef readonly bint norm, tiles, finds_range
+    cdef readonly Operand operand
     cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
     cdef float[::1] weights, bias, gamma
+    # of 8-bit integers: the unit of each filter's sums; for each channel, its zero, one over the unit of the input, and
+    # over the ends of the range that the integers cover
+    cdef float[::1] units, zeros, inverses, least, most
     cdef float eps, inner_slope
     cdef object where
 
-    def __init__(self, spec, bint bfloat16):
+    def __init__(self, spec, Operand operand):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        self.bfloat16, self.tiles, self.inner_slope = bfloat16, spec.tiles, spec.inner_slope
+        self.operand, self.tiles, self.inner_slope = operand, spec.tiles, spec.inner_slope
+        self.finds_range = spec.finds_range
         self.norm, self.eps = spec.eps is not None, spec.eps or 0.0
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
         self.where = joined_channels(spec.channels, self.reads_image, spec.adds)
         self.depth = len(self.where)
-        self.words = self.depth // 2 if bfloat16 else self.depth
+        self.words = self.depth // ELEMENTS[<int>operand]
         self.bias = widened(spec.bias, self.filters + VL, 0.0)
         self.gamma = widened(spec.gamma, self.filters, 1.0)
         self.shift = widened(spec.beta, self.filters, 0.0)
+        if operand == INT8:
+            joined = [self.joined(values) for values in spec.quantised.input_values()]
+            self.zeros, self.inverses, self.least, self.most = joined
+            self.units = widened(spec.quantised.units, self.filters, 0.0)
+
+    cdef joined(self, values):
+        """One value for each channel of a pixel, 0 where it is padding."""
+        wide = aligned(self.depth)
+        wide[self.where >= 0] = values[self.where[self.where >= 0]]
+        return wide
 
     def run(self, sources, Map target, float[::1] scratch, long threads, residual=None):
         """Compute the layer into `target` without holding the GIL.
@@ -166,21 +183,61 @@ cdef class Convolution(Sampled):
         cdef Geometry g
         cdef Call call
         cdef long image, parts, size
+        cdef const float* low
         read_sources(sources, self.reads_image, &self.how, &layer_input)
         g = self.geometry(target.raw.shape[0], layer_input.map_h, layer_input.map_w)
-        layer_input.bfloat16, layer_input.pixel = g.bfloat16, g.pixel
+        layer_input.operand, layer_input.pixel, layer_input.depth = g.operand, g.pixel, self.depth
+        cdef float[::1] factors = aligned(g.n * (self.depth + 1) if g.operand == INT8 else 1)
+        if g.operand == INT8:
+            layer_input.zeros, layer_input.factors, call.steps = &self.zeros[0], &factors[0], &factors[g.n * self.depth]
         call.input, call.out, call.threads = &layer_input, &target.raw[0, 0, 0, 0], threads
         call.moments, call.work = &scratch[0], &scratch[0] + g.n * self.parts(&g) * moments_size(g.filters)
         target.mean[:, :], target.scale[:, :] = 0, self.gamma
         with nogil:
+            if g.operand == INT8:
+                for image in range(g.n):
+                    self.set_factors(&layer_input, image, &factors[image * self.depth],
+                                     &factors[g.n * self.depth + image])
             parts = self.compute(&g, &call)
             size = parts * moments_size(g.filters)
             if self.norm:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
                     finish_norm(call.moments + image * size, parts, g.filters, &self.gamma[0], self.eps,
                                 &target.mean[image, 0], &target.scale[image, 0])
+            if g.finds_range:
+                for image in prange(g.n, num_threads=threads, schedule="static"):
+                    low = call.moments + image * size + 2 * g.filters
+                    finish_range(call.moments + image * size, parts, g.filters)
+                    target.set_range(image, low, low + g.filters, &target.shift[0])
         if residual is not None:
-            target.add_residual(self.shift, *residual, threads)
+            target.add_residual(self.shift, *residual, threads, g.finds_range)
+
+    cdef void set_factors(self, const LayerInput* from_, long image, float* factors, float* step) noexcept nogil:
+        """How one image's input becomes 8-bit integers: by factors 1 / (step * unit) for each channel.
+
+        The ends of each channel's range were guessed from the weights. `step` is the least number by which they must be
+        multiplied to hold all values of this image. If one isn't finite, it is NaN, and so is the result.
+        """
+        cdef long channels, c, i, first = 0, at = 0, members
+        cdef const Source* s
+        cdef float low, high, most = 0, undefined = 0, x
+        while first < from_.count:
+            members = from_.count if from_.how.adds else 1
+            channels = from_.sources[first].channels
+            for c in range(channels):
+                low = high = 0
+                for i in range(first, first + members):
+                    s = &from_.sources[i]
+                    x = s.low[(image if s.n > 1 else 0) * channels + c]
+                    low = low + (x if x > 0 else x * s.slope)
+                    x = s.high[(image if s.n > 1 else 0) * channels + c]
+                    high = high + (x if x > 0 else x * s.slope)
+                undefined = undefined + (low - low) + (high - high)
+                most = max(most, max(low * self.least[at + c], high * self.most[at + c]))
+            first, at = first + members, at + channels
+        step[0] = (most if most > 0 else <float>1.0) + undefined
+        for c in range(self.depth):
+            factors[c] = self.inverses[c] / step[0]
 
     cdef long compute(self, Geometry* g, const Call* call) noexcept nogil:
         """Fill the output and the moments; returns how many parts of an image have moments."""
@@ -194,7 +251,7 @@ cdef class Convolution(Sampled):
         """The layer for n inputs of h x w."""
         cdef Geometry g
         self.set_grid(&g, n, h, w)
-        g.filters, g.bfloat16, g.tiles = self.filters, self.bfloat16, self.tiles
+        g.filters, g.operand, g.tiles, g.finds_range = self.filters, self.operand, self.tiles, self.finds_range
         g.pixel = self.words + (0 if self.reads_image else SKEW)
         g.grid.across = (g.grid.w + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
         g.grid.columns = (g.grid.w + g.grid.across - 1) // g.grid.across

@@ -10,12 +10,13 @@ cdef class DepthwiseConvolution(Sampled):
     cdef readonly long filters, depth
     cdef readonly float[::1] shift
     cdef float[::1] taps
-    cdef bint counts_padding
+    cdef bint counts_padding, finds_range
 
     def __init__(self, spec, taps):
         Sampled.__init__(self, spec)
         self.taps = np.asarray(taps, np.float32)
         self.counts_padding = spec.sampling.padding_mode != "uncounted"
+        self.finds_range = spec.finds_range
         self.depth = len(joined_channels(spec.channels, self.reads_image, spec.adds))
         self.filters = padded(self.depth)
         self.shift = widened(None, self.filters, 0.0)
@@ -34,7 +35,7 @@ cdef class DepthwiseConvolution(Sampled):
         cdef Geometry g
         cdef long item
         read_sources(sources, self.reads_image, &self.how, &layer_input)
-        layer_input.bfloat16, layer_input.pixel = False, self.depth
+        layer_input.pixel = self.depth
         self.set_grid(&g, target.raw.shape[0], layer_input.map_h, layer_input.map_w)
         for item in prange(g.n * g.grid.h, nogil=True, num_threads=threads, schedule="static"):
             self.run_row(&g, &layer_input, item, &target.raw[item // g.grid.h, item % g.grid.h, 0, 0],
@@ -42,6 +43,8 @@ cdef class DepthwiseConvolution(Sampled):
         target.mean[:, :], target.scale[:, :] = 0, 1
         if residual is not None:
             target.add_residual(self.shift, *residual, threads)
+        if self.finds_range:
+            target.find_range(threads)
 
     cdef void run_row(self, const Geometry* g, const LayerInput* layer_input, long item, float* out,
                       float* rows) noexcept nogil:

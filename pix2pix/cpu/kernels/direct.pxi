@@ -28,7 +28,7 @@ cdef void set_taps(Geometry* g, long depth, bint reads_image, int padding) noexc
     depth: words of a tap. The pixels of an image lie side by side, so a whole row of taps is one tap to the product.
     """
     cdef long phase, r, s, u, v, y, x, across
-    cdef bint everywhere = padding != PAD_ZEROS
+    cdef bint everywhere = padding != PAD_ZEROS or g.operand == INT8    # whose zeros are no 0
     g.depth = depth
     for phase in range(g.phases):
         r, s = phase // g.scale, phase % g.scale
@@ -70,31 +70,35 @@ cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
     return task.first < task.last
 
 
-cdef inline void set_product(const Geometry* g, const Task* task, const float* bias, Product* p) noexcept nogil:
-    """Describe the product of the task's taps, given the rows of A and of C."""
+cdef inline void set_product(const Geometry* g, const Task* task, const float* init, Product* p) noexcept nogil:
+    """Describe the product of the task's taps, given the rows of A and of C. init: where the phase's sums begin."""
     cdef const long* taps = g.taps[task.phase]
-    p.bfloat16, p.tiles, p.vectors = g.bfloat16, g.tiles, panel_vectors(g.filters, task.panel)
+    p.operand, p.tiles, p.vectors = g.operand, g.tiles, panel_vectors(g.filters, task.panel)
     p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
     p.b = task.weights
     if task.first:
         p.init, p.init_stride = p.c, p.c_stride
     else:
-        p.init, p.init_stride = bias + task.panel * NR, 0
+        p.init, p.init_stride = init + task.panel * NR, 0
 
 
 cdef class DirectConvolution(Convolution):
-    """A Convolution without any transform. Weights: [phase][panel][tap][word][NR]."""
+    """A Convolution without any transform. Weights: [phase][panel][tap][word][NR].
+
+    Sums begin with the bias. Of 8-bit integers, they begin with what the channels' zeros add to them, negative, and the
+    bias comes when they are floats.
+    """
+    cdef int[:, ::1] offsets                # (phase, filter): where sums of 8-bit integers begin
     cdef long panels, tap_words             # words of a tap; of an image, it is a whole row of taps
     cdef long taps[MAX_PHASES]              # that each phase has
     cdef long first_weight[MAX_PHASES]      # where the weights of each phase begin
 
     def __init__(self, spec, long threads):
-        Convolution.__init__(self, spec, spec.bfloat16)
+        Convolution.__init__(self, spec, INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32)
         cdef long phase, size = 0
         self.panels = (self.filters + NR - 1) // NR
-        self.tap_words = self.words
-        if self.reads_image:    # the micro-kernels take four words at a time
-            self.tap_words = (self.across.count[0] * self.depth + 3) // 4 * 4
+        # the micro-kernels take four words at a time; what follows a pixel of integers meets weights of 0
+        self.tap_words = ((self.across.count[0] if self.reads_image else 1) * self.words + 3) // 4 * 4
         for phase in range(self.phases):
             self.taps[phase] = self.down.count[phase // self.scale]
             if not self.reads_image:
@@ -103,6 +107,22 @@ cdef class DirectConvolution(Convolution):
             size += self.panels * self.taps[phase] * self.tap_words * NR
         self.weights = aligned(size)
         self.pack(spec.kernel, threads)
+        if self.operand == INT8:
+            self.set_offsets(spec)
+
+    cdef set_offsets(self, spec):
+        """offsets[phase, filter] = - the sum over its taps and channels of weight * zero."""
+        zeros = spec.quantised.zeros
+        of_tap = np.einsum("abfc,c->abf" if self.transposed else "abcf,c->abf", spec.kernel, zeros, dtype=np.float64)
+        offsets = np.zeros((self.phases, self.filters + VL), np.intc)
+        for phase, taps in enumerate(spec.sampling.phases):
+            total = sum(of_tap[tap.ky, tap.kx] for tap in taps.taps)
+            offsets[phase, : len(total)] = -np.rint(total).astype(np.intc)
+        self.offsets = offsets
+
+    cdef inline const float* init(self, long phase) noexcept nogil:
+        """Where the sums of a phase begin."""
+        return <const float*>&self.offsets[phase, 0] if self.operand == INT8 else &self.bias[0]
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Pack the weights, VL filters and a few channels at a time."""
@@ -132,7 +152,7 @@ cdef class DirectConvolution(Convolution):
                     given = taps + (kernel.shape[1] * a + b) * PACK_CHANNELS * VL
                     for k in range(count):
                         for j in range(VL):
-                            set_weight(out, at + k, filter % NR + j, given[k * VL + j], self.bfloat16)
+                            set_weight(out, at + k, filter % NR + j, given[k * VL + j], self.operand)
 
     cdef inline float* panel_weights(self, long phase, long panel) noexcept nogil:
         """The weights of a panel of filters of one phase."""
@@ -195,12 +215,14 @@ cdef class DirectConvolution(Convolution):
         cdef bint complete = task.last == g.tap_count[task.phase]
         if complete:
             moments = begin_moments(call.moments + (index * g.phases + task.phase) * moments_size(g.filters),
-                                    g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0))
+                                    g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0), g.finds_range)
         p.a, p.a_stride, p.rows = a, g.step * g.pixel, b.x1 - b.x0
         p.c = image_of(g, call, b.image) + task.panel * NR
         p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * g.filters
         p.c_stride = g.scale * g.filters
-        set_product(g, task, &self.bias[0], &p)
+        set_product(g, task, self.init(task.phase), &p)
+        if g.operand == INT8:
+            p.units, p.bias, p.step = &self.units[task.panel * NR], &self.bias[task.panel * NR], call.steps[b.image]
         p.slope, p.fetch = self.inner_slope, 4 * self.weights.shape[0] > CACHED_BYTES
         for _y in range(b.y0, b.y1):
             multiply_rows(&p, &moments if complete else NULL)
@@ -292,24 +314,28 @@ cdef class DirectConvolution(Convolution):
         p.a = a + task.begin * p.a_stride
         p.c = products + (task.phase * patches + task.begin) * g.filters + task.panel * NR
         while next_taps(g, &task):
-            set_product(g, &task, &self.bias[0], &p)
+            set_product(g, &task, self.init(task.phase), &p)
             multiply_rows(&p, NULL)
 
     cdef void place_patches(self, const Geometry* g, const Call* call, long image,
                             const float* products) noexcept nogil:
-        """Interleave the phases of one image, and gather its moments row by row."""
+        """Interleave the phases of one image, and finish its rows, one by one."""
         cdef long filters = g.filters, y, x, patch, panel
         cdef float* out = image_of(g, call, image)
+        cdef float* row
         cdef float* part = call.moments + image * moments_size(filters)
         cdef Moments moments
         for panel in range(self.panels):
-            begin_moments(part, filters, panel, g.out_h * g.out_w)
+            begin_moments(part, filters, panel, g.out_h * g.out_w, g.finds_range)
         for y in range(g.out_h):
             for x in range(g.out_w):
                 patch = (y % g.scale * g.scale + x % g.scale) * g.n + image
                 patch = (patch * g.grid.h + y // g.scale) * g.grid.w + x // g.scale
                 memcpy(out + (y * g.out_w + x) * filters, products + patch * filters, filters * sizeof(float))
             for panel in range(self.panels):
-                moments = moments_at(part, filters, panel, y * g.out_w)
-                finish_rows(out + y * g.out_w * filters + panel * NR, filters, g.out_w, panel_vectors(filters, panel),
-                            self.inner_slope, &moments)
+                moments = moments_at(part, filters, panel, y * g.out_w, g.finds_range)
+                row = out + y * g.out_w * filters + panel * NR
+                if g.operand == INT8:
+                    set_floats(row, filters, g.out_w, panel_vectors(filters, panel), &self.units[panel * NR],
+                               call.steps[image], &self.bias[panel * NR])
+                finish_rows(row, filters, g.out_w, panel_vectors(filters, panel), self.inner_slope, &moments)

@@ -15,7 +15,7 @@ cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginn
 
 cdef struct Product:
     # up to NR columns of C = init + A @ B
-    bint bfloat16               # the words of A and B
+    Operand operand             # the words of A and B
     bint tiles                  # whether AMX multiplies them (amx.h)
     long rows, vectors          # vectors: of VL columns, 1 or 2
     const long* taps            # for each tap: its offset in a row of A, its offset in B
@@ -25,14 +25,19 @@ cdef struct Product:
     const float* init           # C itself, to go on with a sum, or a bias, whose init_stride is 0
     float* c
     long a_stride, init_stride, c_stride    # from one row to the next
-    float slope                 # of a leaky ReLU on C, where its moments are asked for
+    # where the moments of C are asked for
+    float slope                 # of a leaky ReLU on C
+    const float* units          # of sums of 8-bit integers, one for each column: see `set_floats`
+    const float* bias
+    float step
     bint fetch                  # whether to have what follows in B, as many words, fetched to the second-level cache
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
     """Compute the product, at most MR_MAX rows at a time, or PIECE_ROWS in tiles.
 
-    Unless `moments` is NULL, C is complete then: the leaky ReLU is applied, and the columns merged into the moments.
+    Unless `moments` is NULL, C is complete then: integers become floats, the leaky ReLU is applied, and the columns are
+    merged into the moments.
     """
     cdef long most = PIECE_ROWS if p.tiles else MR_MAX
     cdef long pieces = (p.rows + most - 1) // most, piece, at, height, shaped = 0
@@ -50,13 +55,15 @@ cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
             if height != shaped:
                 shape_tiles(height, p.depth)
                 shaped = height
-            multiply_tiles(height, p.vectors, p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
-                           p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
+            multiply_tiles(height, p.vectors, p.operand, p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count,
+                           p.depth, p.b, p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
         else:
-            kernel_for(height, p.vectors, p.bfloat16)(
+            kernel_for(height, p.vectors, p.operand)(
                 p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
                 p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
         if moments != NULL:
+            if p.operand == INT8:
+                set_floats(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.units, p.step, p.bias)
             finish_rows(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.slope, moments)
     if p.tiles:
         release_tiles()

@@ -11,22 +11,56 @@ cdef const float[::1] BYTE_VALUES = np.arange(256, dtype=np.float32) / np.float3
 
 
 cdef class Map:
-    """The value of one layer for N images: raw (N,H,W,C padded), mean and scale (N,C padded), shift (C padded)."""
+    """The value of one layer for N images: raw (N,H,W,C padded), mean and scale (N,C padded), shift (C padded).
+
+    low, high (N,C padded): the least and the largest value, where a layer that reads the map needs them.
+    """
     cdef readonly float[:, :, :, ::1] raw
     cdef readonly float[:, ::1] mean
     cdef readonly float[:, ::1] scale
     cdef readonly float[::1] shift
+    cdef readonly float[:, ::1] low
+    cdef readonly float[:, ::1] high
 
     def __init__(self, float[:, :, :, ::1] raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
         self.raw, self.mean, self.scale, self.shift = raw, mean, scale, shift
+        self.low, self.high = np.zeros((2, raw.shape[0], raw.shape[3]), np.float32)
 
-    def set_raw(self, const float[:, :, :, ::1] values, long threads):
+    def set_raw(self, const float[:, :, :, ::1] values, long threads, bint finds_range):
         """raw[..., :C] = values (N,H,W,C)."""
         cdef long h = values.shape[1], rows = values.shape[0] * h, row, x
         cdef size_t size = values.shape[3] * sizeof(float)
         for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
             for x in range(values.shape[2]):
                 memcpy(&self.raw[row // h, row % h, x, 0], &values[row // h, row % h, x, 0], size)
+        if finds_range:
+            self.find_range(threads)
+
+    cdef find_range(self, long threads):
+        """The least and the largest of a map whose raw numbers are its values."""
+        cdef long vectors = self.raw.shape[3] // VL, item
+        for item in prange(self.raw.shape[0] * vectors, nogil=True, num_threads=threads, schedule="static"):
+            self.find_channels(item // vectors, item % vectors * VL)
+
+    cdef void find_channels(self, long n, long c) noexcept nogil:
+        """The least and the largest of VL channels of an image; NaN if there is one."""
+        cdef const float* raw = &self.raw[n, 0, 0, c]
+        cdef vec low = -(<const vec*>raw)[0], high = (<const vec*>raw)[0], x    # the largest of -x is minus the least
+        cdef vec undefined = splat(0)
+        cdef long i
+        for i in range(self.raw.shape[1] * self.raw.shape[2]):
+            x = (<const vec*>(raw + i * self.raw.shape[3]))[0]
+            low, high, undefined = larger(low, -x), larger(high, x), undefined + (x - x)
+        (<vec*>&self.low[n, c])[0], (<vec*>&self.high[n, c])[0] = undefined - low, high
+
+    cdef void set_range(self, long n, const float* low, const float* high, const float* shift) noexcept nogil:
+        """The least and the largest value of image n, from those of its raw numbers."""
+        cdef long c
+        cdef float a, b
+        for c in range(self.raw.shape[3]):
+            a = (low[c] - self.mean[n, c]) * self.scale[n, c] + shift[c]
+            b = (high[c] - self.mean[n, c]) * self.scale[n, c] + shift[c]
+            self.low[n, c], self.high[n, c] = min(a, b), max(a, b)
 
     def write_value(self, float[:, :, :, ::1] out, long threads):
         """out (N,H,W,C) = the value. A map of one image is written N times."""
@@ -46,12 +80,14 @@ cdef class Map:
             for c in range(channels):
                 out[x * channels + c] = (raw[c] - mean[c]) * scale[c] + shift[c]
 
-    def add_residual(self, const float[::1] shift, Map residual, float slope, long threads):
+    def add_residual(self, const float[::1] shift, Map residual, float slope, long threads, bint finds_range=False):
         """raw = (raw - mean) * scale + shift + leaky_relu(residual's value); from then on raw is the value itself."""
         cdef long h = self.raw.shape[1], rows = self.raw.shape[0] * h, one = residual.raw.shape[0] == 1, row
         for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
             self.add_row(row // h, row % h, shift, residual, 0 if one else row // h, slope)
         self.mean[:, :], self.scale[:, :] = 0, 1
+        if finds_range:
+            self.find_range(threads)
 
     cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other,
                       float slope) noexcept nogil:
@@ -91,6 +127,8 @@ cdef struct Source:
     const float* mean           # (n, channels)
     const float* scale          # (n, channels)
     const float* shift          # (channels)
+    const float* low            # (n, channels): the least value,
+    const float* high           # and the largest
     long n, channels            # n = 1: every image reads the same map
     float slope
 
@@ -114,7 +152,10 @@ cdef struct LayerInput:
     long map_h, map_w           # of the maps or the image
     long h, w                   # when enlarged
     long pixel                  # words from one pixel to the next in the rows that are read
-    bint bfloat16               # whether maps are read as bfloat16
+    Operand operand             # as what maps are read
+    long depth                  # channels of a pixel, for 8-bit integers,
+    const float* factors        # (n, depth) by which its values are multiplied,
+    const float* zeros          # and what is added then, which stands for 0
 
 
 cdef inline void store(float* row, long c, vec value, const bint bfloat16) noexcept nogil:
@@ -125,6 +166,27 @@ cdef inline void store(float* row, long c, vec value, const bint bfloat16) noexc
         (<vec*>(row + c))[0] = value
 
 
+cdef inline void store_input(const LayerInput* from_, long n, float* row, long c, vec value,
+                             const Operand operand) noexcept nogil:
+    """row[c : c + VL] = value of image n, as the layer's operand."""
+    if operand == INT8:
+        value = fused(value, (<const vec*>(from_.factors + n * from_.depth + c))[0], (<const vec*>(from_.zeros + c))[0])
+        store_bytes(<unsigned char*>row + c, value)
+    else:
+        store(row, c, value, operand == BFLOAT16)
+
+
+cdef inline void store_zeros(const LayerInput* from_, float* row, long pixels) noexcept nogil:
+    """That many pixels of zeros."""
+    cdef long x, c
+    if from_.operand != INT8:
+        memset(row, 0, pixels * from_.pixel * sizeof(float))
+        return
+    for x in range(pixels):
+        for c in range(from_.depth // VL):
+            store_bytes(<unsigned char*>(row + x * from_.pixel) + c * VL, (<const vec*>(from_.zeros + c * VL))[0])
+
+
 cdef inline vec value_at(const Source* s, long n, const float* x, long c) noexcept nogil:
     """leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]) for VL channels of a pixel."""
     cdef long at = n * s.channels + c
@@ -133,12 +195,12 @@ cdef inline vec value_at(const Source* s, long n, const float* x, long c) noexce
     return larger(v, v * splat(s.slope))
 
 
-cdef inline void read_source(const Source* s, long n, const float* x, float* out, long first,
-                             const bint bfloat16) noexcept nogil:
+cdef inline void read_source(const LayerInput* from_, const Source* s, long n, const float* x, float* out, long first,
+                             const Operand operand) noexcept nogil:
     """out[first + c] = the value of one pixel in all channels."""
-    cdef long j
+    cdef long j, image = n if s.n > 1 else 0
     for j in range(s.channels // VL):
-        store(out, first + j * VL, value_at(s, n, x, j * VL), bfloat16)
+        store_input(from_, n, out, first + j * VL, value_at(s, image, x, j * VL), operand)
 
 
 cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
@@ -149,10 +211,12 @@ cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, flo
         s = &from_.sources[i]
         image = n if s.n > 1 else 0
         at = ((image * from_.map_h + y) * from_.map_w + x) * s.channels
-        if from_.bfloat16:  # a constant argument makes the compiler specialise `read_source`
-            read_source(s, image, s.raw + at, out, c, True)
+        if from_.operand == INT8:  # a constant argument makes the compiler specialise `read_source`
+            read_source(from_, s, n, s.raw + at, out, c, INT8)
+        elif from_.operand == BFLOAT16:
+            read_source(from_, s, n, s.raw + at, out, c, BFLOAT16)
         else:
-            read_source(s, image, s.raw + at, out, c, False)
+            read_source(from_, s, n, s.raw + at, out, c, FLOAT32)
         c = c + s.channels
 
 
@@ -200,7 +264,7 @@ cdef void blend_pixel(const LayerInput* from_, long n, long y, long x, float* ou
                 for k in range(corners):
                     total = total + splat(share[k]) * value_at(
                         s, image, s.raw + (image * from_.map_h * from_.map_w + at[k]) * channels, j * VL)
-            store(out, c + j * VL, total, from_.bfloat16)
+            store_input(from_, n, out, c + j * VL, total, from_.operand)
         c, first = c + channels, first + members
 
 
@@ -234,7 +298,7 @@ cdef void read_row(const LayerInput* from_, long n, long y, long x0, long x1, fl
     cdef float* inside = out + (lo - x0) * pixel
     y = place_in(y, from_.h, from_.how.padding)
     if y < 0:
-        memset(out, 0, (x1 - x0) * pixel * sizeof(float))
+        store_zeros(from_, out, x1 - x0)
         return
     for x in range(x0, min(lo, x1)):
         read_padding(from_, n, y, x, out + (x - x0) * pixel)
@@ -256,7 +320,7 @@ cdef void read_padding(const LayerInput* from_, long n, long y, long x, float* o
     """out = the padded input at (n, y, x), where x is outside the map."""
     x = place_in(x, from_.w, from_.how.padding)
     if x < 0:
-        memset(out, 0, from_.pixel * sizeof(float))
+        store_zeros(from_, out, 1)
     else:
         read_pixel(from_, n, y, x, out)
 
@@ -268,7 +332,7 @@ cdef int read_sources(sources, bint reads_image, const Reading* how, LayerInput*
     cdef const float[:, :, :, ::1] floats
     cdef Source* s
     result.count, result.bytes, result.floats, result.byte_values = 0, NULL, NULL, &BYTE_VALUES[0]
-    result.how = how[0]
+    result.operand, result.how = FLOAT32, how[0]
     if reads_image:
         result.map_h, result.map_w = sources.shape[1:3]
         if sources.dtype == np.uint8:
@@ -281,6 +345,7 @@ cdef int read_sources(sources, bint reads_image, const Reading* how, LayerInput*
         for m, slope in sources:
             s = &result.sources[result.count]
             s.raw, s.mean, s.scale, s.shift = &m.raw[0, 0, 0, 0], &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
+            s.low, s.high = &m.low[0, 0], &m.high[0, 0]
             s.n, s.channels, s.slope = m.raw.shape[0], m.raw.shape[3], slope
             result.map_h, result.map_w, result.count = m.raw.shape[1], m.raw.shape[2], result.count + 1
     result.h, result.w = result.map_h * how.upsample, result.map_w * how.upsample

@@ -52,9 +52,10 @@ cdef struct Strip:
 cdef class OutputConvolution(Sampled):
     """The last layer's packed weights. spec: a ConvolutionSpec; W: [panel][word][NR].
 
-    A column of Y is (tap, filter). bfloat16: X and W are bfloat16. tanh: whether the result goes through it.
+    A column of Y is (tap, filter). operand: what X and W hold. tanh: whether the result goes through it.
     """
-    cdef readonly bint bfloat16, tiles, tanh
+    cdef readonly bint tiles, tanh
+    cdef readonly Operand operand
     cdef readonly long depth, words, channels, columns, panels
     cdef long kernel, ring      # taps along each axis; the rows of products that an output row needs at most
     cdef long[4] lead           # top, left, bottom, right: what the transposed convolution's output loses
@@ -70,8 +71,9 @@ cdef class OutputConvolution(Sampled):
         self.kernel, self.tanh = kernel.shape[0], tanh
         self.columns = padded(self.kernel * self.kernel * self.channels)
         self.panels = (self.columns + NR - 1) // NR
-        self.bfloat16, self.tiles, self.depth = spec.bfloat16, spec.tiles, where.shape[0]
-        self.words = self.depth // 2 if self.bfloat16 else self.depth
+        self.operand, self.tiles = BFLOAT16 if spec.bfloat16 else FLOAT32, spec.tiles
+        self.depth = where.shape[0]
+        self.words = self.depth // ELEMENTS[<int>self.operand]
         self.ring = (self.kernel + self.scale - 1) // self.scale
         for a in range(4):
             self.lead[a] = self.padding[a] if self.transposed else self.kernel - 1 - self.padding[a]
@@ -85,7 +87,7 @@ cdef class OutputConvolution(Sampled):
                     for c in range(self.channels):
                         column = (a * self.kernel + b) * self.channels + c
                         set_weight(&self.weights[column // NR * self.words * NR], k, column % NR,
-                                   self.weight(kernel, a, b, c, where[k]), self.bfloat16)
+                                   self.weight(kernel, a, b, c, where[k]), self.operand)
 
     cdef float weight(self, const float[:, :, :, ::1] kernel, long a, long b, long filter, long channel) noexcept nogil:
         """The weight of tap (a, b), as a transposed convolution counts them."""
@@ -132,7 +134,7 @@ cdef class OutputConvolution(Sampled):
         call.bytes = &bytes[0, 0, 0, 0] if bytes is not None else NULL
         call.scale = output_scale
         read_sources(sources, False, &self.how, &call.input)
-        call.input.bfloat16, call.input.pixel = self.bfloat16, self.words + SKEW
+        call.input.operand, call.input.pixel = self.operand, self.words + SKEW
         self.set_strips(&call, n, call.input.h, call.input.w, threads)
         with nogil:
             for item in prange(n * call.down * call.across, num_threads=threads, schedule="dynamic"):
@@ -176,7 +178,7 @@ cdef class OutputConvolution(Sampled):
         """out[j][tap, filter] = the strip's columns of input row y @ W."""
         cdef long x = s.j0, panel
         cdef Product p
-        p.bfloat16, p.tiles, p.taps, p.tap_count, p.depth = self.bfloat16, self.tiles, ONE_TAP, 1, self.words
+        p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, ONE_TAP, 1, self.words
         p.a, p.a_stride = a, call.input.pixel
         p.init, p.init_stride, p.c_stride, p.fetch = ZEROS, 0, self.columns, False
         while x < s.j1:

@@ -10,6 +10,8 @@ cdef enum:
     MAX_TAPS = MAX_KERNEL * MAX_KERNEL
     PACK_CHANNELS = 16
 
+cdef long[3] ELEMENTS = [1, 2, 4]   # of a word, by Operand
+
 
 def joined_channels(channels, bint reads_image, bint adds):
     """Which channel of the joined input each float of a pixel holds; -1 where it is padding.
@@ -35,9 +37,12 @@ def widened(values, long size, float fill):
     return wide
 
 
-cdef inline void set_weight(float* panel, long k, long j, float value, bint bfloat16) noexcept nogil:
-    """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16."""
-    if bfloat16:
+cdef inline void set_weight(float* panel, long k, long j, float value, Operand operand) noexcept nogil:
+    """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16,
+    panel[k // 4][j][k % 4] for 8-bit integers."""
+    if operand == INT8:
+        (<signed char*>panel)[(k // 4 * NR + j) * 4 + k % 4] = <signed char><int>value
+    elif operand == BFLOAT16:
         (<unsigned short*>panel)[(k // 2 * NR + j) * 2 + k % 2] = to_bfloat16(value)
     else:
         panel[k * NR + j] = value

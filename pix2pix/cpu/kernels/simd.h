@@ -1,4 +1,4 @@
-/* Vectors, bfloat16, and the micro-kernels: MR rows x NV vectors of C, which stay in registers for all of K.
+/* Vectors, bfloat16, 8-bit integers, and the micro-kernels: MR rows x NV vectors of C, which stay in registers for all of K.
  *
  * Vectors are an extension of gcc and clang, so one source serves every instruction set: the compiler's flags decide
  * VL, the floats of a vector. A micro-kernel has at most MR_MAX rows and NR = 2 * VL columns. Its accumulators, two
@@ -28,12 +28,14 @@
 #define NR (2 * VL)
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
 typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
 typedef unsigned vec_bits __attribute__((vector_size(4 * VL)));
+typedef unsigned char vec_bytes __attribute__((vector_size(VL), aligned(1), may_alias));
 typedef unsigned short vec_bfloat16 __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
@@ -67,9 +69,26 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
     *(vec_bfloat16 *)to = __builtin_convertvector(bits, vec_bfloat16);
 }
 
+/* 8-bit integers: to = x rounded to nearest, ties to even, within 0..255. */
+static inline void store_bytes(unsigned char *to, vec x) {
+    x = larger(x, splat(0.0f));
+    x = -larger(-x, splat(-255.0f));
+#if VL == 16 && defined(__x86_64__)
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
+#else
+    *(vec_bytes *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_bytes); /* 1.5 * 2^23 */
+#endif
+}
+
+/* Sums of products of 8-bit integers, which a vector holds as integers of 32 bits. */
+static inline vec integers_to_floats(vec sums) { return __builtin_convertvector((vec_int)sums, vec); }
+
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* sum + x * w, where a word of x and w is a float, or a pair of bfloat16 whose two products are both added. */
+/* What a word of A and B holds: a float, a pair of bfloat16, or four integers of 8 bits, unsigned in A, signed in B. */
+typedef enum { FLOAT32, BFLOAT16, INT8 } Operand;
+
+/* sum + x * w, where all products of a word are added. Sums of integers have 32 bits and are exact. */
 #define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
 #if VL == 16 && defined(__x86_64__)
 #define HAS_BFLOAT16 1
@@ -77,6 +96,32 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
 #else
 #define HAS_BFLOAT16 0
+#endif
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define KNOWS_VNNI 1
+#else
+#define KNOWS_VNNI 0
+#endif
+#if VL == 16 && defined(__x86_64__)
+#define HAS_INT8 1
+#define ADD_INT8(sum, x, w) (vec) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w))
+#define WITH_INT8 __attribute__((target("avx512vnni")))
+#elif VL == 8 && defined(__x86_64__)
+#define HAS_INT8 KNOWS_VNNI
+#define ADD_INT8(sum, x, w) (vec) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), (__m256i)(w))
+#define WITH_INT8 __attribute__((target("avxvnni")))
+#else
+#define HAS_INT8 1
+#define ADD_INT8(sum, x, w) add_int8(sum, x, w)
+#define WITH_INT8
+static inline vec add_int8(vec sum, vec x, vec w) {
+    vec_int total = (vec_int)sum;
+    for (int bit = 0; bit < 32; bit += 8) {
+        vec_int a = (vec_int)((vec_bits)x >> bit & 255), b = (vec_int)((vec_bits)w << (24 - bit)) >> 24;
+        total += a * b;
+    }
+    return (vec)total;
+}
 #endif
 
 /* B is read from the second-level cache or from memory, once for every MR rows. The processor's window of
@@ -118,13 +163,19 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
 
 #define BOTH_WIDTHS_FLOAT(MR) MICRO_KERNEL(MR, 1, floats, , ADD_FLOAT) MICRO_KERNEL(MR, 2, floats, , ADD_FLOAT)
 #if HAS_BFLOAT16
-#define BOTH_WIDTHS(MR)                                                                                               \
-    BOTH_WIDTHS_FLOAT(MR)                                                                                             \
+#define BOTH_WIDTHS_BFLOAT16(MR)                                                                                      \
     MICRO_KERNEL(MR, 1, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)                                                        \
     MICRO_KERNEL(MR, 2, bfloat16, WITH_BFLOAT16, ADD_BFLOAT16)
 #else
-#define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR)
+#define BOTH_WIDTHS_BFLOAT16(MR)
 #endif
+#if HAS_INT8
+#define BOTH_WIDTHS_INT8(MR)                                                                                          \
+    MICRO_KERNEL(MR, 1, int8, WITH_INT8, ADD_INT8) MICRO_KERNEL(MR, 2, int8, WITH_INT8, ADD_INT8)
+#else
+#define BOTH_WIDTHS_INT8(MR)
+#endif
+#define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR) BOTH_WIDTHS_BFLOAT16(MR) BOTH_WIDTHS_INT8(MR)
 BOTH_WIDTHS(1) BOTH_WIDTHS(2) BOTH_WIDTHS(3) BOTH_WIDTHS(4) BOTH_WIDTHS(5) BOTH_WIDTHS(6)
 #if MR_MAX > 6
 BOTH_WIDTHS(7) BOTH_WIDTHS(8) BOTH_WIDTHS(9) BOTH_WIDTHS(10)
@@ -135,7 +186,7 @@ typedef void (*micro_kernel)(const float *, long, const long *, long, long, cons
                              float *, long);
 
 /* The micro-kernel for that many rows (1..MR_MAX) and vectors (1 or 2). */
-static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
+static inline micro_kernel kernel_for(long rows, long vectors, Operand operand) {
 #define PAIR(NAME, MR) {NAME##_##MR##x1, NAME##_##MR##x2}
 #if MR_MAX > 6
 #define TABLE(NAME)                                                                                                   \
@@ -147,7 +198,11 @@ static inline micro_kernel kernel_for(long rows, long vectors, int bfloat16) {
     static const micro_kernel of_floats[MR_MAX][2] = TABLE(floats);
 #if HAS_BFLOAT16
     static const micro_kernel of_bfloat16[MR_MAX][2] = TABLE(bfloat16);
-    if (bfloat16) return of_bfloat16[rows - 1][vectors - 1];
+    if (operand == BFLOAT16) return of_bfloat16[rows - 1][vectors - 1];
+#endif
+#if HAS_INT8
+    static const micro_kernel of_int8[MR_MAX][2] = TABLE(int8);
+    if (operand == INT8) return of_int8[rows - 1][vectors - 1];
 #endif
     return of_floats[rows - 1][vectors - 1];
 #undef TABLE
@@ -189,6 +244,19 @@ static inline int can_bfloat16(void) {
     return __builtin_cpu_supports("avx512bf16") != 0;
 #else
     return 0;
+#endif
+}
+
+/* The same of the kernels of 8-bit integers. */
+static inline int can_int8(void) {
+#if VL == 16 && defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512vnni") != 0;
+#elif VL == 8 && defined(__x86_64__)
+    unsigned eax = 0, ebx, ecx, edx;
+    return HAS_INT8 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
+#else
+    return 1;
 #endif
 }
 

@@ -4,19 +4,23 @@ Tiles of rows are merged into the moments of a part of an image, and the parts o
 and LeVeque, "Algorithms for Computing the Sample Variance", 1983). So the result doesn't depend on the number of
 threads, and large means don't cancel as they do in sums of squares.
 
-A part's moments are stored as mean[filters], m2[filters], the number of its pixels, and padding to `moments_size`.
+A part's moments are stored as mean[filters], m2[filters], low[filters], high[filters], the number of its pixels, and
+padding to `moments_size`. The least and the largest number of each channel are found only for those who need them.
 """
 
 cdef struct Moments:
     # of up to NR channels: the mean, and the sum of squared deviations from it, over `pixels` pixels
     float* mean
     float* m2
+    float* low                  # the least of each channel,
+    float* high                 # and the largest,
+    bint finds_range            # if they are found
     long pixels
 
 
 cdef inline long moments_size(long filters) noexcept nogil:
     """Floats that the moments of a part of an image take."""
-    return 2 * filters + VL
+    return 4 * filters + VL
 
 
 cdef inline long panel_vectors(long filters, long panel) noexcept nogil:
@@ -24,17 +28,19 @@ cdef inline long panel_vectors(long filters, long panel) noexcept nogil:
     return min(2, (filters - panel * NR) // VL)
 
 
-cdef inline Moments moments_at(float* part, long filters, long panel, long pixels) noexcept nogil:
+cdef inline Moments moments_at(float* part, long filters, long panel, long pixels, bint finds_range) noexcept nogil:
     """One panel's moments of a part, of which `pixels` pixels are merged already."""
     cdef Moments moments
     moments.mean, moments.m2, moments.pixels = part + panel * NR, part + filters + panel * NR, pixels
+    moments.low, moments.high = moments.m2 + filters, moments.m2 + 2 * filters
+    moments.finds_range = finds_range
     return moments
 
 
-cdef inline Moments begin_moments(float* part, long filters, long panel, long pixels) noexcept nogil:
+cdef inline Moments begin_moments(float* part, long filters, long panel, long pixels, bint finds_range) noexcept nogil:
     """One panel's moments of a part that will have `pixels` pixels, none of which is merged yet."""
-    cdef Moments moments = moments_at(part, filters, panel, 0)
-    part[2 * filters] = pixels
+    cdef Moments moments = moments_at(part, filters, panel, 0, finds_range)
+    part[4 * filters] = pixels
     memset(moments.mean, 0, panel_vectors(filters, panel) * VL * sizeof(float))
     memset(moments.m2, 0, panel_vectors(filters, panel) * VL * sizeof(float))
     return moments
@@ -60,7 +66,36 @@ cdef void merge_rows(const float* c, long stride, long rows, long vectors, Momen
         delta = tile_mean - (<vec*>(mean + j * VL))[0]
         (<vec*>(mean + j * VL))[0] = (<vec*>(mean + j * VL))[0] + delta * w
         (<vec*>(m2 + j * VL))[0] = (<vec*>(m2 + j * VL))[0] + squares + delta * delta * cross
+    if moments.finds_range:
+        merge_range(c, stride, rows, vectors, moments)
     moments.pixels += rows
+
+
+cdef inline void merge_range(const float* c, long stride, long rows, long vectors, Moments* moments) noexcept nogil:
+    """Merge the least and the largest number of each channel."""
+    cdef vec low, high, x       # the least of x is, negated, the largest of -x
+    cdef long i, j
+    for j in range(vectors):
+        x = (<const vec*>(c + j * VL))[0]
+        low, high = -x, x
+        if moments.pixels > 0:
+            low, high = -(<vec*>(moments.low + j * VL))[0], (<vec*>(moments.high + j * VL))[0]
+        for i in range(rows):
+            x = (<const vec*>(c + i * stride + j * VL))[0]
+            low, high = larger(low, -x), larger(high, x)
+        (<vec*>(moments.low + j * VL))[0], (<vec*>(moments.high + j * VL))[0] = -low, high
+
+
+cdef void set_floats(float* c, long stride, long rows, long vectors, const float* units, float step,
+                     const float* bias) noexcept nogil:
+    """c = c * units * step + bias for sums of 8-bit integers, one unit and one bias for each column."""
+    cdef long i, j
+    cdef vec unit, shift
+    for j in range(vectors):
+        unit, shift = (<const vec*>(units + j * VL))[0] * splat(step), (<const vec*>(bias + j * VL))[0]
+        for i in range(rows):
+            (<vec*>(c + i * stride + j * VL))[0] = fused(
+                integers_to_floats((<vec*>(c + i * stride + j * VL))[0]), unit, shift)
 
 
 cdef void finish_rows(float* c, long stride, long rows, long vectors, float slope, Moments* moments) noexcept nogil:
@@ -75,6 +110,22 @@ cdef void finish_rows(float* c, long stride, long rows, long vectors, float slop
     merge_rows(c, stride, rows, vectors, moments)
 
 
+cdef void finish_range(float* parts, long count, long filters) noexcept nogil:
+    """One image's least and largest numbers, in its first part, from all its `count` parts.
+
+    NaN if there is one, for then the mean is, too.
+    """
+    cdef long p, c
+    cdef float* low = parts + 2 * filters
+    cdef float* high = parts + 3 * filters
+    cdef const float* part
+    for p in range(count):
+        part = parts + p * moments_size(filters)
+        for c in range(filters):
+            low[c] = min(low[c], part[2 * filters + c]) + (part[c] - part[c])
+            high[c] = max(high[c], part[3 * filters + c])
+
+
 cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, float eps, float* mean,
                       float* scale) noexcept nogil:
     """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts."""
@@ -85,7 +136,7 @@ cdef void finish_norm(const float* parts, long count, long filters, const float*
         total, mu, m2 = 0.0, 0.0, 0.0
         for p in range(count):
             part = parts + p * moments_size(filters)
-            pixels = part[2 * filters]
+            pixels = part[4 * filters]
             delta = part[c] - mu
             mu = mu + delta * (pixels / (total + pixels))
             m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))

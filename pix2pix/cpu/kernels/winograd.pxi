@@ -82,7 +82,7 @@ cdef class WinogradConvolution(Convolution):
     cdef double[:, ::1] kernel_transform
 
     def __init__(self, spec, long m, bint shared, long threads):
-        Convolution.__init__(self, spec, False)
+        Convolution.__init__(self, spec, FLOAT32)
         self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
@@ -136,7 +136,8 @@ cdef class WinogradConvolution(Convolution):
         for i in range(self.t * self.t):
             out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
             for j in range(VL):
-                set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products_bfloat16)
+                set_weight(out, row, column % NR + j, <float>u[i * VL + j],
+                           BFLOAT16 if self.products_bfloat16 else FLOAT32)
 
     cdef Tiling tiling(self, const Geometry* g) noexcept nogil:
         """The tiles of one layer, in blocks whose V and M together fit the second-level cache."""
@@ -280,7 +281,8 @@ cdef class WinogradConvolution(Convolution):
         """The panels first <= panel < last of M[point] = V[point] @ U[point] for all tiles."""
         cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), panel, k
         cdef Product p
-        p.bfloat16, p.tiles, p.rows = self.products_bfloat16, self.tiles, tiles.count
+        p.operand, p.tiles = BFLOAT16 if self.products_bfloat16 else FLOAT32, self.tiles
+        p.rows = tiles.count
         p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES
         p.taps, p.tap_count, p.a_stride, p.c_stride = ONE_TAP, 1, t.k_stride, t.n
         for panel in range(first, last):
@@ -318,10 +320,10 @@ cdef class WinogradConvolution(Convolution):
         else:
             self.write_tiles(g, t, tiles, &b, image, 4, 6)
         for panel in range((g.filters + NR - 1) // NR):
-            begin_moments(part, g.filters, panel, (bottom - top) * (right - left))
+            begin_moments(part, g.filters, panel, (bottom - top) * (right - left), g.finds_range)
         for y in range(top, bottom):
             for panel in range((g.filters + NR - 1) // NR):
-                moments = moments_at(part, g.filters, panel, (y - top) * (right - left))
+                moments = moments_at(part, g.filters, panel, (y - top) * (right - left), g.finds_range)
                 finish_rows(image + (y * g.out_w + left) * g.filters + panel * NR, g.filters, right - left,
                             panel_vectors(g.filters, panel), self.inner_slope, &moments)
 

@@ -1,0 +1,135 @@
+"""Convolutions of 8-bit integers on the CPU: sums bit for bit, and networks beside their emulation in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pix2pix.cpu.convolution import ConvolutionSpec
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.cpu.instruction_sets import extension
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.lowering import lower
+from pix2pix.model.quantisation import Quantised, quantise_all
+from pix2pix.model.unet import unet
+from pix2pix.model.weights import fold, random_weights
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms
+from pix2pix.plans.heuristics import choose
+from pix2pix.plans.plan import Plan
+from tests.cpu.isas import INT8
+from tests.cpu.test_cpu import SHAPES, as_map, strided_convolution, transposed_convolution
+from tests.cpu.test_layers import CASES, RESNETS
+from tests.models import VARIANTS, pictures, weights_of
+
+HIGH = 128.0  # what 255 stands for where the zero is 127: its inverse is exact
+
+
+def whole_maps(rng: np.random.Generator, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Whole numbers -64 .. 128, of which each image has 128 in its first channel: so they are stored as they are."""
+    x = rng.integers(-64, 129, shape).astype(np.float32)
+    x[..., 1::3] = np.abs(x[..., 1::3])
+    x[:, 0, 0, 0] = HIGH
+    return x
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("n, h, w, c, k", [*SHAPES, (2, 16, 16, 512, 32), (1, 6, 6, 65, 40)])
+def test_sums_are_exact(isa, transposed, n, h, w, c, k):
+    kernels, rng = extension(isa), np.random.default_rng([n, h, w, c, k])
+    x = whole_maps(rng, (n, h, w, c))
+    kernel = rng.integers(-127, 128, (4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    zeros = np.where(np.arange(c) % 3 == 1, 0, 127).astype(np.float32)  # where no number is negative, 0
+    quantised = Quantised(kernel, np.ones(k, np.float32), np.ones(c, np.float32), zeros)
+    sampling = TRANSPOSED if transposed else CONVOLUTION
+    spec = ConvolutionSpec(kernel, sampling, [c], tiles=isa == "amx", quantised=quantised, finds_range=True)
+    layer = kernels.DirectConvolution(spec, 2)
+    out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
+    target = as_map(kernels, np.full((n, out_h, out_w, k), np.nan, np.float32))
+    source = as_map(kernels, x)
+    source.set_raw(x, 2, True)
+    layer.run([(source, 1.0)], target, np.full(layer.scratch(n, h, w, 2) + 1, np.nan, np.float32), 2)
+    function = transposed_convolution if transposed else strided_convolution
+    expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
+    got = np.asarray(target.raw)[..., :k]
+    np.testing.assert_array_equal(got, expected.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(target.low)[:, :k], got.min((1, 2)))
+    np.testing.assert_array_equal(np.asarray(target.high)[:, :k], got.max((1, 2)))
+
+
+NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "keras", "running")}
+NETWORKS |= {name: CASES[name] for name in (*RESNETS, "inner slope", "residual", "add", "bilinear")}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compute_what_their_emulation_does(name):
+    """Both round the same numbers; only those that lie halfway between two integers may fall on either side."""
+    generator, weights = NETWORKS[name]
+    x = to_float(pictures(2, *[max(32, generator.multiple)] * 2, generator.in_channels))
+    names = [layer.name for layer in generator.layers]
+    with CpuEngine(generator, weights, precision="int8", threads=2, isa=INT8[0]) as engine:
+        integers = [layer for layer, algorithm in engine.plan.layers.items() if algorithm.kind == "int8"]
+        got = engine.run(x, outputs=names)
+    with ReferenceEngine(generator, weights) as oracle:
+        exact = oracle.run(x, outputs=names)
+    quantised = quantise_all(generator, weights, integers)
+    with ReferenceEngine(*fold(generator, weights), quantised=quantised) as oracle:
+        expected = oracle.run(x, outputs=names)
+    assert integers
+    for each in integers:
+        error, noise = (np.sqrt(((a - expected[each]) ** 2).mean()) for a in (got[each], exact[each]))
+        assert error < noise / 2 + 1e-4, each
+    last = names[-1]
+    assert np.abs(got[last] - expected[last]).max() < 0.05
+
+
+def test_images_beyond_all_that_weights_tell_are_not_clipped():
+    """A line on an empty image: its maps are constant but for few pixels, many standard deviations away."""
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    b = np.full((1, 256, 256, 3), 255, np.uint8)
+    b[0, 128, 40:44] = 0
+    names = ["encoder_2", "encoder_3", "decoder_2", "decoder_1"]
+    with CpuEngine(g, weights, precision="int8", isa=INT8[0]) as engine, ReferenceEngine(g, weights) as oracle:
+        got, expected = (each.run(to_float(b), outputs=names) for each in (engine, oracle))
+    deviations = np.abs(expected["encoder_2"]).max((0, 1, 2)) / np.abs(weights["encoder_2.gamma"])
+    assert deviations.max() > 12
+    for name in names:
+        assert np.sqrt(((got[name] - expected[name]) ** 2).mean()) < 0.12 * expected[name].std(), name
+
+
+def test_int8_is_refused_where_nothing_would_be_computed_in_it(monkeypatch):
+    g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
+    for plan in ("direct", Plan({layer.name: "direct" for layer in g.layers}, precision="int8")):
+        with pytest.raises(ValueError, match="no layer would be computed in it.*use bfloat16 or float32"):
+            CpuEngine(g, weights, precision="int8", plan=plan)
+    with pytest.raises(ValueError, match="the plan has 'int8' for encoder_1"):
+        CpuEngine(g, weights, precision="int8", plan=Plan({layer.name: "int8" for layer in g.layers}, precision="int8"))
+    with pytest.raises(ValueError, match="no layer can be computed by 'int8' in precision 'float32'"):
+        CpuEngine(g, weights, plan="int8")
+    kernels = extension()
+    facts = kernels.build_facts() | {"int8": "no"}
+    monkeypatch.setattr("pix2pix.cpu.engine.extension", lambda isa: type("", (), {"build_facts": lambda: facts}))
+    with pytest.raises(RuntimeError, match="precision 'int8' needs a processor with AVX512_VNNI or AVX_VNNI.*float32"):
+        CpuEngine(g, weights, precision="int8")
+
+
+def test_sums_that_could_overflow_are_not_offered():
+    wide = lower(unet(depth=2, filters=(4200, 8)))["encoder_2"]
+    assert Algorithm("int8") not in algorithms(wide, precision="int8")
+    plan = choose(unet(depth=3, filters=(8, 4200, 8)), "throughput", precision="int8")
+    assert plan.layers["encoder_3"].kind == "direct" and plan.layers["encoder_2"].kind == "int8"
+
+
+def test_layers_may_stay_in_floating_point():
+    """A plan says which: the more of them do, the nearer the output is to float32's."""
+    g = VARIANTS["tensorflow"]
+    weights, b = random_weights(g, 3), pictures(1, 64, 64)
+    plan = choose(g, "throughput", precision="int8")
+    kept = {name: "direct" if name in ("encoder_2", "decoder_2") else str(a) for name, a in plan.layers.items()}
+    with ReferenceEngine(g, weights) as oracle:
+        expected = oracle.run(to_float(b))
+    errors = []
+    for each in (plan, Plan(kept, precision="int8")):
+        with CpuEngine(g, weights, precision="int8", plan=each, isa=INT8[0]) as engine:
+            errors.append(np.square(engine.run(to_float(b)) - expected).mean())
+    assert errors[1] < errors[0]
