@@ -22,7 +22,7 @@ from .peers.tables import SINGLE
 
 PANELS = 2  # of throughput: the first batch sizes, N=1 and N=8
 COLOURS = {"float32": "#7f8c9b", "bfloat16": "#b39b6e", "int8": "#9b7f94"}
-OURS = {"float32": "#1f6fb4", "bfloat16": "#e08a1e"}
+OURS = {"float32": "#1f6fb4", "bfloat16": "#e08a1e", "int8": "#a0458d"}
 PLAN_COLOURS = ("#9ab7d3", "#1f6fb4", "#e08a1e")
 plt.rcParams |= {"svg.hashsalt": "pix2pix", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from pix2pix.cpu.peaks import MEASURED
 from pix2pix.cpu.topology import available_cores
 from pix2pix.factory import EngineOptions
 from pix2pix.model.lowering import Op, lower
@@ -40,7 +41,6 @@ from ..networks import Workload
 from .timing import TimedEngine
 
 SAMPLED = 5  # seconds
-ON_CPU = tuple(name for name, precision in PRECISIONS.items() if "cpu" in precision.hardware)
 STAGES = {  # by the functions' names
     "multiply": r"^(floats|bfloat16)_\d+x\d",
     "read maps": r"read_row",
@@ -201,7 +201,7 @@ def run(workload: Workload, n: int, precision: str, threads: int, seconds: float
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
     parser = common.argument_parser("bench.cpu.stages", __doc__)
-    parser.add_argument("--precision", choices=ON_CPU, default="bfloat16", help="(%(default)s)")
+    parser.add_argument("--precision", choices=MEASURED, default="bfloat16", help="(%(default)s)")
     networks.add_options(parser, batches="1,8")
     parser.add_argument("--blocks", type=int, default=5, help="alternating blocks (%(default)s)")
     parser.add_argument("--run", type=int, metavar="THREADS", help="run for perf to sample, and measure nothing")

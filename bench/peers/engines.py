@@ -139,5 +139,6 @@ ENGINES = {
     "torch-eager-bfloat16": Spec(partial(load_torch, precision="bfloat16"), "torch", "bfloat16"),
     "torch-compile-bfloat16": Spec(partial(load_torch, compiled=True, precision="bfloat16"), "torch", "bfloat16"),
     "openvino-bfloat16": Spec(partial(load_openvino, precision="bfloat16"), "onnx", "bfloat16"),
+    "pix2pix-int8": Spec(partial(load_pix2pix, precision="int8"), "safetensors", "int8", ours=True),
     "openvino-int8": Spec(partial(load_openvino, precision="int8"), "int8", "int8"),
 }

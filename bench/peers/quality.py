@@ -17,7 +17,7 @@ from .contenders import Contender
 from .engines import ENGINES, Task
 
 # torch-compile-bfloat16 computes as torch-eager-bfloat16 does, and would have to be compiled again.
-LOWER_PRECISION = ("pix2pix-bfloat16", "torch-eager-bfloat16", "openvino-bfloat16", "openvino-int8")
+LOWER_PRECISION = ("pix2pix-bfloat16", "torch-eager-bfloat16", "openvino-bfloat16", "pix2pix-int8", "openvino-int8")
 
 
 def measure(engines: list[str], threads: int, plan: str | None) -> dict[str, dict[str, float]]:

@@ -16,16 +16,18 @@ import numpy as np
 from ..common import markdown
 from ..networks import UNET
 
-OURS, OURS_BFLOAT16, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-1-thread"
+OURS, OURS_BFLOAT16, OURS_INT8, SINGLE = "pix2pix", "pix2pix-bfloat16", "pix2pix-int8", "pix2pix-1-thread"
 AGAINST_FLOAT32 = "float32 against the fastest float32 peer"
 AGAINST_BFLOAT16 = "bfloat16 against the fastest bfloat16 peer"
 LOWER_AGAINST_FLOAT32 = "bfloat16 against the fastest float32 peer"
+INT8 = "int8 against the fastest int8 peer"
 THREADS = "{} threads against 1"
 GOALS = {  # of each network, by N: the required ratio, and the goal
     UNET: {
         AGAINST_FLOAT32: {1: (1.7, 2.1), 8: (2.1, 2.4)},
         AGAINST_BFLOAT16: {1: (2.6, 3.2), 8: (2.5, 2.9)},
         LOWER_AGAINST_FLOAT32: {1: (3.0, 3.5), 8: (3.2, 3.8)},
+        INT8: {1: (1.1, 1.4), 8: (1.25, 1.6)},
         THREADS.format(2): {1: (1.8, 1.9), 8: (1.9, 1.95)},
     },
     "resnet_9blocks": {
@@ -62,6 +64,7 @@ def ratios(runs: Iterable[Mapping[str, Any]], network: str) -> list[dict[str, An
             (AGAINST_FLOAT32, OURS, fastest(engines, "float32")),
             (AGAINST_BFLOAT16, OURS_BFLOAT16, fastest(engines, "bfloat16")),
             (LOWER_AGAINST_FLOAT32, OURS_BFLOAT16, fastest(engines, "float32")),
+            (INT8, OURS_INT8, fastest(engines, "int8")),
             (THREADS.format(most), OURS, SINGLE),
         ]
         for what, ours, theirs in pairs:
@@ -81,7 +84,7 @@ def memory(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for run in (run for run in runs if run["threads"] == most):
         engines = run["engines"]
-        for ours, precision in ((OURS, "float32"), (OURS_BFLOAT16, "bfloat16")):
+        for ours, precision in ((OURS, "float32"), (OURS_BFLOAT16, "bfloat16"), (OURS_INT8, "int8")):
             peer = fastest(engines, precision)
             if ours in engines and peer:
                 row = {"engine": ours, "n": run["n"], "mib": engines[ours]["peak_memory_mib"], "against": peer}
