@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from pix2pix import checkpoints, demo
 from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension
 from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.files import metrics
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import Quantised, quantise_all
 from pix2pix.model.unet import unet
@@ -81,6 +86,16 @@ def test_networks_compute_what_their_emulation_does(name):
         assert error < noise / 2 + 1e-4, each
     last = names[-1]
     assert np.abs(got[last] - expected[last]).max() < 0.05
+
+
+def test_the_demo_model_is_near_the_oracle():
+    folder = Path(demo.__file__).parent
+    generator, weights = checkpoints.read(folder / "facades.safetensors")
+    b = np.asarray(Image.open(folder / "labels-1.png"))[None]
+    with CpuEngine(generator, weights, precision="int8", isa=INT8[0]) as engine:
+        result = engine.translate(b)
+    with ReferenceEngine(generator, weights) as oracle:
+        assert 44 < metrics.psnr(result, oracle.translate(b)) < 60
 
 
 def test_images_beyond_all_that_weights_tell_are_not_clipped():
