@@ -65,6 +65,8 @@ def _translate_options(args: argparse.Namespace) -> TranslateOptions | VideoOpti
 
 def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
     """Run a parsed command; returns the exit status."""
+    if ranks and args.command in ("watch", "serve"):
+        raise InputError(f"{args.command} runs in one process: start it without mpiexec")
     if args.command == "translate":
         from . import translate
 
@@ -72,8 +74,6 @@ def _run(args: argparse.Namespace, ranks: Ranks | None) -> int:
     if args.command == "watch":
         from . import watch
 
-        if ranks:
-            raise InputError("watch runs in one process: start it without mpiexec")
         return watch.run(translate_options(args), args.quiet)
     if args.command == "demo":
         from . import demo

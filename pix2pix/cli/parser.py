@@ -98,9 +98,7 @@ def _add_translate(commands: Commands) -> None:
     p.add_argument("--output", "-o", required=True, metavar="DIR|FILE", help="where the results go; DIR/ is a folder")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     _add_engine_options(p)
-    images = p.add_argument_group("images")
-    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size [films]")
-    images.add_argument("--size", type=size_of, metavar="N|WxH", help="[what the model was trained at]")
+    images = _add_images(p, kept=" [films]")
     images.add_argument("--pair", choices=get_args(Pair), help="images are A|B side by side; compare the result")
     instances = images.add_mutually_exclusive_group()
     instances.add_argument(
@@ -112,7 +110,6 @@ def _add_translate(commands: Commands) -> None:
     instances.add_argument(
         "--no-instance", action="store_true", help="the generator was trained on label maps without instances"
     )
-    images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
     _add_video_options(p.add_argument_group("films, numbered images, pipes"))
     run = p.add_argument_group("run")
     run.add_argument(
@@ -145,6 +142,15 @@ def _add_engine_options(p: argparse.ArgumentParser) -> None:
     add_model_options(p.add_argument_group("model"))
 
 
+def _add_images(p: argparse.ArgumentParser, kept: str = "") -> argparse._ArgumentGroup:
+    """``kept``: for what the size is kept by default, if for anything."""
+    images = p.add_argument_group("images")
+    images.add_argument("--fit", choices=get_args(Fit), help=f"scale to --size [default], or keep the size{kept}")
+    images.add_argument("--size", type=size_of, metavar="N|WxH", help="[what the model was trained at]")
+    images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
+    return images
+
+
 def _add_limits(run: argparse._ActionsContainer) -> None:
     run.add_argument(
         "--image-timeout",
@@ -167,10 +173,7 @@ def _add_watch(commands: Commands) -> None:
     p.add_argument("--output", "-o", required=True, metavar="DIR", help="where the results go")
     p.add_argument("--model", "-m", type=Path, required=True, metavar="FILE|DIR", help="a trained generator")
     _add_engine_options(p)
-    images = p.add_argument_group("images")
-    images.add_argument("--fit", choices=get_args(Fit), help="scale to --size [default], or keep the size")
-    images.add_argument("--size", type=size_of, metavar="N|WxH", help="[what the model was trained at]")
-    images.add_argument("--format", "-f", choices=get_args(OutputFormat), help="format of the results [png]")
+    _add_images(p)
     run = p.add_argument_group("run")
     run.add_argument("--overwrite", action="store_true", help="make again what is there already")
     run.add_argument("--verify", action="store_true", help="compare the content of what is there, not size and time")
