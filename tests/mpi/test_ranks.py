@@ -125,6 +125,14 @@ def test_what_cannot_start_is_told_once(folder, options, shell, status, said):
 
 
 @needs_mpi
+@pytest.mark.parametrize("words", [("serve", "--demo"), ("watch", "in", "-o", "never", "-m", "model.safetensors")])
+def test_commands_of_one_process_say_so(folder, words):
+    program = [MPIEXEC, "-n", "2", sys.executable, "-m", "pix2pix", *words]
+    done = subprocess.run(program, **settings(folder), timeout=100)
+    assert done.returncode == 2 and f"{words[0]} runs in one process: start it without mpiexec" in done.stderr
+
+
+@needs_mpi
 def test_threads_are_divided_not_multiplied(folder):
     cores = pix2pix.cpu.topology.available_cores()
     options = [option for option in argv("-o", "threads", ranks=2 * cores) if option not in ("--threads", "1")]
