@@ -16,6 +16,14 @@ import numpy as np
 Call = Callable[[], Any]
 ToNhwc = Callable[[Any], np.ndarray]
 
+FILES = {  # by format; ONNX files and OpenVINO's are for n images
+    "safetensors": "model.safetensors",
+    "torch": "model.pt",
+    "onnx": "model-{n}.onnx",
+    "int8": "model-int8-{n}.onnx",  # quantised by ONNX Runtime
+    "nncf": "model-nncf-{n}.xml",  # quantised by NNCF
+}
+
 
 class Unavailable(RuntimeError):
     """This engine cannot run at this precision on this machine, or not in this version."""
@@ -31,12 +39,16 @@ class Task:
     threads: int
     plan: str | None = None
 
+    def path(self, file: str) -> Path:
+        """The model in one of the formats of FILES."""
+        return self.folder / FILES[file].format(n=len(self.x))
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One engine: ``load`` returns the call to be timed, and a function that converts its result to (N,H,W,C).
 
-    ``file`` is a format of :mod:`.model_files`. Each engine gets its input in its own layout; the conversion is not
+    ``file`` is a format of FILES. Each engine gets its input in its own layout; the conversion is not
     timed.
     """
 
@@ -61,7 +73,7 @@ def load_pix2pix(task: Task, precision: str = "float32", plan: str | None = None
     import pix2pix
 
     tune = "latency" if len(task.x) == 1 else "throughput"
-    model, plan = task.folder / "model.safetensors", plan or task.plan
+    model, plan = task.path("safetensors"), plan or task.plan
     try:
         engine = pix2pix.load(model, "cpu", precision=precision, tune=tune, plan=plan, threads=task.threads)
     except RuntimeError as error:
@@ -79,7 +91,7 @@ def load_torch(task: Task, compiled: bool = False, precision: str = "float32") -
 
     torch.set_num_threads(task.threads)
     # Measured: at N = 8 eager mode is faster with group_norm; at N = 1, and compiled, with plain moments.
-    module = read(task.folder / "model.pt", group_norm=not compiled and len(task.x) > 1)
+    module = read(task.path("torch"), group_norm=not compiled and len(task.x) > 1)
     if compiled:
         import torch._inductor.config
 
@@ -94,21 +106,20 @@ def load_torch(task: Task, compiled: bool = False, precision: str = "float32") -
     return call, lambda y: nhwc(y.float().numpy())
 
 
-def load_onnxruntime(task: Task) -> tuple[Call, ToNhwc]:
-    """ONNX Runtime with all graph optimisations."""
+def load_onnxruntime(task: Task, file: str = "onnx") -> tuple[Call, ToNhwc]:
+    """ONNX Runtime with all graph optimisations. It computes convolutions in int8, but no transposed ones."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = task.threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    model = task.folder / f"model-{len(task.x)}.onnx"
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(task.path(file), options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: nchw(task.x)}
     return lambda: session.run(None, feed)[0], nhwc
 
 
-def load_openvino(task: Task, precision: str = "float32") -> tuple[Call, ToNhwc]:
-    """OpenVINO, one stream with all threads. An int8 model itself marks the operations that are computed in int8."""
+def load_openvino(task: Task, precision: str = "float32", file: str = "onnx") -> tuple[Call, ToNhwc]:
+    """OpenVINO, one stream with all threads; ``precision`` is that of what no model marks to be computed in int8."""
     import openvino as ov
 
     hint = ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32
@@ -118,8 +129,7 @@ def load_openvino(task: Task, precision: str = "float32") -> tuple[Call, ToNhwc]
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
-    model = task.folder / f"model-{'int8-' if precision == 'int8' else ''}{len(task.x)}.onnx"
-    compiled = ov.Core().compile_model(model, "CPU", settings)
+    compiled = ov.Core().compile_model(task.path(file), "CPU", settings)
     used = compiled.get_property("INFERENCE_PRECISION_HINT")
     if used != hint:
         raise Unavailable(f"OpenVINO computes in {used.to_string()} on this machine")
@@ -140,5 +150,7 @@ ENGINES = {
     "torch-compile-bfloat16": Spec(partial(load_torch, compiled=True, precision="bfloat16"), "torch", "bfloat16"),
     "openvino-bfloat16": Spec(partial(load_openvino, precision="bfloat16"), "onnx", "bfloat16"),
     "pix2pix-int8": Spec(partial(load_pix2pix, precision="int8"), "safetensors", "int8", ours=True),
-    "openvino-int8": Spec(partial(load_openvino, precision="int8"), "int8", "int8"),
+    "onnxruntime-int8": Spec(partial(load_onnxruntime, file="int8"), "int8", "int8"),
+    "openvino-int8": Spec(partial(load_openvino, file="int8"), "int8", "int8"),
+    "openvino-nncf": Spec(partial(load_openvino, file="nncf"), "nncf", "int8"),
 }

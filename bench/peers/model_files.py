@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from pix2pix.model.generator import INPUT, Generator, Weights
 
 from ..networks import Workload
 from . import onnx_network
-from .engines import nchw
+from .engines import FILES, nchw
 
 CONVOLUTIONS = ["Conv", "ConvTranspose"]
 CALIBRATION_SEEDS = range(100, 108)  # of images that are in no other input; they give int8 its ranges
@@ -22,23 +23,29 @@ CALIBRATION_SEEDS = range(100, 108)  # of images that are in no other input; the
 def export(
     folder: Path, generator: Generator, weights: Weights, n: int, formats: Iterable[str], calibration: np.ndarray
 ) -> None:
-    """Write the model into ``folder`` in the named formats, unless the files exist.
+    """Write the model into ``folder`` in the formats named, of :data:`.engines.FILES`, unless the files exist.
 
-    ``safetensors`` is this project's, ``torch`` a dict of tensors, ``onnx`` and ``int8`` are ONNX for ``n`` images.
     ``calibration``, float32 (N,H,W,C) in [-1,1], gives int8 its ranges.
     """
     height, width = calibration.shape[1:3]
     for name in sorted(set(formats)):
-        if name == "safetensors" and not (path := folder / "model.safetensors").exists():
+        path = folder / FILES[name].format(n=n)
+        if path.exists():
+            continue
+        if name == "safetensors":
             checkpoints.write(path, generator, weights)
-        elif name == "torch" and not (path := folder / "model.pt").exists():
+        elif name == "torch":
             from .torch_network import write
 
             write(path, generator, weights)
-        elif name == "onnx" and not (path := folder / f"model-{n}.onnx").exists():
+        elif name == "onnx":
             path.write_bytes(onnx_network.onnx_model(generator, weights, n, height, width).SerializeToString())
-        elif name == "int8" and not (path := folder / f"model-int8-{n}.onnx").exists():
-            _write_int8(path, folder / "model-int8.onnx", generator, weights, n, calibration)
+        else:
+            for_one = folder / FILES[name].format(n=1)
+            if not for_one.exists():
+                QUANTISERS[name](for_one, onnx_network.onnx_model(generator, weights, 1, height, width), calibration)
+            if n != 1:
+                BATCHERS[name](path, for_one, n)
 
 
 def calibration(workload: Workload) -> np.ndarray:
@@ -46,23 +53,8 @@ def calibration(workload: Workload) -> np.ndarray:
     return workload.inputs(len(CALIBRATION_SEEDS), CALIBRATION_SEEDS.start)
 
 
-def _write_int8(
-    path: Path, quantised: Path, generator: Generator, weights: Weights, n: int, calibration: np.ndarray
-) -> None:
-    """Write the int8 model for ``n`` images; ``quantised`` is kept for other values of ``n``."""
-    import onnx
-
-    if not quantised.exists():
-        quantise(quantised, generator, weights, calibration)
-    model = onnx.load(quantised)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = n
-    del model.graph.value_info[:]
-    onnx.save(model, path)
-
-
-def quantise(path: Path, generator: Generator, weights: Weights, calibration: np.ndarray) -> None:
-    """Write the model for one image with all convolutions in int8: ONNX Runtime's static QDQ, one scale per filter.
+def quantise(path: Path, model: Any, calibration: np.ndarray) -> None:
+    """Write an ONNX model for one image with all convolutions in int8: ONNX Runtime's static QDQ, one scale per filter.
 
     Measured: only with signed, symmetric activations does OpenVINO compute transposed convolutions in int8.
     """
@@ -78,7 +70,7 @@ def quantise(path: Path, generator: Generator, weights: Weights, calibration: np
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it advises to optimise the model first; nothing is left to optimise
     quantization.quantize_static(
-        onnx_network.onnx_model(generator, weights, 1, *calibration.shape[1:3]),
+        model,
         path,
         Images(),
         quant_format=quantization.QuantFormat.QDQ,
@@ -88,3 +80,38 @@ def quantise(path: Path, generator: Generator, weights: Weights, calibration: np
         extra_options={"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": CONVOLUTIONS},
     )
     logging.root.setLevel(level)
+
+
+def quantise_by_nncf(path: Path, model: Any, calibration: np.ndarray) -> None:
+    """Write an ONNX model for one image as OpenVINO's, quantised by NNCF after training, with NNCF's own choices."""
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level(logging.ERROR)
+    floats = ov.Core().read_model(model.SerializeToString())
+    images = nncf.Dataset([nchw(x[None]) for x in calibration])
+    ov.save_model(nncf.quantize(floats, images, subset_size=len(calibration)), path, compress_to_fp16=False)
+
+
+def _batch_onnx(path: Path, for_one: Path, n: int) -> None:
+    """Write a quantised model for ``n`` images."""
+    import onnx
+
+    model = onnx.load(for_one)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = n
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+
+
+def _batch_openvino(path: Path, for_one: Path, n: int) -> None:
+    """Write a quantised model for ``n`` images."""
+    import openvino as ov
+
+    model = ov.Core().read_model(for_one)
+    model.reshape([n, *model.input().shape[1:]])
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+QUANTISERS = {"int8": quantise, "nncf": quantise_by_nncf}
+BATCHERS = {"int8": _batch_onnx, "nncf": _batch_openvino}
