@@ -58,12 +58,16 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     const float* ZEROS
 
 cdef extern from "cpu/kernels/amx.h" nogil:
-    const int PIECE_ROWS, TILE_FLOPS
+    ctypedef struct TileRows:
+        long rows
+        const float* a
+        const float* init
+        float* c
+    const int TILE_ROWS, TILE_FLOPS
     bint can_tiles()
-    void shape_tiles(long rows, long depth)
-    void multiply_tiles(long rows, long vectors, Operand operand, const float* a, long a_stride, const long* taps,
-                        long count, long depth, const float* b, const float* init, long init_stride, float* c,
-                        long c_stride)
+    void shape_tiles(long upper, long lower, long depth)
+    void multiply_tiles(const TileRows* upper, const TileRows* lower, long vectors, Operand operand, long a_stride,
+                        const long* taps, long count, long depth, const float* b, long init_stride, long c_stride)
     void release_tiles()
     float multiply_add_tiles(long rounds)
 

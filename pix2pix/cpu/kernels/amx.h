@@ -12,8 +12,14 @@
 #include "simd.h"
 
 #define TILE_ROWS 16
-#define PIECE_ROWS (2 * TILE_ROWS) /* of C, that are computed at once */
 #define TILE_FLOPS (4 * 2 * TILE_ROWS * VL * 32)
+
+/* Up to TILE_ROWS rows of A and C, and where their sums begin. */
+typedef struct {
+    long rows;
+    const float *a, *init;
+    float *c;
+} TileRows;
 
 #if VL == 16 && defined(__x86_64__) && defined(__linux__) && \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
@@ -45,16 +51,17 @@ static inline long tile_words(long depth) {
     return words;
 }
 
-/* Shape the tiles for `rows` of C, 1 to PIECE_ROWS: C in tiles 0 to 3, A in 4 and 5, B in 6 and 7. */
-WITH_TILES static inline void shape_tiles(long rows, long depth) {
+/* Shape the tiles for so many rows of C, at most TILE_ROWS each: C in tiles 0 to 3, of which 2 and 3 are the lower ones,
+ * A in 4 and 5, B in 6 and 7. */
+WITH_TILES static inline void shape_tiles(long upper, long lower, long depth) {
     struct {
         unsigned char palette, start_row, reserved[14];
         unsigned short row_bytes[16];
         unsigned char rows[16];
     } shapes = {.palette = 1};
-    long upper = rows < TILE_ROWS ? rows : TILE_ROWS, words = tile_words(depth);
+    long words = tile_words(depth);
     for (int i = 0; i < 8; i++) {
-        shapes.rows[i] = (unsigned char)(i >= 6 ? words : i == 2 || i == 3 || i == 5 ? rows - upper : upper);
+        shapes.rows[i] = (unsigned char)(i >= 6 ? words : i == 2 || i == 3 || i == 5 ? lower : upper);
         shapes.row_bytes[i] = (unsigned short)(!shapes.rows[i] ? 0 : i == 4 || i == 5 ? 4 * words : 4 * VL);
     }
     __asm__ volatile("ldtilecfg %0" ::"m"(shapes)); /* gcc's intrinsic names only 8 bytes of it as an operand */
@@ -69,56 +76,50 @@ WITH_TILES static inline void release_tiles(void) { _tile_release(); }
         else _tile_dpbf16ps(C, A, B);           \
     } while (0)
 
-/* See MICRO_KERNEL. `integers`: of 8 bits, else bfloat16. `lower`: whether there are rows in the lower tiles, `right`:
- * columns in those on the right. All three are constants where this is inlined. */
+/* See MICRO_KERNEL. `integers`: of 8 bits, else bfloat16. `both`: whether there are lower rows, `right`: columns in the
+ * tiles on the right. All three are constants where this is inlined. */
 WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
-    const int integers, const int lower, const int right, const float *a, long a_stride, const long *taps, long count, long depth,
-    const float *b, const float *init, long init_stride, float *c, long c_stride) {
+    const int integers, const int both, const int right, const TileRows *upper, const TileRows *lower, long a_stride,
+    const long *taps, long count, long depth, const float *b, long init_stride, long c_stride) {
     const long words = tile_words(depth), a_bytes = 4 * a_stride, b_bytes = 4 * NR;
     const long from = 4 * init_stride, to = 4 * c_stride;
-    const float *init_lower = init + TILE_ROWS * init_stride;
-    float *c_lower = c + TILE_ROWS * c_stride;
     __asm__ volatile("" ::: "memory"); /* gcc's intrinsics to load do not say that they read memory */
-    _tile_loadd(0, init, from);
-    if (right) _tile_loadd(1, init + VL, from);
-    if (lower) _tile_loadd(2, init_lower, from);
-    if (lower && right) _tile_loadd(3, init_lower + VL, from);
+    _tile_loadd(0, upper->init, from);
+    if (right) _tile_loadd(1, upper->init + VL, from);
+    if (both) _tile_loadd(2, lower->init, from);
+    if (both && right) _tile_loadd(3, lower->init + VL, from);
     for (long t = 0; t < count; t++) {
-        const float *p = a + taps[2 * t], *q = b + taps[2 * t + 1];
-        for (long k = 0; k < depth; k += words, p += words, q += words * NR) {
-            _tile_loadd(4, p, a_bytes);
+        const float *p = upper->a + taps[2 * t], *p_lower = lower->a + taps[2 * t], *q = b + taps[2 * t + 1];
+        for (long k = 0; k < depth; k += words, q += words * NR) { /* loads first: products in between delay them */
             _tile_loadd(6, q, b_bytes);
+            _tile_loadd(4, p + k, a_bytes);
+            if (both) _tile_loadd(5, p_lower + k, a_bytes);
+            if (right) _tile_loadd(7, q + VL, b_bytes);
             MULTIPLY(0, 4, 6);
-            if (right) {
-                _tile_loadd(7, q + VL, b_bytes);
-                MULTIPLY(1, 4, 7);
-            }
-            if (lower) {
-                _tile_loadd(5, p + TILE_ROWS * a_stride, a_bytes);
-                MULTIPLY(2, 5, 6);
-            }
-            if (lower && right) MULTIPLY(3, 5, 7);
+            if (both) MULTIPLY(2, 5, 6);
+            if (right) MULTIPLY(1, 4, 7);
+            if (both && right) MULTIPLY(3, 5, 7);
         }
     }
-    _tile_stored(0, c, to);
-    if (right) _tile_stored(1, c + VL, to);
-    if (lower) _tile_stored(2, c_lower, to);
-    if (lower && right) _tile_stored(3, c_lower + VL, to);
+    _tile_stored(0, upper->c, to);
+    if (right) _tile_stored(1, upper->c + VL, to);
+    if (both) _tile_stored(2, lower->c, to);
+    if (both && right) _tile_stored(3, lower->c + VL, to);
 }
 
-/* Up to PIECE_ROWS rows of one or two vectors of C, in tiles shaped for them. */
-WITH_TILES static void multiply_tiles(long rows, long vectors, Operand operand, const float *a, long a_stride,
-                                      const long *taps, long count, long depth, const float *b, const float *init,
-                                      long init_stride, float *c, long c_stride) {
-#define MULTIPLY_SHAPE(INTEGERS, LOWER, RIGHT) \
-    multiply_shape(INTEGERS, LOWER, RIGHT, a, a_stride, taps, count, depth, b, init, init_stride, c, c_stride)
-#define SHAPE(LOWER, RIGHT)                                   \
-    do {                                                      \
-        if (operand == INT8) MULTIPLY_SHAPE(1, LOWER, RIGHT); \
-        else MULTIPLY_SHAPE(0, LOWER, RIGHT);                 \
+/* Rows of one or two vectors of C, in tiles shaped for them. `lower` may have none. */
+WITH_TILES static void multiply_tiles(const TileRows *upper, const TileRows *lower, long vectors, Operand operand,
+                                      long a_stride, const long *taps, long count, long depth, const float *b,
+                                      long init_stride, long c_stride) {
+#define MULTIPLY_SHAPE(INTEGERS, BOTH, RIGHT) \
+    multiply_shape(INTEGERS, BOTH, RIGHT, upper, lower, a_stride, taps, count, depth, b, init_stride, c_stride)
+#define SHAPE(BOTH, RIGHT)                                   \
+    do {                                                     \
+        if (operand == INT8) MULTIPLY_SHAPE(1, BOTH, RIGHT); \
+        else MULTIPLY_SHAPE(0, BOTH, RIGHT);                 \
     } while (0)
-    if (rows > TILE_ROWS && vectors > 1) SHAPE(1, 1);
-    else if (rows > TILE_ROWS) SHAPE(1, 0);
+    if (lower->rows && vectors > 1) SHAPE(1, 1);
+    else if (lower->rows) SHAPE(1, 0);
     else if (vectors > 1) SHAPE(0, 1);
     else SHAPE(0, 0);
 #undef SHAPE
@@ -128,7 +129,7 @@ WITH_TILES static void multiply_tiles(long rows, long vectors, Operand operand, 
 /* Products on registers alone: TILE_FLOPS floating-point operations for each round. */
 WITH_TILES static float multiply_add_tiles(long rounds) {
     float sums[TILE_ROWS * VL] = {0};
-    shape_tiles(PIECE_ROWS, 16); /* and fill them with zeros */
+    shape_tiles(TILE_ROWS, TILE_ROWS, 16); /* and fill them with zeros */
     for (long r = 0; r < rounds; r++) {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
@@ -142,13 +143,13 @@ WITH_TILES static float multiply_add_tiles(long rounds) {
 #else
 static inline int can_tiles(void) { return 0; }
 static inline float multiply_add_tiles(long rounds) { return (float)(0 * rounds); }
-static inline void shape_tiles(long rows, long depth) { (void)rows, (void)depth; }
+static inline void shape_tiles(long upper, long lower, long depth) { (void)upper, (void)lower, (void)depth; }
 static inline void release_tiles(void) {}
-static inline void multiply_tiles(long rows, long vectors, Operand operand, const float *a, long a_stride,
-                                  const long *taps, long count, long depth, const float *b, const float *init,
-                                  long init_stride, float *c, long c_stride) {
-    (void)rows, (void)vectors, (void)operand, (void)a, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b, (void)init;
-    (void)init_stride, (void)c, (void)c_stride;
+static inline void multiply_tiles(const TileRows *upper, const TileRows *lower, long vectors, Operand operand,
+                                  long a_stride, const long *taps, long count, long depth, const float *b,
+                                  long init_stride, long c_stride) {
+    (void)upper, (void)lower, (void)vectors, (void)operand, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b;
+    (void)init_stride, (void)c_stride;
 }
 #endif
 

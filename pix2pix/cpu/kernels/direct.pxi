@@ -12,7 +12,9 @@ cdef enum Partitioning:
 
 cdef enum:
     BLOCK_PIXELS = 64   # blocks with fewer don't use the weights often enough
-    PATCHES_BELOW = 8   # grids narrower than this are read as patches
+    PATCHES_BELOW = 8   # grids narrower than this are read as patches; with tiles, those narrower than one
+    WEIGHT_BYTES = 1536 * 1024  # of a layer's weights, at most, that all blocks read again
+    GROUP_BYTES = 1024 * 1024   # of the input that all panels read again
 
 
 cdef struct Task:
@@ -70,16 +72,13 @@ cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
     return task.first < task.last
 
 
-cdef inline void set_product(const Geometry* g, const Task* task, const float* init, Product* p) noexcept nogil:
-    """Describe the product of the task's taps, given the rows of A and of C. init: where the phase's sums begin."""
+cdef inline void set_product(const Geometry* g, const Task* task, const float* start, Product* p) noexcept nogil:
+    """Describe the product of the task's taps, given the rows of A and of C. start: where the phase's sums begin."""
     cdef const long* taps = g.taps[task.phase]
     p.operand, p.tiles, p.vectors = g.operand, g.tiles, panel_vectors(g.filters, task.panel)
     p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
     p.b = task.weights
-    if task.first:
-        p.init, p.init_stride = p.c, p.c_stride
-    else:
-        p.init, p.init_stride = init + task.panel * NR, 0
+    p.start = NULL if task.first else start + task.panel * NR
 
 
 cdef class DirectConvolution(Convolution):
@@ -120,7 +119,7 @@ cdef class DirectConvolution(Convolution):
             offsets[phase, : len(total)] = -np.rint(total).astype(np.intc)
         self.offsets = offsets
 
-    cdef inline const float* init(self, long phase) noexcept nogil:
+    cdef inline const float* start(self, long phase) noexcept nogil:
         """Where the sums of a phase begin."""
         return <const float*>&self.offsets[phase, 0] if self.operand == INT8 else &self.bias[0]
 
@@ -183,9 +182,10 @@ cdef class DirectConvolution(Convolution):
 
     cdef int partitioning(self, const Geometry* g, long threads) noexcept nogil:
         """How the work is divided among threads."""
-        if g.grid.w < PATCHES_BELOW:
+        if g.grid.w < (TILE_ROWS if g.tiles else PATCHES_BELOW):
             return BY_PATCH
-        if g.n * g.grid.down * g.grid.across < 2 * threads or g.grid.rows * g.grid.columns < BLOCK_PIXELS:
+        if (g.n * g.grid.down * g.grid.across < 2 * threads or g.grid.rows * g.grid.columns < BLOCK_PIXELS
+                or 4 * self.weights.shape[0] > WEIGHT_BYTES):
             return BY_PANEL
         return BY_BLOCK
 
@@ -199,36 +199,39 @@ cdef class DirectConvolution(Convolution):
         task.weights = self.panel_weights(phase, panel)
         return task
 
+    cdef long groups(self, const Geometry* g, long threads, long words, long most) noexcept nogil:
+        """Into how many parts an input of so many words is cut: `most` at most, enough for all threads, and small ones."""
+        cdef long panels = g.phases * self.panels
+        return min(most, max((4 * threads + panels - 1) // panels, (4 * words + GROUP_BYTES - 1) // GROUP_BYTES))
+
     cdef Task share(self, long item, long groups, long total) noexcept nogil:
-        """Task `item` of phases * panels * groups: a panel of filters, over one of `groups` parts of 0..total."""
-        cdef Task task = self.task(item // groups // self.panels, item // groups % self.panels)
-        task.begin, task.end = total * (item % groups) // groups, total * (item % groups + 1) // groups
+        """Task `item` of groups * phases * panels: a panel of filters, over one of `groups` parts of 0..total."""
+        cdef long panels = self.phases * self.panels, group = item // panels
+        cdef Task task = self.task(item % panels // self.panels, item % self.panels)
+        task.begin, task.end = total * group // groups, total * (group + 1) // groups
         return task
 
     cdef void multiply_block(self, const Geometry* g, const Call* call, const Task* task, long index,
                              const float* a) noexcept nogil:
         """Add the task's taps to one block of one panel, and gather its moments with the last. a: the block's input."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long r = task.phase // g.scale, s = task.phase % g.scale, line = g.scale * g.out_w * g.filters, _y
+        cdef long r = task.phase // g.scale, s = task.phase % g.scale
         cdef Moments moments
         cdef Product p
         cdef bint complete = task.last == g.tap_count[task.phase]
         if complete:
             moments = begin_moments(call.moments + (index * g.phases + task.phase) * moments_size(g.filters),
                                     g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0), g.finds_range)
-        p.a, p.a_stride, p.rows = a, g.step * g.pixel, b.x1 - b.x0
+        p.lines, p.rows = b.y1 - b.y0, b.x1 - b.x0
+        p.a, p.a_stride, p.a_line = a, g.step * g.pixel, g.step * g.line
         p.c = image_of(g, call, b.image) + task.panel * NR
         p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * g.filters
-        p.c_stride = g.scale * g.filters
-        set_product(g, task, self.init(task.phase), &p)
+        p.c_stride, p.c_line = g.scale * g.filters, g.scale * g.out_w * g.filters
+        set_product(g, task, self.start(task.phase), &p)
         if g.operand == INT8:
             p.units, p.bias, p.step = &self.units[task.panel * NR], &self.bias[task.panel * NR], call.steps[b.image]
         p.slope, p.fetch = self.inner_slope, 4 * self.weights.shape[0] > CACHED_BYTES
-        for _y in range(b.y0, b.y1):
-            multiply_rows(&p, &moments if complete else NULL)
-            p.a, p.c = p.a + g.step * g.line, p.c + line
-            if task.first:
-                p.init = p.c
+        multiply_rows(&p, &moments if complete else NULL)
 
     cdef void run_blocks(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long item
@@ -267,8 +270,8 @@ cdef class DirectConvolution(Convolution):
         for item in prange(g.n * height, num_threads=call.threads, schedule="static"):
             self.read_line(g, call, item // height, item % height - g.down.before, 0, covered(g, &g.across, g.grid.w),
                            call.work + item * g.line)
-        groups = min(blocks, (4 * call.threads + panels - 1) // panels)
-        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic"):
+        groups = self.groups(g, call.threads, g.n * height * g.line, blocks)
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic", chunksize=2):
             self.run_panel(g, call, item, groups)
 
     cdef void run_panel(self, const Geometry* g, const Call* call, long item, long groups) noexcept nogil:
@@ -287,13 +290,13 @@ cdef class DirectConvolution(Convolution):
 
     cdef void run_patches(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long patches = g.n * g.grid.h * g.grid.w, panels = g.phases * self.panels, item
-        cdef long groups = min((patches + MR_MAX - 1) // MR_MAX, (4 * call.threads + panels - 1) // panels)
+        cdef long groups = self.groups(g, call.threads, patches * self.patch_words(g), (patches + MR_MAX - 1) // MR_MAX)
         cdef float* products = call.work + patches * self.patch_words(g)    # [phase][patch][filter]
         g.line = g.across.patch * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(patches, num_threads=call.threads, schedule="static"):
             self.read_patch(g, call, item)
-        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic"):
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic", chunksize=2):
             self.multiply_patches(g, call.work, item, groups, products)
         for item in prange(g.n, num_threads=call.threads, schedule="static"):
             self.place_patches(g, call, item, products)
@@ -310,11 +313,12 @@ cdef class DirectConvolution(Convolution):
         cdef long patches = g.n * g.grid.h * g.grid.w
         cdef Task task = self.share(item, groups, patches)
         cdef Product p
-        p.a_stride, p.c_stride, p.rows, p.fetch = self.patch_words(g), g.filters, task.end - task.begin, True
+        p.a_stride, p.c_stride, p.fetch = self.patch_words(g), g.filters, True
+        p.lines, p.rows, p.a_line, p.c_line = 1, task.end - task.begin, 0, 0
         p.a = a + task.begin * p.a_stride
         p.c = products + (task.phase * patches + task.begin) * g.filters + task.panel * NR
         while next_taps(g, &task):
-            set_product(g, &task, self.init(task.phase), &p)
+            set_product(g, &task, self.start(task.phase), &p)
             multiply_rows(&p, NULL)
 
     cdef void place_patches(self, const Geometry* g, const Call* call, long image,

@@ -14,17 +14,18 @@ cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginn
 
 
 cdef struct Product:
-    # up to NR columns of C = init + A @ B
+    # up to NR columns of C = A @ B, added to `start` or to C itself, in `lines` of `rows` rows each
     Operand operand             # the words of A and B
     bint tiles                  # whether AMX multiplies them (amx.h)
-    long rows, vectors          # vectors: of VL columns, 1 or 2
+    long lines, rows, vectors   # vectors: of VL columns, 1 or 2
     const long* taps            # for each tap: its offset in a row of A, its offset in B
     long tap_count, depth       # depth: words of a tap, a multiple of 4
     const float* a
     const float* b              # [word][NR] for each tap
-    const float* init           # C itself, to go on with a sum, or a bias, whose init_stride is 0
+    const float* start          # with which the sums of each row begin; NULL to go on with those in C
     float* c
-    long a_stride, init_stride, c_stride    # from one row to the next
+    long a_stride, c_stride     # from one row to the next
+    long a_line, c_line         # from one line to the next
     # where the moments of C are asked for
     float slope                 # of a leaky ReLU on C
     const float* units          # of sums of 8-bit integers, one for each column: see `set_floats`
@@ -34,36 +35,77 @@ cdef struct Product:
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
-    """Compute the product, at most MR_MAX rows at a time, or PIECE_ROWS in tiles.
+    """Compute the product.
 
     Unless `moments` is NULL, C is complete then: integers become floats, the leaky ReLU is applied, and the columns are
     merged into the moments.
     """
-    cdef long most = PIECE_ROWS if p.tiles else MR_MAX
-    cdef long pieces = (p.rows + most - 1) // most, piece, at, height, shaped = 0
-    cdef long words = p.tap_count * p.depth * NR
-    for piece in range(pieces):
-        if p.tiles:     # all but the last are of one height, for shaping tiles takes long
-            at = piece * most
-            height = min(most, p.rows - at)
-        else:
+    if p.tiles:
+        multiply_in_tiles(p, moments)
+    else:
+        multiply_in_registers(p, moments)
+
+
+cdef void multiply_in_registers(const Product* p, Moments* moments) noexcept nogil:
+    """Compute the product, at most MR_MAX rows at a time."""
+    cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, line, piece, at, height
+    cdef const float* a
+    cdef float* c
+    for line in range(p.lines):
+        for piece in range(pieces):
             at = p.rows * piece // pieces
             height = p.rows * (piece + 1) // pieces - at
-        if p.fetch and p.rows >= FETCH_ROWS:
-            fetch(p.b + words + words * piece // pieces, p.b + words + words * (piece + 1) // pieces)
-        if p.tiles:
-            if height != shaped:
-                shape_tiles(height, p.depth)
-                shaped = height
-            multiply_tiles(height, p.vectors, p.operand, p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count,
-                           p.depth, p.b, p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
-        else:
+            fetch_following(p, line * pieces + piece, 1, p.lines * pieces)
+            a, c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
             kernel_for(height, p.vectors, p.operand)(
-                p.a + at * p.a_stride, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
-                p.init + at * p.init_stride, p.init_stride, p.c + at * p.c_stride, p.c_stride)
-        if moments != NULL:
-            if p.operand == INT8:
-                set_floats(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.units, p.step, p.bias)
-            finish_rows(p.c + at * p.c_stride, p.c_stride, height, p.vectors, p.slope, moments)
-    if p.tiles:
-        release_tiles()
+                a, p.a_stride, p.taps, p.tap_count, p.depth, p.b, c if p.start == NULL else p.start,
+                p.c_stride if p.start == NULL else 0, c, p.c_stride)
+            finish_product(p, c, height, moments)
+
+
+cdef void multiply_in_tiles(const Product* p, Moments* moments) noexcept nogil:
+    """Compute the product, two tiles of rows at a time, which may lie in two lines."""
+    cdef long across = (p.rows + TILE_ROWS - 1) // TILE_ROWS, count = p.lines * across, i = 0
+    cdef long shaped_upper = 0, shaped_lower = 0
+    cdef TileRows upper, lower
+    while i < count:
+        upper, lower = tile_rows(p, i, across), tile_rows(p, i + 1, across)
+        fetch_following(p, i, 2, count)
+        if upper.rows != shaped_upper or lower.rows != shaped_lower:    # takes long
+            shape_tiles(upper.rows, lower.rows, p.depth)
+            shaped_upper, shaped_lower = upper.rows, lower.rows
+        multiply_tiles(&upper, &lower, p.vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
+                       p.c_stride if p.start == NULL else 0, p.c_stride)
+        if lower.c == upper.c + TILE_ROWS * p.c_stride:
+            finish_product(p, upper.c, upper.rows + lower.rows, moments)
+        else:
+            finish_product(p, upper.c, upper.rows, moments)
+            finish_product(p, lower.c, lower.rows, moments)
+        i = i + 2
+    release_tiles()
+
+
+cdef inline TileRows tile_rows(const Product* p, long index, long across) noexcept nogil:
+    """The rows of a tile, of which a line has `across`; none beyond the last line."""
+    cdef long line = index // across, at = index % across * TILE_ROWS
+    cdef TileRows tile
+    tile.rows = min(<long>TILE_ROWS, p.rows - at) if line < p.lines else 0
+    tile.a, tile.c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
+    tile.init = tile.c if p.start == NULL else p.start
+    return tile
+
+
+cdef inline void fetch_following(const Product* p, long piece, long count, long pieces) noexcept nogil:
+    """Have `count` pieces of as many as there are of what follows in B fetched."""
+    cdef long words = p.tap_count * p.depth * NR
+    if p.fetch and p.lines * p.rows >= FETCH_ROWS:
+        fetch(p.b + words + words * piece // pieces, p.b + words + words * min(piece + count, pieces) // pieces)
+
+
+cdef inline void finish_product(const Product* p, float* c, long rows, Moments* moments) noexcept nogil:
+    """What follows the sums of some rows, if they are complete."""
+    if moments == NULL or rows == 0:
+        return
+    if p.operand == INT8:
+        set_floats(c, p.c_stride, rows, p.vectors, p.units, p.step, p.bias)
+    finish_rows(c, p.c_stride, rows, p.vectors, p.slope, moments)

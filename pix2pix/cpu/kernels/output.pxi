@@ -180,7 +180,8 @@ cdef class OutputConvolution(Sampled):
         cdef Product p
         p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, ONE_TAP, 1, self.words
         p.a, p.a_stride = a, call.input.pixel
-        p.init, p.init_stride, p.c_stride, p.fetch = ZEROS, 0, self.columns, False
+        p.lines, p.a_line, p.c_line = 1, 0, 0
+        p.start, p.c_stride, p.fetch = ZEROS, self.columns, False
         while x < s.j1:
             p.rows = min(<long>BLOCK_COLUMNS, s.j1 - x)
             read_row(&call.input, s.image, y, x, x + p.rows, a)

@@ -282,19 +282,19 @@ cdef class WinogradConvolution(Convolution):
         cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), panel, k
         cdef Product p
         p.operand, p.tiles = BFLOAT16 if self.products_bfloat16 else FLOAT32, self.tiles
-        p.rows = tiles.count
+        p.lines, p.rows, p.a_line, p.c_line = 1, tiles.count, 0, 0
         p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES
         p.taps, p.tap_count, p.a_stride, p.c_stride = ONE_TAP, 1, t.k_stride, t.n
         for panel in range(first, last):
             p.vectors = panel_vectors(t.n, panel)
             p.c = tiles.products + point * tiles.m_point + panel * NR
-            p.init, p.init_stride, k = ZEROS, 0, 0
+            p.start, k = ZEROS, 0
             while k < t.k:
                 p.depth = min(per_pass, t.k - k)
                 p.a = tiles.v + point * tiles.v_point + k
                 p.b = &self.weights[((point * self.panels + panel) * t.k + k) * NR]
                 multiply_rows(&p, NULL)
-                p.init, p.init_stride = p.c, p.c_stride
+                p.start = NULL
                 k = k + per_pass
 
     cdef void write_block(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Call* call,
