@@ -63,13 +63,13 @@ def demo_model() -> RealModel:
 
 
 def edges2cats(shared: Path) -> RealModel:
-    """edges2cats on the drawing of a cat, its mirror image, and the edges of a label map, which are no cat.
+    """edges2cats on the drawing of a cat, its mirror image, and the edges of two label maps, which are no cats.
 
     Calibration images are edges of other label maps.
     """
     drawing = np.asarray(Image.open(shared / "images" / "edges2cats-input.png").convert("RGB"))
-    images = np.stack([drawing, drawing[:, ::-1], edges(demo_labels()[0])])
-    calibration = np.stack([edges(labels) for labels in calibration_labels()])
+    images = np.stack([drawing, drawing[:, ::-1], *map(edges, demo_labels()[:2])])
+    calibration = np.stack(list(map(edges, calibration_labels())))
     return RealModel("edges2cats", *checkpoints.read(shared / "models" / "edges2cats"), images, calibration)
 
 
