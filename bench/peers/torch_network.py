@@ -75,7 +75,7 @@ class TorchNetwork(nn.Module):
         for name in self.generator.tensors():
             tensor = self.parts[name.replace(".", "_")].detach()
             kernel = tensor.permute(2, 3, 1, 0) if name.endswith(".kernel") else tensor
-            weights[name] = np.array(kernel, np.float32, order="C")
+            weights[name] = kernel.numpy().astype(np.float32, order="C")
         return weights
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -56,10 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="to be written, .safetensors")
     parser.add_argument("--minutes", type=float, default=5.0, help="(%(default)s)")
     arguments = parser.parse_args(argv)
+    if arguments.minutes <= 0:
+        parser.error(f"--minutes is {arguments.minutes:g}, expected more than 0")
     generator = resnet(ngf=32, blocks=6)
     network = TorchNetwork(generator, tensors_of(generator, random_weights(generator)), group_norm=False)
-    train(network, 60 * arguments.minutes)
+    losses = train(network, 60 * arguments.minutes)
     checkpoints.write(arguments.output, generator, network.weights())
+    print(f"wrote {arguments.output} after {len(losses)} steps")
     return 0
 
 
