@@ -54,13 +54,14 @@ def measure(
 
     ``expected`` is what :func:`expected_images` returned, ``plan`` is for this project's engine.
     """
-    x, found, left_out = to_float(model.images), {}, {}
-    with tempfile.TemporaryDirectory() as name_of_folder:
-        folder = Path(name_of_folder)
+    found: Differences = {}
+    left_out: LeftOut = {}
+    x, calibration = to_float(model.images), to_float(model.calibration)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for name in (name for name in engines if name in LOWER_PRECISION):
             try:
-                formats, calibration = [ENGINES[name].file], to_float(model.calibration)
-                model_files.export(folder, model.generator, model.weights, len(x), formats, calibration)
+                model_files.export(folder, model.generator, model.weights, len(x), [ENGINES[name].file], calibration)
                 contender = Contender(name, Task(folder, x, threads, plan))
             except (Unavailable, ModuleNotFoundError) as error:
                 left_out[name] = str(error)
@@ -80,8 +81,9 @@ def measure_models(models: Iterable[RealModel], engines: list[str], threads: int
         expected = expected_images(model)
         found, left_out = measure(model, expected, engines, threads)
         record["unavailable"] |= left_out
-        print(f"{model.name}{ON_THESE}:")
         present = [name for name in quantised if name in found]
+        if present:
+            print(f"{model.name}{ON_THESE}:")
         on_these, _ = measure(replace(model, calibration=model.images), expected, present, threads)
         found |= {f"{name}{ON_THESE}": entry for name, entry in on_these.items()}
         record["models"][model.name] = {"images": len(model.images), "engines": found}
@@ -93,7 +95,7 @@ def write_tables(record: dict[str, Any]) -> None:
     parts = [
         "# Quality of lower precisions on real weights",
         "Against the float64 oracle, as 8-bit images. Made by `python -m bench.peers.quality`; bench/README.md has the "
-        "models and the images.",
+        "models and the images, quality.json the machine and the versions.",
         *(f"{name} was left out: {why}" for name, why in record["unavailable"].items()),
     ]
     for name, entry in record["models"].items():

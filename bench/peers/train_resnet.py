@@ -33,7 +33,8 @@ REPORT_EVERY = 50  # steps
 def train(network: TorchNetwork, seconds: float) -> list[float]:
     """Train for so long, at least one step; the loss of each step."""
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=(0.5, 0.999))
-    rng, losses, start = np.random.default_rng(0), [], time.monotonic()
+    losses: list[float] = []
+    rng, start = np.random.default_rng(0), time.monotonic()
     while (elapsed := time.monotonic() - start) < seconds or not losses:
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * max(0.0, 1 - elapsed / seconds)
         pair = facade(int(rng.choice(TRAINING_SEEDS)))
