@@ -34,7 +34,7 @@ from pix2pix.plans.precisions import PRECISIONS
 from .sources import fingerprint
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = "pix2pix numpy pillow av mpi4py mpich numba numba-cuda torch onnx onnxruntime openvino".split()
+PACKAGES = "pix2pix numpy pillow av mpi4py mpich numba numba-cuda torch onnx onnxruntime openvino nncf".split()
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 GRAIN = 4.0  # standard deviation of the noise in varied_images: that of a camera in moderate light
 MODEL_SEED = 0

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.demo_model import demo_model, difference
+from bench.real_models import demo_model, difference
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.gpu.device import Device
 from pix2pix.gpu.engine import GpuEngine
@@ -112,8 +112,8 @@ def check(generator: Generator, weights: Weights, b: np.ndarray, precision: str)
 
 def demo(precision: str) -> None:
     """The embedded model, on two of its images."""
-    generator, weights, labels = demo_model()
-    check(generator, weights, labels[:2], precision)
+    model = demo_model()
+    check(model.generator, model.weights, model.images[:2], precision)
 
 
 def small_resnet(precision: str) -> None:

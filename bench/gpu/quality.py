@@ -2,60 +2,44 @@
 
     python -m bench.gpu.quality [--device cuda:0] [--shared DIR]
 
-The models are the embedded demo model over its label images and, if its folder is there, edges2cats; ``--shared`` is
-the folder of real models, by default beside the checkout. Writes gpu-quality.json and gpu.md. Exit status 1 if a
-precision is outside its tolerance. Without a GPU, nothing is measured, and the program says so.
+The models are the embedded demo model and, if its folder is there, edges2cats, over the images of
+:mod:`bench.real_models`; ``--shared`` is the folder of real models, by default beside the checkout. Writes
+gpu-quality.json and gpu.md. Exit status 1 if a precision is outside its tolerance. Without a GPU, nothing is measured,
+and the program says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from pix2pix import checkpoints
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.factory import EngineOptions, make_engine
-from pix2pix.model.generator import Generator, Weights
 
-from .. import common
+from .. import common, real_models
 from ..checks import required_psnr
-from ..demo_model import demo_model, difference
 from . import tables
 from .contenders import PRECISIONS
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-
-
-def cases(shared: Path) -> Iterator[tuple[str, Generator, Weights, np.ndarray]]:
-    """Names of models, the models, and images for them."""
-    yield "demo", *demo_model()
-    folder, image = shared / "models" / "edges2cats", shared / "images" / "edges2cats-input.png"
-    if folder.is_dir():
-        yield "edges2cats", *checkpoints.read(folder), np.asarray(Image.open(image).convert("RGB"))[None]
-    else:
-        print(f"edges2cats: left out, {folder} is not there")
+MODELS = ("demo", "edges2cats")
 
 
 def measure(device: str, shared: Path) -> dict[str, Any]:
-    """:func:`.difference` by model and precision, and the list of those that are ``wrong``; the record to be saved."""
+    """How far all precisions are off by model, and the list of those that are ``wrong``; the record to be saved."""
     record: dict[str, Any] = {"gpu": common.gpu(), "engine": "", "models": {}, "wrong": []}
-    for name, generator, weights, b in cases(shared):
-        with ReferenceEngine(generator, weights) as oracle:
-            expected = oracle.translate(b)
-        entries = record["models"][name] = {}
+    for model in real_models.models(MODELS, shared):
+        with ReferenceEngine(model.generator, model.weights) as oracle:
+            expected = oracle.translate(model.images)
+        entries = record["models"][model.name] = {}
         for precision in PRECISIONS:
-            with make_engine(generator, weights, EngineOptions(device, precision)) as engine:
+            with make_engine(model.generator, model.weights, EngineOptions(device, precision)) as engine:
                 record["engine"] = str(engine.info)
-                found = entries[precision] = difference(engine.translate(b), expected)
-            print(f"{name}, {precision}: {found}", flush=True)
+                found = entries[precision] = real_models.difference(engine.translate(model.images), expected)
+            print(f"{model.name}, {precision}: {found}", flush=True)
             if found["least_psnr_db"] < required_psnr(precision) or (
                 precision == "float32" and found["largest_difference"] > 1
             ):
-                record["wrong"].append(f"{name}, {precision}: {found}")
+                record["wrong"].append(f"{model.name}, {precision}: {found}")
     return record
 
 
@@ -63,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the measurement."""
     parser = common.argument_parser("bench.gpu.quality", __doc__)
     parser.add_argument("--device", default="cuda:0", help="(%(default)s)")
-    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder of real models (beside the checkout)")
+    parser.add_argument("--shared", type=Path, default=real_models.SHARED, help="real models (beside the checkout)")
     arguments = parser.parse_args(argv)
     if missing := common.missing_device(arguments.device):
         print(f"not measured: no CUDA device ({missing})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .. import common
+from .. import common, real_models
 from ..common import markdown
 from ..peers.tables import OURS, block_ratio, distance, fastest
 
@@ -143,11 +143,11 @@ def layer_parts(record: Mapping[str, Any]) -> list[str]:
 def quality_part(record: Mapping[str, Any]) -> str:
     """PSNR on real weights."""
     rows = [
-        [f"{name}, {precision}", *entry.values()]
+        real_models.table_row(f"{name}, {precision}", entry)
         for name, entries in record["models"].items()
         for precision, entry in entries.items()
     ]
-    head = ["model, precision", "PSNR (dB), mean", "PSNR (dB), least", "largest difference (of 255)"]
+    head = ["model, precision", *real_models.COLUMNS.values()]
     return f"## Quality on real weights\n\n{where(record)}\n\n{markdown(head, rows)}"
 
 

@@ -13,11 +13,11 @@ from pix2pix import checkpoints
 from pix2pix.model.generator import INPUT, Generator, Weights
 
 from ..networks import Workload
+from ..real_models import CALIBRATION_SEEDS
 from . import onnx_network
 from .engines import FILES, nchw
 
 CONVOLUTIONS = ["Conv", "ConvTranspose"]
-CALIBRATION_SEEDS = range(100, 108)  # of images that are in no other input; they give int8 its ranges
 
 
 def export(

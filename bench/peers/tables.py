@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import real_models
 from ..common import markdown
 from ..networks import UNET
 
@@ -157,10 +158,10 @@ def cost_table(record: Mapping[str, Any]) -> str:
     return markdown(["engine", "cold start, s", *(f"peak MiB, N={run['n']}" for run in runs)], rows)
 
 
-def quality_table(record: Mapping[str, Any]) -> str:
-    """PSNR on real weights."""
-    rows = [(key, *entry.values()) for key, entry in record["quality"].items()]
-    return markdown(["engine", "PSNR (dB), mean", "PSNR (dB), least", "largest difference (of 255)"], rows)
+def quality_table(entries: Mapping[str, Mapping[str, float]]) -> str:
+    """PSNR and SSIM on real weights, an engine per line."""
+    rows = [real_models.table_row(engine, entry) for engine, entry in entries.items()]
+    return markdown(["engine", *real_models.COLUMNS.values()], rows)
 
 
 def write(json_path: Path) -> Path:
@@ -179,7 +180,7 @@ def write(json_path: Path) -> Path:
         "## Throughput\n\n" + throughput_table(record),
         "## Start and memory\n\n" + cost_table(record),
         memory_table(record),
-        *(["## Quality on real weights\n\n" + quality_table(record)] if record["quality"] else []),
+        *(["## Quality on real weights\n\n" + quality_table(record["quality"])] if record["quality"] else []),
         "## Every run",
         *(details(run).rstrip() for run in record["runs"]),
     ]

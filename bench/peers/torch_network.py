@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,15 +31,20 @@ def moments_norm(
     return y * gamma.view(channels, 1, 1) + beta.view(channels, 1, 1)
 
 
-def write(path: Path, generator: Generator, weights: Weights) -> None:
-    """Write the generator's description and its tensors, as :func:`read` takes them."""
+def tensors_of(generator: Generator, weights: Weights) -> dict[str, torch.Tensor]:
+    """The weights as :class:`TorchNetwork` takes them."""
     tensors = {}
     for op in lower(generator).ops:
         tensors[f"{op.name}_kernel"] = torch.from_numpy(torch_weight(op, weights))
         for part in ("bias", "gamma", "beta"):
             if f"{op.name}.{part}" in weights:
                 tensors[f"{op.name}_{part}"] = torch.from_numpy(weights[f"{op.name}.{part}"])
-    torch.save({"generator": json.dumps(generator.to_dict()), "tensors": tensors}, path)
+    return tensors
+
+
+def write(path: Path, generator: Generator, weights: Weights) -> None:
+    """Write the generator's description and its tensors, as :func:`read` takes them."""
+    torch.save({"generator": json.dumps(generator.to_dict()), "tensors": tensors_of(generator, weights)}, path)
 
 
 def read(path: Path, group_norm: bool) -> TorchNetwork:
@@ -57,10 +63,20 @@ class TorchNetwork(nn.Module):
     def __init__(self, generator: Generator, tensors: Mapping[str, torch.Tensor], group_norm: bool) -> None:
         super().__init__()
         program = lower(generator)
+        self.generator = generator
         self.ops, self.output, self.last_reads = program.ops, program.output.name, last_reads(program)
         self.normalise = torch.group_norm if group_norm else moments_norm
         self.parts = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in tensors.items()})
         self.eval().to(memory_format=torch.channels_last)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights of the generator as they are now: the inverse of :func:`tensors_of`."""
+        weights = {}
+        for name in self.generator.tensors():
+            tensor = self.parts[name.replace(".", "_")].detach()
+            kernel = tensor.permute(2, 3, 1, 0) if name.endswith(".kernel") else tensor
+            weights[name] = kernel.numpy().astype(np.float32, order="C")
+        return weights
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network. A value is let go of once nothing reads it any more."""

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from bench import common
+from bench import common, real_models
 from bench.gpu import quality
 from pix2pix.engines.reference import ReferenceEngine
 from tests.models import pictures
@@ -27,7 +27,8 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
 
     monkeypatch.setattr(common, "missing_device", lambda *arguments: "")
     monkeypatch.setattr(quality, "make_engine", Engine)
-    monkeypatch.setattr(quality, "demo_model", lambda: (TINY, WEIGHTS, pictures(3, 16, 16)))
+    tiny = real_models.RealModel("demo", TINY, WEIGHTS, pictures(3, 16, 16), pictures(1, 16, 16))
+    monkeypatch.setattr(real_models, "demo_model", lambda: tiny)
     assert quality.main(["--shared", str(results)]) == 0
     record = json.loads((results / "gpu-quality.json").read_text())
     assert list(record["models"]) == ["demo"] and list(record["models"]["demo"]) == list(quality.PRECISIONS)
@@ -37,6 +38,7 @@ def test_quality_is_measured_on_all_models_that_are_there(results, monkeypatch, 
         38 < psnr["bfloat16"] < 45 < psnr["float32"] and record["models"]["demo"]["bfloat16"]["largest_difference"] >= 3
     )
     assert "| demo, bfloat16 |" in (results / "gpu.md").read_text()
+    assert "| SSIM, mean |" in (results / "gpu.md").read_text()
     monkeypatch.setattr(quality, "required_psnr", lambda precision: 45.0)
     assert quality.main(["--shared", str(results)]) == 1
     assert "WRONG: demo, bfloat16" in capsys.readouterr().out
