@@ -54,6 +54,8 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     float multiply_add(long rounds, bint bfloat16)
     float first_lane(vec v)
     vec first_lanes(vec v, long count)
+    void prefetch(const float* p)
+    void prefetch_to_write(const float* p)
     void fetch(const float* begin, const float* end)
     const float* ZEROS
 

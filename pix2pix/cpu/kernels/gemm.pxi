@@ -74,6 +74,8 @@ cdef void multiply_in_tiles(const Product* p, Moments* moments) noexcept nogil:
         if upper.rows != shaped_upper or lower.rows != shaped_lower:    # takes long
             shape_tiles(upper.rows, lower.rows, p.depth)
             shaped_upper, shaped_lower = upper.rows, lower.rows
+        prefetch_rows(p, &upper)
+        prefetch_rows(p, &lower)
         multiply_tiles(&upper, &lower, p.vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
                        p.c_stride if p.start == NULL else 0, p.c_stride)
         if lower.c == upper.c + TILE_ROWS * p.c_stride:
@@ -93,6 +95,14 @@ cdef inline TileRows tile_rows(const Product* p, long index, long across) noexce
     tile.a, tile.c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
     tile.init = tile.c if p.start == NULL else p.start
     return tile
+
+
+cdef inline void prefetch_rows(const Product* p, const TileRows* tile) noexcept nogil:
+    """Have the rows of C brought to the first-level cache meanwhile, so that storing them needs no wait."""
+    cdef long i, j
+    for i in range(tile.rows):
+        for j in range(p.vectors):
+            prefetch_to_write(tile.c + i * p.c_stride + j * VL)
 
 
 cdef inline void fetch_following(const Product* p, long piece, long count, long pieces) noexcept nogil:

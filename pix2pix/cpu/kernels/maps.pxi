@@ -6,6 +6,7 @@ Maps are NHWC float32; channels are padded with zeros to a multiple of VL. A map
 
 cdef enum:
     MAX_SOURCES = 4
+    READ_AHEAD = 2048           # floats; the processor itself does not look beyond a page of 1024
 
 cdef const float[::1] BYTE_VALUES = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 
@@ -200,6 +201,7 @@ cdef inline void read_source(const LayerInput* from_, const Source* s, long n, c
     """out[first + c] = the value of one pixel in all channels."""
     cdef long j, image = n if s.n > 1 else 0
     for j in range(s.channels // VL):
+        prefetch(x + j * VL + READ_AHEAD)
         store_input(from_, n, out, first + j * VL, value_at(s, image, x, j * VL), operand)
 
 

@@ -214,6 +214,10 @@ static inline void fetch(const float *begin, const float *end) {
     for (; begin < end; begin += 16) __builtin_prefetch(begin, 0, 2);
 }
 
+/* Have one line of memory, which need not exist, brought to the first-level cache. */
+static inline void prefetch(const float *p) { __builtin_prefetch(p, 0, 3); }
+static inline void prefetch_to_write(const float *p) { __builtin_prefetch(p, 1, 3); }
+
 /* The lanes before `count`, and zeros. */
 static inline vec first_lanes(vec v, long count) {
     vec_int lane;
