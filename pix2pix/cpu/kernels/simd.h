@@ -51,9 +51,16 @@ static inline vec fused(vec a, vec b, vec c) {
 #endif
 }
 
+/* a > b ? a : b, which is b if one of them is NaN. */
 static inline vec larger(vec a, vec b) {
+#if VL == 16 && defined(__x86_64__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VL == 8 && defined(__x86_64__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     vec_int take_a = a > b;
     return (vec)((take_a & (vec_int)a) | (~take_a & (vec_int)b));
+#endif
 }
 
 /* bfloat16 is the upper half of a float, rounded to nearest, ties to even. */
@@ -72,10 +79,10 @@ static inline void store_bfloat16(unsigned short *to, vec x) {
 /* 8-bit integers: to = x rounded to nearest, ties to even, within 0..255. */
 static inline void store_bytes(unsigned char *to, vec x) {
     x = larger(x, splat(0.0f));
-    x = -larger(-x, splat(-255.0f));
 #if VL == 16 && defined(__x86_64__)
-    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
 #else
+    x = -larger(-x, splat(-255.0f));
     *(vec_bytes *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_bytes); /* 1.5 * 2^23 */
 #endif
 }

@@ -51,39 +51,69 @@ cdef void merge_rows(const float* c, long stride, long rows, long vectors, Momen
     cdef float weight = <float>rows / <float>(moments.pixels + rows)
     cdef float* mean = moments.mean
     cdef float* m2 = moments.m2
-    cdef vec total, deviation, squares, tile_mean, delta
+    cdef vec tile_mean, squares, delta
     cdef vec w = splat(weight), cross = splat(weight * <float>moments.pixels)
-    cdef long i, j
+    cdef long j
     for j in range(vectors):
-        total = splat(0)
-        for i in range(rows):
-            total = total + (<const vec*>(c + i * stride + j * VL))[0]
-        tile_mean = total * splat(1.0 / rows) if rows > 1 else total
-        squares = splat(0)
-        for i in range(rows):
-            deviation = (<const vec*>(c + i * stride + j * VL))[0] - tile_mean
-            squares = squares + deviation * deviation
+        tile_mean = sum_rows(c + j * VL, stride, rows)
+        tile_mean = tile_mean * splat(1.0 / rows) if rows > 1 else tile_mean
+        squares = sum_squares(c + j * VL, stride, rows, tile_mean)
         delta = tile_mean - (<vec*>(mean + j * VL))[0]
         (<vec*>(mean + j * VL))[0] = (<vec*>(mean + j * VL))[0] + delta * w
         (<vec*>(m2 + j * VL))[0] = (<vec*>(m2 + j * VL))[0] + squares + delta * delta * cross
-    if moments.finds_range:
-        merge_range(c, stride, rows, vectors, moments)
+        if moments.finds_range:
+            merge_range(c + j * VL, stride, rows, moments.low + j * VL, moments.high + j * VL, moments.pixels == 0)
     moments.pixels += rows
 
 
-cdef inline void merge_range(const float* c, long stride, long rows, long vectors, Moments* moments) noexcept nogil:
-    """Merge the least and the largest number of each channel."""
-    cdef vec low, high, x       # the least of x is, negated, the largest of -x
-    cdef long i, j
-    for j in range(vectors):
-        x = (<const vec*>(c + j * VL))[0]
-        low, high = -x, x
-        if moments.pixels > 0:
-            low, high = -(<vec*>(moments.low + j * VL))[0], (<vec*>(moments.high + j * VL))[0]
-        for i in range(rows):
-            x = (<const vec*>(c + i * stride + j * VL))[0]
-            low, high = larger(low, -x), larger(high, x)
-        (<vec*>(moments.low + j * VL))[0], (<vec*>(moments.high + j * VL))[0] = -low, high
+# Sums, and the largest, are found in four parts, for an addition must wait for the one before it.
+
+
+cdef inline vec sum_rows(const float* c, long stride, long rows) noexcept nogil:
+    """The sum of VL channels of so many pixels."""
+    cdef vec t0 = splat(0), t1 = t0, t2 = t0, t3 = t0
+    cdef long i = 0
+    while i + 4 <= rows:
+        t0, t1 = t0 + (<const vec*>(c + i * stride))[0], t1 + (<const vec*>(c + (i + 1) * stride))[0]
+        t2, t3 = t2 + (<const vec*>(c + (i + 2) * stride))[0], t3 + (<const vec*>(c + (i + 3) * stride))[0]
+        i = i + 4
+    for i in range(i, rows):
+        t0 = t0 + (<const vec*>(c + i * stride))[0]
+    return (t0 + t1) + (t2 + t3)
+
+
+cdef inline vec sum_squares(const float* c, long stride, long rows, vec mean) noexcept nogil:
+    """The sum of the squared deviations from a mean of VL channels of so many pixels."""
+    cdef vec t0 = splat(0), t1 = t0, t2 = t0, t3 = t0, d0, d1, d2, d3
+    cdef long i = 0
+    while i + 4 <= rows:
+        d0, d1 = (<const vec*>(c + i * stride))[0] - mean, (<const vec*>(c + (i + 1) * stride))[0] - mean
+        d2, d3 = (<const vec*>(c + (i + 2) * stride))[0] - mean, (<const vec*>(c + (i + 3) * stride))[0] - mean
+        t0, t1, t2, t3 = t0 + d0 * d0, t1 + d1 * d1, t2 + d2 * d2, t3 + d3 * d3
+        i = i + 4
+    for i in range(i, rows):
+        d0 = (<const vec*>(c + i * stride))[0] - mean
+        t0 = t0 + d0 * d0
+    return (t0 + t1) + (t2 + t3)
+
+
+cdef inline void merge_range(const float* c, long stride, long rows, float* low, float* high,
+                             bint first) noexcept nogil:
+    """Merge the least and the largest of VL channels of so many pixels, which may be the first ones."""
+    cdef vec x = (<const vec*>c)[0], least = -x, most = x, other_least = -x, other_most = x  # of -x the largest
+    cdef long i = 0
+    if not first:
+        least, most = -(<vec*>low)[0], (<vec*>high)[0]
+    while i + 2 <= rows:
+        x = (<const vec*>(c + i * stride))[0]
+        least, most = larger(least, -x), larger(most, x)
+        x = (<const vec*>(c + (i + 1) * stride))[0]
+        other_least, other_most = larger(other_least, -x), larger(other_most, x)
+        i = i + 2
+    if i < rows:
+        x = (<const vec*>(c + i * stride))[0]
+        least, most = larger(least, -x), larger(most, x)
+    (<vec*>low)[0], (<vec*>high)[0] = -larger(least, other_least), larger(most, other_most)
 
 
 cdef void set_floats(float* c, long stride, long rows, long vectors, const float* units, float step,
