@@ -35,7 +35,8 @@ MAX_THREADS = 1024
 class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
-    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first layer.
+    ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32; without AMX, not in the
+    first layer.
     int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow from the
     weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are computed in
     bfloat16 where the processor has it, else in float32. ``threads`` defaults to what OMP_NUM_THREADS says, else to
@@ -106,7 +107,7 @@ class CpuEngine(BaseEngine):
         given, generator = self.generator[name], folded(self.generator)
         op, tensors = lower(generator)[name], given.tensors(self.generator.statistics)
         parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
-        norm, sources = op.epilogue.norm, op.sources
+        norm, sources, tiles = op.epilogue.norm, op.sources, self._info.instruction_set == "amx"
         kernel, quantised = parts.get("kernel"), None
         if self.plan.layers[name].kind == "int8":
             quantised = quantise(op, parts["kernel"], self._ranges)
@@ -119,8 +120,8 @@ class CpuEngine(BaseEngine):
             parts.get("gamma"),
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
-            bfloat16=self._bfloat16 and not op.reads_image,
-            tiles=self._info.instruction_set == "amx" and not op.reads_image,
+            bfloat16=self._bfloat16 and (tiles or not op.reads_image),
+            tiles=tiles,
             reads_image=op.reads_image,
             adds=op.join == "add",
             inner_slope=op.epilogue.inner_slope,

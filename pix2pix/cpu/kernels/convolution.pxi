@@ -157,7 +157,7 @@ cdef class Convolution(Sampled):
         self.finds_range = spec.finds_range
         self.norm, self.eps = spec.eps is not None, spec.eps or 0.0
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
-        self.where = joined_channels(spec.channels, self.reads_image, spec.adds)
+        self.where = joined_channels(spec.channels, ELEMENTS[<int>operand] if self.reads_image else VL, spec.adds)
         self.depth = len(self.where)
         self.words = self.depth // ELEMENTS[<int>operand]
         self.bias = widened(spec.bias, self.filters + VL, 0.0)

@@ -17,7 +17,7 @@ cdef class DepthwiseConvolution(Sampled):
         self.taps = np.asarray(taps, np.float32)
         self.counts_padding = spec.sampling.padding_mode != "uncounted"
         self.finds_range = spec.finds_range
-        self.depth = len(joined_channels(spec.channels, self.reads_image, spec.adds))
+        self.depth = len(joined_channels(spec.channels, 1 if self.reads_image else VL, spec.adds))
         self.filters = padded(self.depth)
         self.shift = widened(None, self.filters, 0.0)
 

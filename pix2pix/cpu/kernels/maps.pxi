@@ -150,6 +150,7 @@ cdef struct LayerInput:
     const float* floats         # the image, if it is float32
     const float* byte_values    # the 256 values of an 8-bit image
     Reading how
+    long channels               # of the image
     long map_h, map_w           # of the maps or the image
     long h, w                   # when enlarged
     long pixel                  # words from one pixel to the next in the rows that are read
@@ -281,13 +282,29 @@ cdef inline long place_in(long i, long size, int padding) noexcept nogil:
     return min(max(i, 0), size - 1)
 
 
+cdef void read_image(const LayerInput* from_, long n, long y, long x, long count, float* out) noexcept nogil:
+    """`count` neighbouring pixels of the image; in bfloat16, those of an odd number of channels have one more, 0."""
+    cdef long at = ((n * from_.h + y) * from_.w + x) * from_.channels, c = from_.channels, i, j
+    cdef const float* values = from_.byte_values
+    cdef const unsigned char* bytes = from_.bytes
+    cdef unsigned short* numbers
+    if from_.operand == BFLOAT16:
+        memset(out, 0, count * from_.pixel * sizeof(float))
+        for i in range(count):
+            numbers = <unsigned short*>(out + i * from_.pixel)
+            for j in range(c):
+                numbers[j] = to_bfloat16(values[bytes[at + i * c + j]] if bytes != NULL else from_.floats[at + i * c + j])
+    elif bytes != NULL:
+        for i in range(count * c):
+            out[i] = values[bytes[at + i]]
+    else:
+        memcpy(out, from_.floats + at, count * c * sizeof(float))
+
+
 cdef void read_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
     """out = all channels at (n, y, x) of the enlarged input."""
-    cdef long at, i
     if from_.count == 0:
-        at = ((n * from_.h + y) * from_.w + x) * from_.pixel
-        for i in range(from_.pixel):
-            out[i] = from_.byte_values[from_.bytes[at + i]] if from_.bytes != NULL else from_.floats[at + i]
+        read_image(from_, n, y, x, 1, out)
     elif from_.how.upsample > 1 or from_.how.adds:
         blend_pixel(from_, n, y, x, out)
     else:
@@ -296,8 +313,7 @@ cdef void read_pixel(const LayerInput* from_, long n, long y, long x, float* out
 
 cdef void read_row(const LayerInput* from_, long n, long y, long x0, long x1, float* out) noexcept nogil:
     """out[(x - x0) * pixel + c] = the padded input at (n, y, x) for x0 <= x < x1."""
-    cdef long pixel = from_.pixel, lo = min(max(x0, 0), from_.w), hi = max(min(x1, from_.w), lo), x, at, i
-    cdef float* inside = out + (lo - x0) * pixel
+    cdef long pixel = from_.pixel, lo = min(max(x0, 0), from_.w), hi = max(min(x1, from_.w), lo), x
     y = place_in(y, from_.h, from_.how.padding)
     if y < 0:
         store_zeros(from_, out, x1 - x0)
@@ -307,9 +323,7 @@ cdef void read_row(const LayerInput* from_, long n, long y, long x0, long x1, fl
     for x in range(max(hi, x0), x1):
         read_padding(from_, n, y, x, out + (x - x0) * pixel)
     if from_.count == 0:
-        at = ((n * from_.h + y) * from_.w + lo) * pixel
-        for i in range((hi - lo) * pixel):
-            inside[i] = from_.byte_values[from_.bytes[at + i]] if from_.bytes != NULL else from_.floats[at + i]
+        read_image(from_, n, y, lo, hi - lo, out + (lo - x0) * pixel)
     elif from_.how.upsample > 1 or from_.how.adds:
         for x in range(lo, hi):
             blend_pixel(from_, n, y, x, out + (x - x0) * pixel)
@@ -336,7 +350,7 @@ cdef int read_sources(sources, bint reads_image, const Reading* how, LayerInput*
     result.count, result.bytes, result.floats, result.byte_values = 0, NULL, NULL, &BYTE_VALUES[0]
     result.operand, result.how = FLOAT32, how[0]
     if reads_image:
-        result.map_h, result.map_w = sources.shape[1:3]
+        result.map_h, result.map_w, result.channels = sources.shape[1:]
         if sources.dtype == np.uint8:
             bytes = sources
             result.bytes = &bytes[0, 0, 0, 0]

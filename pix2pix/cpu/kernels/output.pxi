@@ -66,7 +66,7 @@ cdef class OutputConvolution(Sampled):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
         cdef long k, a, b, c, column
-        cdef const long[::1] where = joined_channels(spec.channels, False, spec.adds)
+        cdef const long[::1] where = joined_channels(spec.channels, VL, spec.adds)
         self.channels = kernel.shape[2] if self.transposed else kernel.shape[3]
         self.kernel, self.tanh = kernel.shape[0], tanh
         self.columns = padded(self.kernel * self.kernel * self.channels)

@@ -13,17 +13,17 @@ cdef enum:
 cdef long[3] ELEMENTS = [1, 2, 4]   # of a word, by Operand
 
 
-def joined_channels(channels, bint reads_image, bint adds):
-    """Which channel of the joined input each float of a pixel holds; -1 where it is padding.
+def joined_channels(channels, long multiple, bint adds):
+    """Which channel of the joined input each number of a pixel holds; -1 where it is padding.
 
-    channels: those of each map that is joined, in order; of maps that are added, any one. The pixels of an image have
-    no padding.
+    channels: those of the image, or of each map that is joined, in order; of maps that are added, any one. Each is
+    padded to a multiple of `multiple`.
     """
     where = []
     for count in channels[:1] if adds else channels:
         first = sum(c >= 0 for c in where)
         where += range(first, first + count)
-        where += [-1] * (0 if reads_image else padded(count) - count)
+        where += [-1] * (-count % multiple)
     return np.array(where, np.int_)
 
 
