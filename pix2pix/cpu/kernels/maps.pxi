@@ -100,6 +100,8 @@ cdef class Map:
             out, add = &self.raw[n, y, x, 0], &residual.raw[other, y, x, 0]
             for j in range(self.raw.shape[3] // VL):
                 c = j * VL
+                prefetch(out + c + READ_AHEAD)
+                prefetch(add + c + READ_AHEAD)
                 v = ((<vec*>(out + c))[0] - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
                 r = ((<const vec*>(add + c))[0] - (<vec*>&residual.mean[other, c])[0]) * (
                     <vec*>&residual.scale[other, c])[0]

@@ -70,10 +70,17 @@ static inline unsigned short to_bfloat16(float x) {
     return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* Only for processors that compute in bfloat16: whose instruction takes denormal numbers for 0. */
 static inline void store_bfloat16(unsigned short *to, vec x) {
+#if VL == 16 && defined(__x86_64__)
+    vec_bfloat16 rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(x));
+    *(vec_bfloat16 *)to = rounded;
+#else
     vec_bits bits = (vec_bits)x;
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     *(vec_bfloat16 *)to = __builtin_convertvector(bits, vec_bfloat16);
+#endif
 }
 
 /* 8-bit integers: to = x rounded to nearest, ties to even, within 0..255. */
