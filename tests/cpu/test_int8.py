@@ -14,6 +14,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.files import metrics
+from pix2pix.model.generator import INPUT
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import Quantised, quantise_all
 from pix2pix.model.unet import unet
@@ -68,24 +69,28 @@ NETWORKS |= {name: CASES[name] for name in (*RESNETS, "inner slope", "residual",
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_compute_what_their_emulation_does(name):
-    """Both round the same numbers; only those that lie halfway between two integers may fall on either side."""
+    """Both round the same numbers; only those that lie halfway between two integers may fall on either side.
+
+    The layers that read the image are not in 8 bits: what they give is what all start from.
+    """
     generator, weights = NETWORKS[name]
     x = to_float(pictures(2, *[max(32, generator.multiple)] * 2, generator.in_channels))
     names = [layer.name for layer in generator.layers]
     with CpuEngine(generator, weights, precision="int8", threads=2, isa=INT8[0]) as engine:
         integers = [layer for layer, algorithm in engine.plan.layers.items() if algorithm.kind == "int8"]
         got = engine.run(x, outputs=names)
+    given = {layer.name: got[layer.name] for layer in generator.layers if layer.inputs[0].layer == INPUT}
     with ReferenceEngine(generator, weights) as oracle:
-        exact = oracle.run(x, outputs=names)
+        exact = oracle.run(inputs=given, outputs=names)
     quantised = quantise_all(generator, weights, integers)
     with ReferenceEngine(*fold(generator, weights), quantised=quantised) as oracle:
-        expected = oracle.run(x, outputs=names)
+        expected = oracle.run(inputs=given, outputs=names)
     assert integers
     for each in integers:
         error, noise = (np.sqrt(((a - expected[each]) ** 2).mean()) for a in (got[each], exact[each]))
-        assert error < noise / 2 + 1e-4, each
-    last = names[-1]
-    assert np.abs(got[last] - expected[last]).max() < 0.05
+        assert error < noise / 4 + 1e-4, each
+    last = names[-1]  # in bfloat16 where the processor has it
+    assert np.sqrt(((got[last] - expected[last]) ** 2).mean()) < 0.01
 
 
 def test_the_demo_model_is_near_the_oracle():
