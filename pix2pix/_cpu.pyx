@@ -51,7 +51,7 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     bint can_bfloat16()
     bint can_int8()
     const char* processor_isa()
-    float multiply_add(long rounds, bint bfloat16)
+    float multiply_add(long rounds, Operand operand)
     float first_lane(vec v)
     vec first_lanes(vec v, long count)
     void prefetch(const float* p)
@@ -65,13 +65,13 @@ cdef extern from "cpu/kernels/amx.h" nogil:
         const float* a
         const float* init
         float* c
-    const int TILE_ROWS, TILE_FLOPS
+    const int TILE_ROWS, TILE_MULTIPLY_ADDS
     bint can_tiles()
     void shape_tiles(long upper, long lower, long depth)
     void multiply_tiles(const TileRows* upper, const TileRows* lower, long vectors, Operand operand, long a_stride,
                         const long* taps, long count, long depth, const float* b, long init_stride, long c_stride)
     void release_tiles()
-    float multiply_add_tiles(long rounds)
+    float multiply_add_tiles(long rounds, Operand operand)
 
 
 def build_facts() -> dict:

@@ -1,6 +1,6 @@
 """Where the CPU engine spends its time: by layer, beside lower bounds, and by stage.
 
-    python -m bench.cpu.stages [--network resnet_9blocks] [--size 512x512] [--precision float32] [--batches 1,8]
+    python -m bench.cpu.stages [--network resnet_9blocks] [--size 512x512] [--precision int8] [--batches 1,8]
                                [--blocks 5]
 
 A layer has two lower bounds. Its products are the multiplications of its algorithm, in whole tiles, at the measured
@@ -29,20 +29,21 @@ from typing import Any
 
 import numpy as np
 
+from pix2pix.cpu.instruction_sets import chosen, extension
 from pix2pix.cpu.peaks import MEASURED
 from pix2pix.cpu.topology import available_cores
 from pix2pix.factory import EngineOptions
 from pix2pix.model.lowering import Op, lower
 from pix2pix.plans.algorithms import Algorithm
-from pix2pix.plans.precisions import PRECISIONS
 
 from .. import common, networks
 from ..networks import Workload
 from .timing import TimedEngine
 
 SAMPLED = 5  # seconds
+Peaks = Mapping[str, Mapping[str, float]]  # what common.peak measures, by precision
 STAGES = {  # by the functions' names
-    "multiply": r"^(floats|bfloat16)_\d+x\d",
+    "multiply": r"^(floats|bfloat16|int8)_\d+x\d|multiply_tiles|shape_tiles",
     "read maps": r"read_row",
     "transform input": r"read_tile|read_phases|read_block",
     "transform output, write": r"write_tile|write_block|place_patches",
@@ -55,7 +56,7 @@ def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
     """Multiplications of an operation over one h x w map, in whole tiles, and the number of its packed weights."""
     grid, stride = op.sampling.base_grid(h, w), op.sampling.stride
     pairs = (1 if op.depthwise else op.in_channels) * op.filters
-    if algorithm.kind == "direct":
+    if algorithm.kind in ("direct", "int8"):
         weights = sum(len(phase.taps) for phase in op.sampling.phases) * pairs
         return weights * grid[0] * grid[1], weights
     m, scale = algorithm.m, op.sampling.scale
@@ -68,25 +69,31 @@ def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
     return tiles[0] * tiles[1] * weights, weights
 
 
+def computed_in(op: Op, algorithm: Algorithm, precision: str) -> str:
+    """The precision of an operation's products, under a plan for ``precision``."""
+    if precision == "int8" and algorithm.kind != "int8":
+        precision = "bfloat16" if extension().build_facts()["bfloat16"] == "yes" else "float32"
+    return "float32" if op.reads_image and chosen(precision=precision) != "amx" else precision
+
+
 def bounds(
-    workload: Workload, n: int, precision: str, algorithms: Mapping[str, Algorithm], peak: Mapping[str, float]
+    workload: Workload, n: int, precisions: Mapping[str, str], algorithms: Mapping[str, Algorithm], peaks: Peaks
 ) -> dict[str, dict[str, float]]:
     """Lower bounds of each layer in ms per image: of its products, and of reading its weights.
 
-    The layer that reads the image is computed in float32, whose peak is a half of bfloat16's.
+    ``precisions`` are those of the layers' products, ``peaks`` the machine's in each.
     """
     program = lower(workload.generator)
     shapes = program.shapes(workload.height, workload.width)
     result = {}
     for op in program.ops:
-        used = "float32" if op.reads_image else precision
-        slower = PRECISIONS[precision].elements / PRECISIONS[used].elements
+        used = precisions[op.name]
         multiplications, weights = products(op, algorithms[op.name], *shapes[op.sources[0].layer][:2])
         megabytes = common.element_bytes(used) * weights / 1e6
         result[op.name] = {
-            "products_ms": round(2 * multiplications * slower / peak["fma_gflops"] / 1e6, 4),
+            "products_ms": round(2 * multiplications / peaks[used]["fma_gflops"] / 1e6, 4),
             "weights_mb": round(megabytes, 2),
-            "weights_ms": round(megabytes / peak["bandwidth_gbs"] / n, 4),
+            "weights_ms": round(megabytes / peaks[used]["bandwidth_gbs"] / n, 4),
         }
     return result
 
@@ -155,7 +162,9 @@ def report(workload: Workload, n: int, precision: str, blocks: int) -> dict[str,
         for threads, timed in engines.items()
     }
     algorithms, peak = engines[1].algorithms, engines[counts[-1]].peak
-    lower_bounds = bounds(workload, n, precision, algorithms, peak)
+    precisions = {op.name: computed_in(op, algorithms[op.name], precision) for op in lower(workload.generator).ops}
+    peaks = {used: common.peak(counts[-1], used) for used in set(precisions.values())} | {precision: peak}
+    lower_bounds = bounds(workload, n, precisions, algorithms, peaks)
     ran = [lower_bounds[name] for name in engines[1].layers]
     lower_bounds["network"] = {key: round(sum(entry[key] for entry in ran), 4) for key in ran[0]}
     print(f"\n{precision}, N={n}, ms/image; {counts[-1]} threads: {peak}; 1 thread: {engines[1].peak}")

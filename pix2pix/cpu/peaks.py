@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 
+from ..plans.precisions import PRECISIONS
 from .instruction_sets import chosen, extension
 from .topology import available_cores
 
-MEASURED = ("float32", "bfloat16")
+MEASURED = ("float32", "bfloat16", "int8")
 
 
 def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "float32") -> dict[str, float]:
@@ -25,7 +26,7 @@ def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()
-        operations, _ = kernels.run_multiply_adds(1_000_000, threads, precision == "bfloat16", tiles)
+        operations, _ = kernels.run_multiply_adds(1_000_000, threads, PRECISIONS[precision].elements, tiles)
         middle = time.perf_counter()
         kernels.run_sum(array, threads)
         end = time.perf_counter()

@@ -12,7 +12,7 @@
 #include "simd.h"
 
 #define TILE_ROWS 16
-#define TILE_FLOPS (4 * 2 * TILE_ROWS * VL * 32)
+#define TILE_MULTIPLY_ADDS (4 * TILE_ROWS * VL * 16) /* of words: see multiply_add_tiles */
 
 /* Up to TILE_ROWS rows of A and C, and where their sums begin. */
 typedef struct {
@@ -126,15 +126,16 @@ WITH_TILES static void multiply_tiles(const TileRows *upper, const TileRows *low
 #undef MULTIPLY_SHAPE
 }
 
-/* Products on registers alone: TILE_FLOPS floating-point operations for each round. */
-WITH_TILES static float multiply_add_tiles(long rounds) {
+/* Products on registers alone, four in each round. */
+WITH_TILES static float multiply_add_tiles(long rounds, Operand operand) {
+    const int integers = operand == INT8;
     float sums[TILE_ROWS * VL] = {0};
     shape_tiles(TILE_ROWS, TILE_ROWS, 16); /* and fill them with zeros */
     for (long r = 0; r < rounds; r++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        MULTIPLY(0, 4, 6);
+        MULTIPLY(1, 4, 7);
+        MULTIPLY(2, 5, 6);
+        MULTIPLY(3, 5, 7);
     }
     _tile_stored(0, sums, 4 * VL);
     release_tiles();
@@ -142,7 +143,7 @@ WITH_TILES static float multiply_add_tiles(long rounds) {
 }
 #else
 static inline int can_tiles(void) { return 0; }
-static inline float multiply_add_tiles(long rounds) { return (float)(0 * rounds); }
+static inline float multiply_add_tiles(long rounds, Operand operand) { return (float)(0 * rounds * operand); }
 static inline void shape_tiles(long upper, long lower, long depth) { (void)upper, (void)lower, (void)depth; }
 static inline void release_tiles(void) {}
 static inline void multiply_tiles(const TileRows *upper, const TileRows *lower, long vectors, Operand operand,

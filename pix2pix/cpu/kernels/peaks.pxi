@@ -1,20 +1,23 @@
 """Upper bounds of this machine: multiply-adds on registers, and reading memory."""
 
 
-def run_multiply_adds(long rounds, long threads, bint bfloat16=False, bint tiles=False) -> tuple[int, float]:
-    """Keep all threads busy with multiply-adds on registers; `tiles`: those of AMX.
+def run_multiply_adds(long rounds, long threads, long elements=1, bint tiles=False) -> tuple[int, float]:
+    """Keep all threads busy with multiply-adds on registers, of 1, 2 or 4 `elements` in a word; `tiles`: those of AMX.
 
-    Returns the number of floating-point operations and a sum of the results, so that the compiler keeps them.
+    Returns the number of operations and a sum of the results, so that the compiler keeps them.
     """
     cdef long _thread
     cdef float total = 0
-    if bfloat16 and not can_bfloat16():
+    cdef Operand operand = INT8 if elements == 4 else BFLOAT16 if elements == 2 else FLOAT32
+    if operand == BFLOAT16 and not can_bfloat16():
         raise RuntimeError("this processor has no AVX512_BF16")
+    if operand == INT8 and not can_int8():
+        raise RuntimeError("this processor has no VNNI")
     if tiles and not can_tiles():
         raise RuntimeError("this processor has no AMX")
     for _thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
-        total += multiply_add_tiles(rounds) if tiles else multiply_add(rounds, bfloat16)
-    return threads * rounds * (TILE_FLOPS if tiles else 12 * 2 * VL * (2 if bfloat16 else 1)), total
+        total += multiply_add_tiles(rounds, operand) if tiles else multiply_add(rounds, operand)
+    return threads * rounds * elements * (TILE_MULTIPLY_ADDS if tiles else 12 * VL) * 2, total
 
 
 def run_sum(const float[::1] x, long threads):

@@ -278,23 +278,31 @@ static inline int can_int8(void) {
 #endif
 }
 
-#if HAS_BFLOAT16
-WITH_BFLOAT16 static float multiply_add_bfloat16(long rounds) {
-    vec x[12], ones = (vec)((vec_bits){0} + 0x3f803f80);
-    UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);
-    for (long r = 0; r < rounds; r++) {
-        UNROLL for (int i = 0; i < 12; i++) x[i] = ADD_BFLOAT16(x[i], ones, ones);
+#define MULTIPLY_ADD(NAME, TARGET, ADD, ONES)                                           \
+    TARGET static float multiply_add_##NAME(long rounds) {                              \
+        vec x[12], ones = (vec)((vec_bits){0} + (ONES));                                \
+        UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);                     \
+        for (long r = 0; r < rounds; r++) {                                             \
+            UNROLL for (int i = 0; i < 12; i++) x[i] = ADD(x[i], ones, ones);           \
+        }                                                                               \
+        vec total = x[0];                                                               \
+        UNROLL for (int i = 1; i < 12; i++) total += x[i];                              \
+        return total[0];                                                                \
     }
-    vec total = x[0];
-    UNROLL for (int i = 1; i < 12; i++) total += x[i];
-    return total[0];
-}
+#if HAS_BFLOAT16
+MULTIPLY_ADD(bfloat16, WITH_BFLOAT16, ADD_BFLOAT16, 0x3f803f80)
+#endif
+#if HAS_INT8
+MULTIPLY_ADD(int8, WITH_INT8, ADD_INT8, 0x01010101)
 #endif
 
-/* Multiply-adds on registers alone: 2 * VL * 12 * rounds floating-point operations, twice that in bfloat16. */
-static inline float multiply_add(long rounds, int bfloat16) {
+/* Multiply-adds of words on registers alone: 12 * VL in each round. */
+static inline float multiply_add(long rounds, Operand operand) {
 #if HAS_BFLOAT16
-    if (bfloat16) return multiply_add_bfloat16(rounds);
+    if (operand == BFLOAT16) return multiply_add_bfloat16(rounds);
+#endif
+#if HAS_INT8
+    if (operand == INT8) return multiply_add_int8(rounds);
 #endif
     vec x[12], factor = splat(0.999999f), term = splat(1e-6f);
     UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bench.cpu import stages
@@ -34,16 +36,33 @@ def test_products_are_those_of_whole_tiles(program, name, algorithm, expected):
     assert stages.products(op, algorithm, *program.shapes(256, 256)[op.sources[0].layer][:2]) == expected
 
 
-def test_bounds_are_at_the_peak_of_the_precision(tiny):
-    peak = {"fma_gflops": 100.0, "bandwidth_gbs": 10.0}
+def test_bounds_are_at_the_peaks_of_the_layers_precisions(tiny):
+    peaks = {"float32": {"fma_gflops": 100.0, "bandwidth_gbs": 10.0}, "int8": {"fma_gflops": 800.0, "bandwidth_gbs": 5.0}}
     algorithms = choose(tiny.generator, "latency", "direct").layers
-    single, half = (stages.bounds(tiny, 1, precision, algorithms, peak) for precision in ("float32", "bfloat16"))
-    weights = 16 * 3 * 4
-    assert single["encoder_1"]["products_ms"] == round(2 * 128 * 128 * weights / 100e6, 4)
-    assert half["encoder_1"]["products_ms"] == 2 * single["encoder_1"]["products_ms"]  # the image is read in float32
-    assert half["encoder_1"]["weights_mb"] == single["encoder_1"]["weights_mb"]
-    assert half["decoder_2"]["products_ms"] == single["decoder_2"]["products_ms"]  # the peak is that of the precision
-    assert half["decoder_4"]["weights_mb"] == pytest.approx(single["decoder_4"]["weights_mb"] / 2, abs=0.01)
+    single = dict.fromkeys(algorithms, "float32")
+    mixed = single | {"decoder_2": "int8", "decoder_4": "int8"}
+    single, mixed = (stages.bounds(tiny, 1, precisions, algorithms, peaks) for precisions in (single, mixed))
+    assert single["encoder_1"]["products_ms"] == round(2 * 128 * 128 * 16 * 3 * 4 / 100e6, 4)
+    assert mixed["encoder_1"] == single["encoder_1"]
+    assert mixed["decoder_2"]["products_ms"] == pytest.approx(single["decoder_2"]["products_ms"] / 8, abs=1e-4)
+    assert mixed["decoder_4"]["weights_mb"] == pytest.approx(single["decoder_4"]["weights_mb"] / 4, abs=0.01)
+    assert mixed["decoder_4"]["weights_ms"] == pytest.approx(single["decoder_4"]["weights_ms"] / 2, abs=0.01)
+
+
+def test_products_are_in_a_precision_that_the_processor_has(monkeypatch):
+    def has(isa: str, bfloat16: str) -> None:
+        monkeypatch.setattr(stages, "chosen", lambda precision: isa)
+        facts = {"bfloat16": bfloat16}
+        monkeypatch.setattr(stages, "extension", lambda: SimpleNamespace(build_facts=lambda: facts))
+
+    ops = [(UNET["encoder_1"], Algorithm("direct")), (UNET["encoder_2"], Algorithm("int8"))]
+    ops.append((UNET["decoder_1"], Algorithm("direct")))
+    has("avx512", "no")
+    assert [stages.computed_in(*op, "int8") for op in ops] == ["float32", "int8", "float32"]
+    has("avx512", "yes")
+    assert [stages.computed_in(*op, "int8") for op in ops] == ["float32", "int8", "bfloat16"]
+    has("amx", "yes")
+    assert [stages.computed_in(*op, "int8") for op in ops] == ["bfloat16", "int8", "bfloat16"]
 
 
 def test_samples_are_sorted_into_stages():
