@@ -15,6 +15,7 @@ import numpy as np
 
 from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
+from ..engines.sensitivity import sensitive_layers
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
 from ..model.quantisation import quantise, ranges
@@ -62,8 +63,9 @@ class CpuEngine(BaseEngine):
         release: bool = False,
     ) -> None:
         isa = chosen(isa, precision)
-        self.plan = choose(generator, tune, plan, precision, processor=isa)
         generator.check_weights(weights)
+        kept = sensitive_layers(generator, weights) if precision == "int8" and plan is None else ()
+        self.plan = choose(generator, tune, plan, precision, processor=isa, kept=kept)
         source = "OMP_NUM_THREADS" if threads is None and requested_threads() else ""
         if threads is None:
             threads = default_threads()

@@ -151,14 +151,14 @@ class _Context(Context):
             for name, array in self._engine.weights.items()
             if name.startswith(f"{op.name}.")
         }
-        x = _gather(op, [self._read(source) for source in op.sources])
+        x = gather(op, [self._read(source) for source in op.sources])
         if op.name in self._engine.quantised:
             quantised = self._engine.quantised[op.name]
             step = self._step(op, quantised.ends)
-            sums = _convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
+            sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
             y: np.ndarray = (sums * (step * quantised.units)).astype(self._engine.dtype)
         else:
-            y = _convolve(op, x, part.get("kernel"))
+            y = convolve(op, x, part.get("kernel"))
         if epilogue.bias:
             y = y + part["bias"]
         y = leaky_relu(y, epilogue.inner_slope)
@@ -199,13 +199,13 @@ def to_integers(x: np.ndarray, step: float, quantised: Quantised) -> np.ndarray:
     return np.clip(q, 0, LEVELS).astype(np.float64) - quantised.zeros
 
 
-def _gather(op: Op, inputs: list[np.ndarray]) -> np.ndarray:
+def gather(op: Op, inputs: list[np.ndarray]) -> np.ndarray:
     """The inputs (H,W,C) of an operation, joined and enlarged."""
     x = np.concatenate(inputs, axis=2) if op.join == "concat" else np.sum(inputs, axis=0)
     return upsample(x, op.sampling.upsample, op.sampling.upsample_mode) if op.sampling.upsample > 1 else x
 
 
-def _convolve(op: Op, x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
+def convolve(op: Op, x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
     """The input (H,W,C), enlarged, through an operation's convolution."""
     sampling = op.sampling
     if kernel is None:
