@@ -39,7 +39,8 @@ class CpuEngine(BaseEngine):
     ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32, but for the first layer.
     int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow from the
     weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are computed in
-    bfloat16 where the processor has it, else in float32. ``threads`` defaults to what OMP_NUM_THREADS says, else to
+    bfloat16 where the processor has it, else in float32. A plan that isn't given leaves out layers that would lose too
+    much (:mod:`pix2pix.engines.sensitivity`). ``threads`` defaults to what OMP_NUM_THREADS says, else to
     the physical cores that this process may use. ``isa`` forces an instruction set, as the environment variable
     PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs those on the CPU
     alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``, ``weights`` is

@@ -58,10 +58,10 @@ def conv2d(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
     h, w = (x.shape[0] - kh) // stride + 1, (x.shape[1] - kw) // stride + 1
     each = depth == 1 and x.shape[2] != 1
     y = np.zeros((h, w, x.shape[2] if each else filters), x.dtype)
-    for a in range(kh):
+    for a in range(kh):  # one large product for each tap: for each row, threads of NumPy's would wait for each other
         for b in range(kw):
             read = x[a : a + stride * h : stride, b : b + stride * w : stride]
-            y += read * kernel[a, b, 0, 0] if each else read @ kernel[a, b]
+            y += read * kernel[a, b, 0, 0] if each else np.tensordot(read, kernel[a, b], 1)
     return y
 
 
@@ -77,7 +77,7 @@ def conv2d_transpose(x: np.ndarray, kernel: np.ndarray, sampling: Sampling) -> n
     y = np.zeros(((h - 1) * s + kh + extra, (w - 1) * s + kw + extra, kernel.shape[2]), x.dtype)
     for a in range(kh):
         for b in range(kw):
-            y[a : a + s * h : s, b : b + s * w : s] += x @ kernel[a, b].T
+            y[a : a + s * h : s, b : b + s * w : s] += np.tensordot(x, kernel[a, b].T, 1)
     return y[top : top + out_h, left : left + out_w]
 
 
