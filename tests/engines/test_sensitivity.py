@@ -9,15 +9,13 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines import sensitivity
 from pix2pix.engines.reference import ReferenceEngine
 from pix2pix.engines.sensitivity import Rounding, output_losses, probe_image, sensitive_layers
-from pix2pix.model.generator import Generator
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import quantise_all, ranges
 from pix2pix.model.resnet import resnet
-from pix2pix.model.unet import unet
 from pix2pix.model.weights import fold, random_weights
 from tests.cpu.isas import INT8
 from tests.cpu.test_layers import CASES
-from tests.models import VARIANTS, weights_of
+from tests.models import VARIANTS, weights_of, with_cancelling_layer
 
 NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "no-norm", "running")}
 NETWORKS |= {name: CASES[name] for name in CASES if name not in ("blur", "average")}  # which have no integers
@@ -49,17 +47,6 @@ def test_losses_are_those_of_the_emulation(name):
     assert total / 2 < sum(losses.values()) < total * 2
     for layer in names:
         assert lost[layer] / 2 - total / 20 < losses[layer] < lost[layer] * 2 + total / 20, layer
-
-
-def with_cancelling_layer() -> tuple[Generator, dict[str, np.ndarray]]:
-    """encoder_2 subtracts channels that are nearly the same, which its norm enlarges."""
-    generator = unet(ngf=8, depth=5)
-    weights, rng = random_weights(generator), np.random.default_rng(0)
-    first, bias, second = (weights[f"encoder_{part}"] for part in ("1.kernel", "1.bias", "2.kernel"))
-    first[..., 1::2] = first[..., ::2] + rng.normal(0, 0.0007, first[..., ::2].shape)
-    bias[1::2] = bias[::2]
-    second[:, :, 1::2] = -second[:, :, ::2]
-    return generator, weights
 
 
 def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
