@@ -144,6 +144,8 @@ def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Roundi
     signs = np.random.default_rng(0).choice([-1, 1], output.shape) / np.sqrt(output.size)
     gains, losses = {program.output.name: signs.astype(np.float32)}, dict[str, float]()
     for op in reversed(program.ops):
+        if op.name not in gains:  # nothing reads it
+            continue
         gain = gains.pop(op.name)
         of_sums = adjoints.pop(op.name)(gain)
         if op.name in roundings:
