@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
@@ -58,10 +59,9 @@ def conv2d(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
     h, w = (x.shape[0] - kh) // stride + 1, (x.shape[1] - kw) // stride + 1
     each = depth == 1 and x.shape[2] != 1
     y = np.zeros((h, w, x.shape[2] if each else filters), x.dtype)
-    for a in range(kh):  # one large product for each tap: for each row, threads of NumPy's would wait for each other
-        for b in range(kw):
-            read = x[a : a + stride * h : stride, b : b + stride * w : stride]
-            y += read * kernel[a, b, 0, 0] if each else np.tensordot(read, kernel[a, b], 1)
+    for a in range(kh):  # one large product for a row of taps, which NumPy's threads share well
+        rows = sliding_window_view(x[a : a + stride * h : stride], kw, axis=1)[:, ::stride]  # (H',W',Cin,kw)
+        y += np.tensordot(rows, kernel[a, :, 0, 0], 1) if each else np.tensordot(rows, kernel[a], ((3, 2), (0, 1)))
     return y
 
 
@@ -75,9 +75,10 @@ def conv2d_transpose(x: np.ndarray, kernel: np.ndarray, sampling: Sampling) -> n
     top, left = sampling.padding[:2]
     extra = sampling.output_padding
     y = np.zeros(((h - 1) * s + kh + extra, (w - 1) * s + kw + extra, kernel.shape[2]), x.dtype)
+    products = np.tensordot(x, kernel, (2, 3))
     for a in range(kh):
         for b in range(kw):
-            y[a : a + s * h : s, b : b + s * w : s] += np.tensordot(x, kernel[a, b].T, 1)
+            y[a : a + s * h : s, b : b + s * w : s] += products[:, :, a, b]
     return y[top : top + out_h, left : left + out_w]
 
 
