@@ -49,6 +49,17 @@ def pictures(n: int, h: int, w: int, channels: int = 3, seed: int = 0) -> np.nda
     return np.clip((smooth * 0.6 + noise) * 127.5 + 127.5, 0, 255).astype(np.uint8)
 
 
+def with_cancelling_layer() -> tuple[Generator, dict[str, np.ndarray]]:
+    """encoder_2 subtracts channels that are nearly the same, which its norm enlarges."""
+    generator = unet(ngf=8, depth=5)
+    weights, rng = random_weights(generator), np.random.default_rng(0)
+    first, bias, second = (weights[f"encoder_{part}"] for part in ("1.kernel", "1.bias", "2.kernel"))
+    first[..., 1::2] = first[..., ::2] + rng.normal(0, 0.0007, first[..., ::2].shape)
+    bias[1::2] = bias[::2]
+    second[:, :, 1::2] = -second[:, :, ::2]
+    return generator, weights
+
+
 def check_output(got: np.ndarray, expected: np.ndarray, precision: str) -> None:
     """Assert that a picture in [-1,1], computed with random weights, is as near to the oracle's as it must be."""
     if precision == "float32":

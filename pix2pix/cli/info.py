@@ -10,8 +10,9 @@ from pathlib import Path
 from .. import __version__
 from ..cpu.instruction_sets import build_info
 from ..cpu.peaks import measure
+from ..engines.sensitivity import sensitive_layers
 from ..loading import read_model
-from ..model.generator import Generator, Layer, Source
+from ..model.generator import Generator, Layer, Source, Weights
 from ..model.palette import described
 from ..plans import placements
 from ..plans import plan as plans
@@ -25,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     if args.plan and not args.model:  # "info --plan MODEL": the option has taken the model's place
         args.model, args.plan = Path(args.plan), ""
     if args.model:
-        generator, _ = read_model(args.model, args.statistics, args.key, dict(args.set))
-        plan = _plan(args, generator)
+        generator, weights = read_model(args.model, args.statistics, args.key, dict(args.set))
+        plan = _plan(args, generator, weights)
         print(describe(generator))
         print()
         print(layer_table(generator, plan))
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
+def _plan(args: argparse.Namespace, generator: Generator, weights: Weights) -> Plan | None:
     """The plan that --plan and --gpu-layers ask to be shown."""
     if args.gpu_layers == "auto":
         raise ValueError("info measures no placement: translate with --gpu-layers auto writes a plan file to show here")
@@ -51,7 +52,8 @@ def _plan(args: argparse.Namespace, generator: Generator) -> Plan | None:
     if args.plan is None:
         return None
     if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
-        return choose(generator, args.tune, args.plan or None, args.precision)
+        kept = sensitive_layers(generator, weights) if args.precision == "int8" and not args.plan else ()
+        return choose(generator, args.tune, args.plan or None, args.precision, kept=kept)
     return plans.read(args.plan, generator)
 
 

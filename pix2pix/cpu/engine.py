@@ -15,6 +15,7 @@ import numpy as np
 
 from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
+from ..engines.sensitivity import sensitive_layers
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
 from ..model.quantisation import quantise, ranges
@@ -39,7 +40,8 @@ class CpuEngine(BaseEngine):
     first layer.
     int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow from the
     weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are computed in
-    bfloat16 where the processor has it, else in float32. ``threads`` defaults to what OMP_NUM_THREADS says, else to
+    bfloat16 where the processor has it, else in float32. A plan that isn't given leaves out layers that would lose too
+    much (:mod:`pix2pix.engines.sensitivity`). ``threads`` defaults to what OMP_NUM_THREADS says, else to
     the physical cores that this process may use. ``isa`` forces an instruction set, as the environment variable
     PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs those on the CPU
     alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``, ``weights`` is
@@ -63,8 +65,9 @@ class CpuEngine(BaseEngine):
         release: bool = False,
     ) -> None:
         isa = chosen(isa, precision)
-        self.plan = choose(generator, tune, plan, precision, processor=isa)
         generator.check_weights(weights)
+        kept = sensitive_layers(generator, weights) if precision == "int8" and plan is None else ()
+        self.plan = choose(generator, tune, plan, precision, processor=isa, kept=kept)
         source = "OMP_NUM_THREADS" if threads is None and requested_threads() else ""
         if threads is None:
             threads = default_threads()

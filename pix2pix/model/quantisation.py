@@ -111,20 +111,35 @@ def activated(expected: Range, slope: float) -> Range:
     return Range(np.minimum(low, -spread * slope), np.maximum(high, spread))
 
 
-def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Quantised:
-    """The kernel of an operation, in whole numbers for inputs of the ranges ``known``."""
+class Units(NamedTuple):
+    """What the whole numbers of a layer stand for; float64."""
+
+    units: np.ndarray  # (filters,) of its sums
+    scales: np.ndarray  # (channels,): the unit of each input channel
+    zeros: np.ndarray  # (channels,): the integer that stands for 0
+
+
+def units_of(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Units:
+    """The units in which an operation and its kernel become whole numbers, for inputs of the ranges ``known``."""
     low, high = joined(op.sources, op.join, known)
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    transposed = op.sampling.transposed
     scales = (high - low) / LEVELS
     scales[scales == 0] = 1
     zeros = np.clip(np.rint(-low / scales), low < 0, LEVELS - (high > 0))  # each side has an integer
     for side, levels in ((-low, zeros), (high, LEVELS - zeros)):  # what rounding takes from either side
         scales = np.maximum(scales, np.divide(side, levels, out=np.zeros_like(side), where=levels > 0))
-    whole = kernel * (scales if transposed else scales[:, None])
-    along = (0, 1, 3) if transposed else (0, 1, 2)
-    units = np.maximum(whole.max(along), -whole.min(along)) / MOST_WEIGHT
+    largest = np.maximum(kernel.max((0, 1)), -kernel.min((0, 1)))  # over the taps
+    largest = largest.T if op.sampling.transposed else largest
+    units = (largest * scales[:, None]).max(0) / MOST_WEIGHT
     units[units == 0] = 1
+    return Units(units, scales, zeros)
+
+
+def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Quantised:
+    """The kernel of an operation, in whole numbers for inputs of the ranges ``known``."""
+    units, scales, zeros = units_of(op, kernel, known)
+    transposed = op.sampling.transposed
+    whole = kernel * (scales if transposed else scales[:, None])
     whole /= units[:, None] if transposed else units
     np.rint(whole, out=whole)
     return Quantised(*(np.ascontiguousarray(each, np.float32) for each in (whole, units, scales, zeros)))

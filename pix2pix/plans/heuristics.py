@@ -7,6 +7,7 @@ kind of GPU come first (:mod:`.tables`), then rules made for an H200's size, whi
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from ..model.generator import Generator
 from ..model.lowering import Op, lower
@@ -34,10 +35,12 @@ def choose(
     precision: str = "float32",
     hardware: str = "cpu",
     processor: str | None = None,
+    kept: Collection[str] = (),
 ) -> Plan:
     """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
-    ``processor`` is the name of the GPU, or the CPU's instruction set.
+    ``processor`` is the name of the GPU, or the CPU's instruction set. ``kept`` names layers that stay in floating
+    point where the precision is int8.
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
     None chooses by ``tune``, which a given plan overrides, and by what was measured on such a processor, if anything
@@ -62,7 +65,7 @@ def choose(
         grid, _ = op.sampling.base_grid(*shapes[op.sources[0].layer][:2])
         if hardware == "cuda":
             best = _on_gpu(op, grid, tune, precision)
-        elif precision == "int8":
+        elif precision == "int8" and op.name not in kept:
             best = Algorithm("int8")
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision)

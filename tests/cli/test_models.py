@@ -11,6 +11,7 @@ import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
 from tests.cli.commands import GENERATOR, names, pixels_of, translate
+from tests.models import with_cancelling_layer
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2)])
@@ -82,6 +83,9 @@ def test_info_of_a_plan(capsys):
     integers = plan_column(["info", "model.safetensors", "--plan", "--precision", "int8"], capsys)
     assert [name for name, what in integers.items() if what == "cpu direct"] == ["encoder_1", "decoder_1"]
     assert set(integers.values()) == {"cpu direct", "cpu int8"}
+    checkpoints.write("cancelling.safetensors", *with_cancelling_layer())
+    kept = plan_column(["info", "cancelling.safetensors", "--plan", "--precision", "int8"], capsys)
+    assert [name for name, what in kept.items() if what != "cpu int8"] == ["encoder_1", "encoder_2", "decoder_1"]
     default.save("plan.json")
     assert plan_column(["info", "model.safetensors", "--plan", "plan.json"], capsys) == shown
     for options in (["--plan", "absent.json"], ["--gpu-layers", "auto"], ["--gpu-layers", "encoder_9"]):

@@ -27,6 +27,7 @@ from tests.cpu.test_cpu import SHAPES, as_map, strided_convolution, transposed_c
 from tests.cpu.test_layers import CASES, RESNETS
 from tests.models import VARIANTS, pictures, weights_of
 
+SHARED = Path(__file__).parents[3] / "shared"
 HIGH = 128.0  # what 255 stands for where the zero is 127: its inverse is exact
 
 
@@ -98,9 +99,37 @@ def test_the_demo_model_is_near_the_oracle():
     generator, weights = checkpoints.read(folder / "facades.safetensors")
     b = np.asarray(Image.open(folder / "labels-1.png"))[None]
     with CpuEngine(generator, weights, precision="int8", isa=INT8[0]) as engine:
+        assert floating_layers(engine) == ["encoder_1", "decoder_1"]
         result = engine.translate(b)
     with ReferenceEngine(generator, weights) as oracle:
         assert 44 < metrics.psnr(result, oracle.translate(b)) < 60
+
+
+def floating_layers(engine: CpuEngine) -> list[str]:
+    return [name for name, algorithm in engine.plan.layers.items() if algorithm.kind != "int8"]
+
+
+def test_a_model_that_integers_would_harm_keeps_layers_in_floating_point():
+    """A model of line drawings: a drawing, its mirror image, and edges of something else."""
+    if not (SHARED / "models/edges2cats").exists():
+        pytest.skip("the real edges2cats model is not in ../shared/models")
+    generator, weights = checkpoints.read(SHARED / "models/edges2cats")
+    drawing, labels = (
+        np.asarray(Image.open(SHARED / "images" / name).convert("RGB"))
+        for name in ("edges2cats-input.png", "facades-labels-1.png")
+    )
+    differs = [np.abs(np.diff(labels.astype(int), axis=axis, append=0)).max(2) > 10 for axis in (0, 1)]
+    edges = np.where(np.any(differs, axis=0)[..., None], 0, 255).astype(np.uint8).repeat(3, 2)
+    b = np.stack([drawing, drawing[:, ::-1], edges])
+    with CpuEngine(generator, weights) as exact:
+        expected = exact.translate(b)
+    worst = []
+    for plan in (None, "int8"):
+        with CpuEngine(generator, weights, precision="int8", isa=INT8[0], plan=plan) as engine:
+            worst.append(min(map(metrics.psnr, engine.translate(b), expected)))
+            kept = floating_layers(engine)
+            assert (len(kept) == 2) if plan else ({"encoder_2", "decoder_2"} < {*kept} and len(kept) < 15)
+    assert worst[0] > 40 > 34 > worst[1]
 
 
 def test_images_beyond_all_that_weights_tell_are_not_clipped():

@@ -1,0 +1,227 @@
+"""Which layers would lose too much in 8-bit integers: their noise is followed from the weights to the output.
+
+What is rounded to multiples of a unit gains noise of variance unit^2 / 12. A layer rounds its inputs, in units of
+``step * scale_c``, and its weights, in units of ``unit_f / scale_c`` (:mod:`pix2pix.model.quantisation`). So the sums
+of its filter f gain noise of the variance
+
+    sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
+
+where behind a norm, which takes means away, the variance of x_c replaces its square. The units follow from the weights
+alone. ``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so
+whatever it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the
+network in floating point. Then random signs v go back from the output through the derivatives of every operation: the
+square of (J^T v) for each sum is expected to be the squared length of its column of J, the derivatives of all outputs
+by it. That times the noise's variance is what the output loses, as long as noise is small and differs between pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..model.generator import INPUT, Generator, Weights
+from ..model.lowering import Op, Program, lower
+from ..model.quantisation import LEVELS, Range, ranges, units_of
+from ..model.sampling import Sampling
+from ..model.weights import fold_parts, folded
+from ..plans.algorithms import Algorithm, algorithms
+from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, upsample
+
+LEAST_PSNR = 40.0  # dB, which all layers of integers together leave of an output
+IMAGES = 4  # one is enough where it loses at most half of what is allowed: they were measured to differ by 2.4 dB
+LEAST_SIDE, LEAST_SQUARE = 64, 2  # pixels of an image and of what is on it
+COVERED = 0.25  # of the image by squares of one size
+
+Adjoint = Callable[[np.ndarray], np.ndarray]
+Parts = Callable[[str], Mapping[str, np.ndarray]]
+
+
+class Rounding(NamedTuple):
+    """What a layer's units, and the ends of its inputs' ranges, are; and its kernel's squares summed over the taps."""
+
+    units: np.ndarray  # (filters,)
+    scales: np.ndarray  # (channels,)
+    ends: Range  # (channels,)
+    squares: np.ndarray  # (channels, filters)
+
+    @classmethod
+    def of(cls, op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Rounding:
+        """The rounding of an operation for inputs of the ranges ``known``."""
+        units, scales, zeros = units_of(op, kernel, known)
+        squares = np.square(kernel).sum((0, 1))
+        ends = Range(-zeros * scales, (LEVELS - zeros) * scales)
+        return cls(units, scales, ends, squares.T if op.sampling.transposed else squares)
+
+    def noise(self, op: Op, x: np.ndarray) -> np.ndarray:
+        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C)."""
+        extremes = Range(x.min((0, 1)), x.max((0, 1)))
+        step = max((x[end != 0] / end[end != 0]).max(initial=0) for x, end in zip(extremes, self.ends, strict=True))
+        inexact = (x != 0).mean((0, 1))
+        power = x.var((0, 1)) if op.epilogue.norm else np.square(x).mean((0, 1))
+        by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
+        by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
+        return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))
+
+
+def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
+    """The layers to keep in floating point, so that the others together leave ``LEAST_PSNR`` of the output.
+
+    They are those that lose most for each multiplication that integers would save. One layer stays in integers.
+    """
+
+    def parts(name: str) -> dict[str, np.ndarray]:  # folded when needed: all at once would double the memory
+        layer = generator[name]
+        tensors = layer.tensors(generator.statistics)
+        return fold_parts(generator, layer, {key.rpartition(".")[2]: weights[key] for key in tensors})
+
+    known, program = ranges(generator, weights), lower(folded(generator))
+    roundings = {
+        op.name: Rounding.of(op, parts(op.name)["kernel"], known)
+        for op in program.ops
+        if Algorithm("int8") in algorithms(op, precision="int8")
+    }
+    allowed = 4 / 10 ** (LEAST_PSNR / 10)  # outputs go from -1 to 1
+    losses = output_losses(program, parts, roundings, probe_image(generator, 0))
+    if sum(losses.values()) <= allowed / 2:
+        return frozenset()
+    for seed in range(1, IMAGES):
+        for name, loss in output_losses(program, parts, roundings, probe_image(generator, seed)).items():
+            losses[name] += loss
+    work = generator.macs(generator.size, generator.size)
+    left = sorted(losses, key=lambda name: losses[name] / work[name])
+    while len(left) > 1 and sum(losses[name] for name in left) > allowed * IMAGES:
+        left.pop()
+    return frozenset(losses).difference(left)
+
+
+def probe_image(generator: Generator, seed: int) -> np.ndarray:
+    """An image (H,W,C) in [-1,1] of squares of all sizes, the small ones in front; of labels, one at each place."""
+    multiple = generator.multiple
+    sides = itertools.count(-(-LEAST_SIDE // multiple) * multiple, multiple)
+    side = next(side for side in sides if _takes(generator, side))
+    rng = np.random.default_rng(seed)
+    square = side
+    x = np.zeros((side, side, generator.in_channels))
+    while square >= LEAST_SQUARE:
+        cells = -(-side // square)
+        colours = rng.uniform(-1, 1, (cells, cells, generator.in_channels))
+        there = rng.uniform(size=(cells, cells, 1)) < (COVERED if square < side else 1)
+        x = np.where(_enlarged(there, square)[:side, :side], _enlarged(colours, square)[:side, :side], x)
+        square //= 2
+    if generator.takes == "labels":
+        x = np.where(x == x.max(2, keepdims=True), 1, -1)
+    return x.astype(np.float32)
+
+
+def _enlarged(x: np.ndarray, factor: int) -> np.ndarray:
+    return x.repeat(factor, 0).repeat(factor, 1)
+
+
+def _takes(generator: Generator, side: int) -> bool:
+    shapes = generator.shapes(side, side)
+    return all(layer.sampling.fits(*shapes[layer.inputs[0].layer][:2]) for layer in generator.layers)
+
+
+def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Rounding], x: np.ndarray) -> dict[str, float]:
+    """The mean square error of the output for the image ``x`` (H,W,C) that each of ``roundings`` causes by itself.
+
+    ``parts`` gives the tensors of a layer of the folded generator.
+    """
+    values, noise, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
+    for op in program.ops:
+        part = parts(op.name)
+        read = gather(op, [leaky_relu(values[source.layer], source.slope) for source in op.sources])
+        if op.name in roundings:
+            noise[op.name] = roundings[op.name].noise(op, read)
+        values[op.name], adjoints[op.name] = _epilogue(op, convolve(op, read, part.get("kernel")), part)
+        if residual := op.epilogue.residual:
+            values[op.name] = values[op.name] + leaky_relu(values[residual.layer], residual.slope)
+    output = values[program.output.name]
+    signs = np.random.default_rng(0).choice([-1, 1], output.shape) / np.sqrt(output.size)
+    gains, losses = {program.output.name: signs.astype(np.float32)}, dict[str, float]()
+    for op in reversed(program.ops):
+        if op.name not in gains:  # nothing reads it
+            continue
+        gain = gains.pop(op.name)
+        of_sums = adjoints.pop(op.name)(gain)
+        if op.name in roundings:
+            losses[op.name] = float(np.square(of_sums).sum((0, 1)) @ noise[op.name])
+        for source, each in _of_sources(op, gain, of_sums, parts(op.name).get("kernel"), values):
+            gains[source] = gains[source] + each if source in gains else each
+    return losses
+
+
+def _of_sources(
+    op: Op, gain: np.ndarray, of_sums: np.ndarray, kernel: np.ndarray | None, values: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """From derivatives by an operation's value and by its sums to those by each layer that it reads."""
+    residual = op.epilogue.residual
+    if residual and residual.layer != INPUT:
+        yield residual.layer, gain * _slopes(values[residual.layer], residual.slope)
+    if all(source.layer == INPUT for source in op.sources):
+        return
+    back = _convolve_back(op, of_sums, kernel, values[op.sources[0].layer].shape)
+    ends = np.cumsum([values[source.layer].shape[2] for source in op.sources])[:-1]
+    parts = np.split(back, ends, 2) if op.join == "concat" else [back] * len(op.sources)
+    for source, part in zip(op.sources, parts, strict=True):
+        if source.layer != INPUT:
+            yield source.layer, part * _slopes(values[source.layer], source.slope)
+
+
+def _slopes(x: np.ndarray, slope: float) -> np.ndarray:
+    """The derivative of a leaky ReLU."""
+    return np.where(x > 0, np.float32(1), np.float32(slope))
+
+
+def _epilogue(op: Op, y: np.ndarray, part: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Adjoint]:
+    """What an operation makes of its sums (H,W,C), without the residual; and its adjoint, for derivatives by that."""
+    epilogue, norm = op.epilogue, op.epilogue.norm
+    if epilogue.bias:
+        y = y + part["bias"]
+    factor = _slopes(y, epilogue.inner_slope)
+    y = y * factor
+    normalised = None
+    if norm and not norm.fixed:
+        mean, variance = y.mean((0, 1)), y.var((0, 1))
+        y = normalised = normalise(y, mean, variance, norm.eps)
+        factor = factor / np.sqrt(variance + np.float32(norm.eps))
+    if norm and norm.affine:
+        y = y * part["gamma"] + part["beta"]
+        factor = factor * part["gamma"]
+    value = np.tanh(y) if epilogue.activation == "tanh" else y
+
+    def adjoint(gain: np.ndarray) -> np.ndarray:
+        if epilogue.activation == "tanh":
+            gain = gain * (1 - np.square(value))
+        if normalised is not None:
+            gain = gain - gain.mean((0, 1)) - normalised * (gain * normalised).mean((0, 1))
+        return np.asarray(gain * factor)
+
+    return value, adjoint
+
+
+def _convolve_back(op: Op, gain: np.ndarray, kernel: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """From derivatives by an operation's sums to those by what it reads, of ``shape`` (H,W,C).
+
+    What reflected and repeated padding reads once more is left out.
+    """
+    s = op.sampling
+    if kernel is None:
+        kernel = np.outer(op.depthwise, op.depthwise)[..., None, None] * np.eye(op.filters)
+        kernel = kernel.astype(np.float32)
+    if s.transposed:
+        h, w = ((size - 1) * s.stride + s.kernel + s.output_padding for size in shape[:2])
+        (top, left), whole = s.padding[:2], np.zeros((h, w, gain.shape[2]), gain.dtype)
+        whole[top : top + gain.shape[0], left : left + gain.shape[1]] = gain
+        return conv2d(whole, kernel, s.stride)
+    factor, back = s.upsample, Sampling(s.kernel, s.stride, s.padding, transposed=True)
+    surplus = shape[0] * factor - back.output_size(*gain.shape[:2])[0]
+    x = conv2d_transpose(gain, kernel, dataclasses.replace(back, output_padding=surplus))
+    for axis, size in enumerate(shape[:2] if factor > 1 else ()):
+        weights = upsample(np.eye(size, dtype=x.dtype)[:, None], factor, s.upsample_mode)[:, 0]
+        x = np.moveaxis(np.tensordot(weights, x, (0, axis)), 0, axis)
+    return x

@@ -1,0 +1,66 @@
+"""What is lost in 8-bit integers: predicted, and computed by the emulation; and the layers that stay out of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines import sensitivity
+from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.engines.sensitivity import Rounding, output_losses, probe_image, sensitive_layers
+from pix2pix.model.lowering import lower
+from pix2pix.model.quantisation import quantise_all, ranges
+from pix2pix.model.resnet import resnet
+from pix2pix.model.weights import fold, random_weights
+from tests.cpu.isas import INT8
+from tests.cpu.test_layers import CASES
+from tests.models import VARIANTS, weights_of, with_cancelling_layer
+
+NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "no-norm", "running")}
+NETWORKS |= {name: CASES[name] for name in CASES if name not in ("blur", "average")}  # which have no integers
+NETWORKS["blocks"] = (resnet(ngf=8, blocks=4), random_weights(resnet(ngf=8, blocks=4)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_losses_are_those_of_the_emulation(name):
+    """Each layer's by itself, on the image that they are predicted for."""
+    generator, weights = NETWORKS[name]
+    weights = {key: 2 * array if key.endswith("gamma") else array for key, array in weights.items()}
+    folded, parts = fold(generator, weights)
+    program, known, x = lower(folded), ranges(generator, weights), probe_image(generator, 0)
+    names = [op.name for op in program.ops if not (op.reads_image or op.makes_image or op.depthwise)]
+    roundings = {name: Rounding.of(program[name], parts[f"{name}.kernel"], known) for name in names}
+    losses = output_losses(
+        program,
+        lambda layer: {key.rpartition(".")[2]: part for key, part in parts.items() if key.startswith(f"{layer}.")},
+        roundings,
+        x,
+    )
+    quantised = quantise_all(generator, weights, names)
+    expected = ReferenceEngine(folded, parts).run(x)
+    lost = {}
+    for layer in names:
+        with ReferenceEngine(folded, parts, quantised={layer: quantised[layer]}) as emulation:
+            lost[layer] = np.square(emulation.run(x) - expected).mean()
+    total = sum(lost.values())
+    assert total / 2 < sum(losses.values()) < total * 2
+    for layer in names:
+        assert lost[layer] / 2 - total / 20 < losses[layer] < lost[layer] * 2 + total / 20, layer
+
+
+def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
+    generator, weights = with_cancelling_layer()
+    assert sensitive_layers(generator, weights) == {"encoder_2"} == sensitive_layers(generator, dict(weights))
+    assert sensitive_layers(generator, random_weights(generator)) == frozenset()
+    x = np.stack([probe_image(generator, seed) for seed in range(7, 10)])
+    expected = ReferenceEngine(generator, weights).run(x)
+    losses = []
+    for plan in (None, "int8"):
+        for isa in INT8:
+            with CpuEngine(generator, weights, precision="int8", isa=isa, plan=plan) as engine:
+                kept = [name for name, algorithm in engine.plan.layers.items() if algorithm.kind != "int8"]
+                losses.append(np.square(engine.run(x) - expected).mean())
+            assert kept == ["encoder_1", *([] if plan else ["encoder_2"]), "decoder_1"]
+    allowed = 4 / 10 ** (sensitivity.LEAST_PSNR / 10)
+    assert max(losses[: len(INT8)]) < allowed < min(losses[len(INT8) :])
