@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import __version__
-from ..cpu.instruction_sets import build_info
+from ..cpu.instruction_sets import build_info, chosen
 from ..cpu.peaks import measure
 from ..engines.sensitivity import sensitive_layers
 from ..loading import read_model
@@ -53,7 +53,8 @@ def _plan(args: argparse.Namespace, generator: Generator, weights: Weights) -> P
         return None
     if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
         kept = sensitive_layers(generator, weights) if args.precision == "int8" and not args.plan else ()
-        return choose(generator, args.tune, args.plan or None, args.precision, kept=kept)
+        processor = chosen(precision=args.precision)
+        return choose(generator, args.tune, args.plan or None, args.precision, processor=processor, kept=kept)
     return plans.read(args.plan, generator)
 
 
