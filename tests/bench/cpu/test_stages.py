@@ -37,7 +37,10 @@ def test_products_are_those_of_whole_tiles(program, name, algorithm, expected):
 
 
 def test_bounds_are_at_the_peaks_of_the_layers_precisions(tiny):
-    peaks = {"float32": {"fma_gflops": 100.0, "bandwidth_gbs": 10.0}, "int8": {"fma_gflops": 800.0, "bandwidth_gbs": 5.0}}
+    peaks = {
+        "float32": {"fma_gflops": 100.0, "bandwidth_gbs": 10.0},
+        "int8": {"fma_gflops": 800.0, "bandwidth_gbs": 5.0},
+    }
     algorithms = choose(tiny.generator, "latency", "direct").layers
     single = dict.fromkeys(algorithms, "float32")
     mixed = single | {"decoder_2": "int8", "decoder_4": "int8"}
