@@ -15,6 +15,7 @@ from PIL import Image
 
 from pix2pix import checkpoints
 from pix2pix.cli import main
+from pix2pix.cpu.instruction_sets import build_info
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.server.process import Server, encoded, image, multipart
@@ -54,6 +55,15 @@ def test_bytes_are_those_of_translate(server, models, tmp_path, query, kind):
     assert answer.status == 200 and answer.body == want
     is_jpeg = "format=jpg" in query
     assert answer.headers["Content-Type"] == ("image/jpeg" if is_jpeg else "image/png")
+
+
+@pytest.mark.skipif(build_info()["int8"] == "no", reason="this processor has no VNNI")
+def test_in_8_bit_integers_too(models, tmp_path):
+    content = image()
+    with Server(models, "--precision", "int8") as server:
+        answer = server.translate(content)
+    want = expected(models, tmp_path, content, "x.png", "--precision", "int8")
+    assert answer.body == want != expected(models, tmp_path, content, "x.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF"])

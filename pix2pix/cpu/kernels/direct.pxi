@@ -13,8 +13,9 @@ cdef enum Partitioning:
 cdef enum:
     BLOCK_PIXELS = 64   # blocks with fewer don't use the weights often enough
     PATCHES_BELOW = 8   # grids narrower than this are read as patches; with tiles, those narrower than one
-    WEIGHT_BYTES = 1536 * 1024  # of a layer's weights, at most, that all blocks read again
-    GROUP_BYTES = 1024 * 1024   # of the input that all panels read again
+    WEIGHT_BYTES = 1536 * 1024  # of a layer's weights, at most, that every block reads again,
+    INPUT_BYTES = 8192 * 1024   # unless the input takes more than this: then it is not copied as a whole
+    GROUP_BYTES = 1024 * 1024   # of the input that every panel reads again
 
 
 cdef struct Task:
@@ -185,7 +186,8 @@ cdef class DirectConvolution(Convolution):
         if g.grid.w < (TILE_ROWS if g.tiles else PATCHES_BELOW):
             return BY_PATCH
         if (g.n * g.grid.down * g.grid.across < 2 * threads or g.grid.rows * g.grid.columns < BLOCK_PIXELS
-                or 4 * self.weights.shape[0] > WEIGHT_BYTES):
+                or (4 * self.weights.shape[0] > WEIGHT_BYTES
+                    and 4 * g.n * input_words(g, g.grid.h, g.grid.w) <= INPUT_BYTES)):
             return BY_PANEL
         return BY_BLOCK
 
@@ -200,7 +202,7 @@ cdef class DirectConvolution(Convolution):
         return task
 
     cdef long groups(self, const Geometry* g, long threads, long words, long most) noexcept nogil:
-        """Into how many parts an input of so many words is cut: `most` at most, enough for all threads, and small ones."""
+        """The parts, `most` at most, into which an input of so many words is cut: enough for all threads, and small."""
         cdef long panels = g.phases * self.panels
         return min(most, max((4 * threads + panels - 1) // panels, (4 * words + GROUP_BYTES - 1) // GROUP_BYTES))
 
