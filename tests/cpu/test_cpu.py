@@ -449,4 +449,4 @@ def test_measured_peaks_are_plausible():
     with pytest.raises(RuntimeError, match="AVX512_BF16"):
         extension("portable").run_multiply_adds(1, 1, 2)
     with pytest.raises(RuntimeError, match="no AMX"):
-        extension("portable").run_multiply_adds(1, 1, 1, True)
+        extension("portable").run_multiply_adds(1, 1, 4, True)

@@ -12,10 +12,10 @@ cdef enum Partitioning:
 
 cdef enum:
     BLOCK_PIXELS = 64   # blocks with fewer don't use the weights often enough
-    PATCHES_BELOW = 8   # grids narrower than this are read as patches; with tiles, those narrower than one
-    WEIGHT_BYTES = 1536 * 1024  # of a layer's weights, at most, that every block reads again,
-    INPUT_BYTES = 8192 * 1024   # unless the input takes more than this: then it is not copied as a whole
-    GROUP_BYTES = 1024 * 1024   # of the input that every panel reads again
+    PATCHES_BELOW = 8   # grids narrower than this are read as patches; with AMX, those narrower than TILE_ROWS
+    BLOCK_WEIGHT_BYTES = 1536 * 1024    # layers with more weights are cut by panel: every block would read all of them,
+    COPIED_BYTES = 8192 * 1024          # unless their input takes more than this, for it is copied as a whole then
+    GROUP_BYTES = 1024 * 1024           # of that copy, or of patches, that all panels read before the next
 
 
 cdef struct Task:
@@ -80,6 +80,11 @@ cdef inline void set_product(const Geometry* g, const Task* task, const float* s
     p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
     p.b = task.weights
     p.start = NULL if task.first else start + task.panel * NR
+
+
+cdef inline long chunk(long items, long threads) noexcept nogil:
+    """How many neighbouring panels a thread takes at once: it has fetched the second one's weights by then."""
+    return 2 if items >= 8 * threads else 1
 
 
 cdef class DirectConvolution(Convolution):
@@ -186,8 +191,8 @@ cdef class DirectConvolution(Convolution):
         if g.grid.w < (TILE_ROWS if g.tiles else PATCHES_BELOW):
             return BY_PATCH
         if (g.n * g.grid.down * g.grid.across < 2 * threads or g.grid.rows * g.grid.columns < BLOCK_PIXELS
-                or (4 * self.weights.shape[0] > WEIGHT_BYTES
-                    and 4 * g.n * input_words(g, g.grid.h, g.grid.w) <= INPUT_BYTES)):
+                or (4 * self.weights.shape[0] > BLOCK_WEIGHT_BYTES
+                    and 4 * g.n * input_words(g, g.grid.h, g.grid.w) <= COPIED_BYTES)):
             return BY_PANEL
         return BY_BLOCK
 
@@ -273,7 +278,8 @@ cdef class DirectConvolution(Convolution):
             self.read_line(g, call, item // height, item % height - g.down.before, 0, covered(g, &g.across, g.grid.w),
                            call.work + item * g.line)
         groups = self.groups(g, call.threads, g.n * height * g.line, blocks)
-        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic", chunksize=2):
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic",
+                           chunksize=chunk(panels * groups, call.threads)):
             self.run_panel(g, call, item, groups)
 
     cdef void run_panel(self, const Geometry* g, const Call* call, long item, long groups) noexcept nogil:
@@ -292,13 +298,15 @@ cdef class DirectConvolution(Convolution):
 
     cdef void run_patches(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long patches = g.n * g.grid.h * g.grid.w, panels = g.phases * self.panels, item
-        cdef long groups = self.groups(g, call.threads, patches * self.patch_words(g), (patches + MR_MAX - 1) // MR_MAX)
+        cdef long rows = 2 * TILE_ROWS if g.tiles else MR_MAX
+        cdef long groups = self.groups(g, call.threads, patches * self.patch_words(g), (patches + rows - 1) // rows)
         cdef float* products = call.work + patches * self.patch_words(g)    # [phase][patch][filter]
         g.line = g.across.patch * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(patches, num_threads=call.threads, schedule="static"):
             self.read_patch(g, call, item)
-        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic", chunksize=2):
+        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic",
+                           chunksize=chunk(panels * groups, call.threads)):
             self.multiply_patches(g, call.work, item, groups, products)
         for item in prange(g.n, num_threads=call.threads, schedule="static"):
             self.place_patches(g, call, item, products)

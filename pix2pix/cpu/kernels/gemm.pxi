@@ -1,4 +1,4 @@
-"""The loop around the micro-kernels: a panel of NR columns of C = init + A @ B, for any number of rows.
+"""The loop around the micro-kernels: a panel of NR columns of C = A @ B, for any number of rows.
 
 K is cut into taps. A table says where in a row of A, and where in B, each tap begins, so that A may be a padded feature
 map as well as a matrix (see simd.h).
@@ -71,14 +71,14 @@ cdef void multiply_in_tiles(const Product* p, Moments* moments) noexcept nogil:
     while i < count:
         upper, lower = tile_rows(p, i, across), tile_rows(p, i + 1, across)
         fetch_following(p, i, 2, count)
-        if upper.rows != shaped_upper or lower.rows != shaped_lower:    # takes long
+        if upper.rows != shaped_upper or lower.rows != shaped_lower:    # slow, but most pairs have one shape
             shape_tiles(upper.rows, lower.rows, p.depth)
             shaped_upper, shaped_lower = upper.rows, lower.rows
         prefetch_rows(p, &upper)
         prefetch_rows(p, &lower)
         multiply_tiles(&upper, &lower, p.vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
                        p.c_stride if p.start == NULL else 0, p.c_stride)
-        if lower.c == upper.c + TILE_ROWS * p.c_stride:
+        if upper.rows == TILE_ROWS and lower.c == upper.c + TILE_ROWS * p.c_stride:
             finish_product(p, upper.c, upper.rows + lower.rows, moments)
         else:
             finish_product(p, upper.c, upper.rows, moments)
@@ -88,7 +88,7 @@ cdef void multiply_in_tiles(const Product* p, Moments* moments) noexcept nogil:
 
 
 cdef inline TileRows tile_rows(const Product* p, long index, long across) noexcept nogil:
-    """The rows of a tile, of which a line has `across`; none beyond the last line."""
+    """The rows of a tile; a line has `across` tiles. None beyond the last line."""
     cdef long line = index // across, at = index % across * TILE_ROWS
     cdef TileRows tile
     tile.rows = min(<long>TILE_ROWS, p.rows - at) if line < p.lines else 0
@@ -98,7 +98,7 @@ cdef inline TileRows tile_rows(const Product* p, long index, long across) noexce
 
 
 cdef inline void prefetch_rows(const Product* p, const TileRows* tile) noexcept nogil:
-    """Have the rows of C brought to the first-level cache meanwhile, so that storing them needs no wait."""
+    """Fetch the rows of C to the first-level cache while they are computed, so that storing them needs no wait."""
     cdef long i, j
     for i in range(tile.rows):
         for j in range(p.vectors):
@@ -106,10 +106,11 @@ cdef inline void prefetch_rows(const Product* p, const TileRows* tile) noexcept 
 
 
 cdef inline void fetch_following(const Product* p, long piece, long count, long pieces) noexcept nogil:
-    """Have `count` pieces of as many as there are of what follows in B fetched."""
+    """Fetch the share of `count` pieces, of all `pieces`, in the weights that follow."""
     cdef long words = p.tap_count * p.depth * NR
+    cdef const float* following = p.b + p.taps[2 * p.tap_count - 1] + p.depth * NR
     if p.fetch and p.lines * p.rows >= FETCH_ROWS:
-        fetch(p.b + words + words * piece // pieces, p.b + words + words * min(piece + count, pieces) // pieces)
+        fetch(following + words * piece // pieces, following + words * min(piece + count, pieces) // pieces)
 
 
 cdef inline void finish_product(const Product* p, float* c, long rows, Moments* moments) noexcept nogil:

@@ -6,7 +6,7 @@ Maps are NHWC float32; channels are padded with zeros to a multiple of VL. A map
 
 cdef enum:
     MAX_SOURCES = 4
-    READ_AHEAD = 2048           # floats; the processor itself does not look beyond a page of 1024
+    READ_AHEAD = 2048           # floats; what the processor fetches by itself ends at a page of 1024
 
 cdef const float[::1] BYTE_VALUES = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 

@@ -9,6 +9,8 @@ def run_multiply_adds(long rounds, long threads, long elements=1, bint tiles=Fal
     cdef long _thread
     cdef float total = 0
     cdef Operand operand = INT8 if elements == 4 else BFLOAT16 if elements == 2 else FLOAT32
+    if elements not in (1, 2, 4) or (tiles and elements == 1):
+        raise ValueError(f"got {elements} elements, expected {'' if tiles else '1, '}2 or 4")
     if operand == BFLOAT16 and not can_bfloat16():
         raise RuntimeError("this processor has no AVX512_BF16")
     if operand == INT8 and not can_int8():

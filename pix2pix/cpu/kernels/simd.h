@@ -67,10 +67,11 @@ static inline vec larger(vec a, vec b) {
 static inline unsigned short to_bfloat16(float x) {
     unsigned bits;
     __builtin_memcpy(&bits, &x, 4);
+    if (x != x) return (unsigned short)(bits >> 16 | 0x40); /* NaN, whose upper half alone might be infinity */
     return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Only for processors that compute in bfloat16: whose instruction takes denormal numbers for 0. */
+/* With AVX-512, for processors that have bfloat16. Their instruction rounds denormal numbers to 0. */
 static inline void store_bfloat16(unsigned short *to, vec x) {
 #if VL == 16 && defined(__x86_64__)
     vec_bfloat16 rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */

@@ -66,7 +66,7 @@ cdef void merge_rows(const float* c, long stride, long rows, long vectors, Momen
     moments.pixels += rows
 
 
-# Sums, and the largest, are found in four parts, for an addition must wait for the one before it.
+# Sums are found in four parts, extremes in two: each step waits for the one before it.
 
 
 cdef inline vec sum_rows(const float* c, long stride, long rows) noexcept nogil:
