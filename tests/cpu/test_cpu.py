@@ -55,6 +55,22 @@ def convolution(kernels, algorithm, spec, threads):
     return kernels.WinogradConvolution(spec, int(algorithm[-1]), "shared" in algorithm, threads)
 
 
+def run_spec(kernels, spec, source, algorithm="direct", threads=2):
+    """The Map that one layer makes of pairs (Map, slope), or of an image."""
+    layer = convolution(kernels, algorithm, spec, threads)
+    n, h, w, _ = (source[0][0].raw if isinstance(source, list) else source).shape
+    filters = spec.kernel.shape[2 if spec.sampling.transposed else 3]
+    target = as_map(kernels, np.full((n, *spec.sampling.output_size(h, w), filters), np.nan, np.float32))
+    scratch = np.full(layer.scratch(n, h, w, threads) + 1, np.nan, np.float32)
+    layer.run(source, target, scratch, threads)
+    return target
+
+
+def parts_of(target, filters):
+    """A Map's (raw, mean, scale) without padding."""
+    return [np.asarray(part)[..., :filters] for part in (target.raw, target.mean, target.scale)]
+
+
 def run_layer(
     kernels,
     transposed,
@@ -69,23 +85,12 @@ def run_layer(
     bfloat16=False,
     tiles=False,
 ):
-    """One layer over maps cut from x at `splits`: (value, mean, scale)."""
+    """One layer over maps cut from x at `splits`: (raw, mean, scale)."""
     parts = np.split(x, splits, axis=3)
     sampling = TRANSPOSED if transposed else CONVOLUTION
     spec = ConvolutionSpec(kernel, sampling, [p.shape[3] for p in parts], bias, *norm, bfloat16, tiles)
-    layer = convolution(kernels, algorithm, spec, threads)
-    n, h, w, _ = x.shape
-    out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
-    filters = kernel.shape[2] if transposed else kernel.shape[3]
-    target = as_map(kernels, np.full((n, out_h, out_w, filters), np.nan, np.float32))
-    scratch = np.full(layer.scratch(n, h, w, threads) + 1, np.nan, np.float32)
     sources = [(as_map(kernels, p), slope) for p, slope in zip(parts, slopes, strict=True)]
-    layer.run(sources, target, scratch, threads)
-    return (
-        np.asarray(target.raw)[..., :filters],
-        np.asarray(target.mean)[:, :filters],
-        np.asarray(target.scale)[:, :filters],
-    )
+    return parts_of(run_spec(kernels, spec, sources, algorithm, threads), kernel.shape[2 if transposed else 3])
 
 
 PADDING = (1, 1, 1, 1)
@@ -146,6 +151,21 @@ def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
     np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=factor * 2e-5)
 
 
+DIVIDED = [(1, 32, 32, 40, 24), (3, 20, 20, 40, 24)]  # with tiles: by block or by panel; by patch if not transposed
+COLUMNS = [16, 20, 40]  # pairs of tiles are then of two lines; 16 + 4 of one line; 16 + 16, 8 + 16 and 16 + 8
+
+
+def check_divisions(run, x, all_threads=(1, 2, 3)):
+    """Assert that (raw, mean, scale) = run(images, threads) depend on neither the threads nor the other images."""
+    results = [run(x, threads) for threads in all_threads]
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)
+    for i in range(len(x)):
+        for got, expected in zip(run(x[i : i + 1], 2), results[0], strict=True):
+            np.testing.assert_array_equal(got[0], expected[i])
+
+
 @pytest.mark.parametrize("isa", EXTENSIONS)
 @pytest.mark.parametrize("transposed, algorithm", ALGORITHMS, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(1, 32, 32, 40, 24), (1, 64, 128, 8, 16), (3, 4, 4, 20, 40)])
@@ -154,17 +174,83 @@ def test_how_work_is_divided_never_changes_a_bit(isa, transposed, algorithm, n, 
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
     norm = np.ones(k, np.float32), np.ones(k, np.float32), 1e-5
-    results = [
-        run_layer(extension(isa), transposed, x, kernel, None, algorithm, threads=threads, norm=norm)
-        for threads in (1, 2, 3, 16)  # many threads: together rather than alone
-    ]
-    for other in results[1:]:
-        for got, expected in zip(other, results[0], strict=True):
-            np.testing.assert_array_equal(got, expected)
-    for i in range(n):
-        alone = run_layer(extension(isa), transposed, x[i : i + 1], kernel, None, algorithm, norm=norm)
-        for got, expected in zip(alone, results[0], strict=True):
-            np.testing.assert_array_equal(got[0], expected[i])
+    check_divisions(
+        lambda images, threads: run_layer(
+            extension(isa), transposed, images, kernel, None, algorithm, threads=threads, norm=norm
+        ),
+        x,
+        (1, 2, 3, 16),  # many threads: together rather than alone
+    )
+
+
+@pytest.mark.skipif(not BFLOAT16, reason=NO_BFLOAT16)
+@pytest.mark.parametrize("isa", EACH_BFLOAT16)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("n, h, w, c, k", DIVIDED)
+def test_how_work_is_divided_never_changes_a_bit_in_bfloat16(isa, transposed, n, h, w, c, k):
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    how = {"norm": (None, None, 1e-5), "bfloat16": True, "tiles": isa == "amx"}
+    check_divisions(
+        lambda images, threads: run_layer(extension(isa), transposed, images, kernel, None, threads=threads, **how),
+        x,
+    )
+
+
+@pytest.mark.parametrize("isa", EXTENSIONS)
+def test_large_weights_never_change_a_bit(isa):
+    """They let all threads share the input, unless the images are too many for it to be copied as a whole."""
+    kernels, rng = extension(isa), np.random.default_rng(8)
+    h, w, c, k = 32, 32, 160, 176
+    x = rng.standard_normal((2, h, w, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, c, k)).astype(np.float32)
+    layer = convolution(kernels, "direct", ConvolutionSpec(kernel, CONVOLUTION, [c]), 1)
+    many = 12
+    assert layer.scratch(1, h, w, 1) > h * w * c > layer.scratch(many, h, w, 1)  # holds an image, or a block of it
+
+    def run(images, threads):
+        return run_layer(kernels, False, images, kernel, None, threads=threads, norm=(None, None, 1e-5))
+
+    check_divisions(run, x)
+    expected = run(x, 2)
+    for got, pair in zip(run(np.tile(x, (many // 2, 1, 1, 1)), 1), expected, strict=True):
+        np.testing.assert_array_equal(got, np.concatenate([pair] * (many // 2)))
+    exact = strided_convolution(x[1].astype(np.float64), kernel.astype(np.float64))
+    np.testing.assert_allclose(expected[0][1], exact, rtol=0, atol=8e-6 * np.sqrt(16 * c))
+
+
+def check_moments(target, filters, eps):
+    """Assert that mean, scale, low and high are those of the raw numbers."""
+    raw, mean, scale = parts_of(target, filters)
+    numbers = raw.astype(np.float64)
+    deviation = numbers.std((1, 2))
+    np.testing.assert_allclose(mean / deviation, numbers.mean((1, 2)) / deviation, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(scale, 1 / np.sqrt(deviation**2 + eps), rtol=2e-6)
+    np.testing.assert_array_equal(np.asarray(target.low)[:, :filters], (raw.min((1, 2)) - mean) * scale)
+    np.testing.assert_array_equal(np.asarray(target.high)[:, :filters], (raw.max((1, 2)) - mean) * scale)
+
+
+@pytest.mark.skipif(not BFLOAT16, reason=NO_BFLOAT16)
+@pytest.mark.parametrize("isa", EACH_BFLOAT16)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_moments_of_ragged_tiles_in_bfloat16(isa, transposed, columns):
+    kernels, rng = extension(isa), np.random.default_rng(columns)
+    step, c, k, slope = 1 if transposed else 2, 24, 40, 0.3
+    x = rng.standard_normal((2, 19 * step, columns * step, c)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+    sampling = TRANSPOSED if transposed else CONVOLUTION
+    spec = ConvolutionSpec(
+        kernel, sampling, [c], eps=1e-3, bfloat16=True, tiles=isa == "amx", inner_slope=slope, finds_range=True
+    )
+    target = run_spec(kernels, spec, [(as_map(kernels, x), 1.0)])
+    check_moments(target, k, 1e-3)
+    function = transposed_convolution if transposed else strided_convolution
+    images, weights = (to_bfloat16(a).astype(np.float64) for a in (x, kernel))
+    exact = np.stack([function(image, weights) for image in images])
+    raw = np.asarray(target.raw)[..., :k]
+    np.testing.assert_allclose(raw, np.where(exact > 0, exact, slope * exact), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("isa", EXTENSIONS)

@@ -23,7 +23,18 @@ from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorit
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
 from tests.cpu.isas import INT8
-from tests.cpu.test_cpu import SHAPES, as_map, strided_convolution, transposed_convolution
+from tests.cpu.test_cpu import (
+    COLUMNS,
+    DIVIDED,
+    SHAPES,
+    as_map,
+    check_divisions,
+    check_moments,
+    parts_of,
+    run_spec,
+    strided_convolution,
+    transposed_convolution,
+)
 from tests.cpu.test_layers import CASES, RESNETS
 from tests.models import VARIANTS, pictures, weights_of
 
@@ -39,29 +50,57 @@ def whole_maps(rng: np.random.Generator, shape: tuple[int, int, int, int]) -> np
     return x
 
 
+def whole_kernel(rng, transposed, c, k):
+    return rng.integers(-127, 128, (4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
+
+
+def run_integers(isa, transposed, x, kernel, threads=2, eps=None):
+    """The Map that a layer of 8-bit integers in units of 1 makes of whole numbers."""
+    kernels, c = extension(isa), x.shape[3]
+    zeros = np.where(np.arange(c) % 3 == 1, 0, 127).astype(np.float32)  # where no number is negative, 0
+    quantised = Quantised(
+        kernel, np.ones(kernel.shape[2 if transposed else 3], np.float32), np.ones(c, np.float32), zeros
+    )
+    sampling = TRANSPOSED if transposed else CONVOLUTION
+    spec = ConvolutionSpec(kernel, sampling, [c], eps=eps, tiles=isa == "amx", quantised=quantised, finds_range=True)
+    source = as_map(kernels, x)
+    source.set_raw(x, 2, True)
+    return run_spec(kernels, spec, [(source, 1.0)], threads=threads)
+
+
 @pytest.mark.parametrize("isa", INT8)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n, h, w, c, k", [*SHAPES, (2, 16, 16, 512, 32), (1, 6, 6, 65, 40)])
 def test_sums_are_exact(isa, transposed, n, h, w, c, k):
-    kernels, rng = extension(isa), np.random.default_rng([n, h, w, c, k])
-    x = whole_maps(rng, (n, h, w, c))
-    kernel = rng.integers(-127, 128, (4, 4, k, c) if transposed else (4, 4, c, k)).astype(np.float32)
-    zeros = np.where(np.arange(c) % 3 == 1, 0, 127).astype(np.float32)  # where no number is negative, 0
-    quantised = Quantised(kernel, np.ones(k, np.float32), np.ones(c, np.float32), zeros)
-    sampling = TRANSPOSED if transposed else CONVOLUTION
-    spec = ConvolutionSpec(kernel, sampling, [c], tiles=isa == "amx", quantised=quantised, finds_range=True)
-    layer = kernels.DirectConvolution(spec, 2)
-    out_h, out_w = (2 * h, 2 * w) if transposed else (h // 2, w // 2)
-    target = as_map(kernels, np.full((n, out_h, out_w, k), np.nan, np.float32))
-    source = as_map(kernels, x)
-    source.set_raw(x, 2, True)
-    layer.run([(source, 1.0)], target, np.full(layer.scratch(n, h, w, 2) + 1, np.nan, np.float32), 2)
+    rng = np.random.default_rng([n, h, w, c, k])
+    x, kernel = whole_maps(rng, (n, h, w, c)), whole_kernel(rng, transposed, c, k)
+    target = run_integers(isa, transposed, x, kernel)
     function = transposed_convolution if transposed else strided_convolution
     expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
     got = np.asarray(target.raw)[..., :k]
     np.testing.assert_array_equal(got, expected.astype(np.float32))
     np.testing.assert_array_equal(np.asarray(target.low)[:, :k], got.min((1, 2)))
     np.testing.assert_array_equal(np.asarray(target.high)[:, :k], got.max((1, 2)))
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("n, h, w, c, k", DIVIDED)
+def test_how_work_is_divided_never_changes_a_bit(isa, transposed, n, h, w, c, k):
+    rng = np.random.default_rng(7)
+    x, kernel = whole_maps(rng, (n, h, w, c)), whole_kernel(rng, transposed, c, k)
+    check_divisions(
+        lambda images, threads: parts_of(run_integers(isa, transposed, images, kernel, threads, 1e-3), k), x
+    )
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_moments_of_ragged_tiles(isa, transposed, columns):
+    rng, step = np.random.default_rng(columns), 1 if transposed else 2
+    x, kernel = whole_maps(rng, (2, 19 * step, columns * step, 24)), whole_kernel(rng, transposed, 24, 40)
+    check_moments(run_integers(isa, transposed, x, kernel, eps=1e-3), 40, 1e-3)
 
 
 NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "keras", "running")}

@@ -7,13 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.cpu.instruction_sets import extension
+from pix2pix.engines.reference import ReferenceEngine, conv2d, pad
 from pix2pix.model.generator import Generator, Norm
 from pix2pix.model.pix2pixhd import Coarse, local_enhancer
 from pix2pix.model.resnet import ResnetVariant, resnet
+from pix2pix.model.sampling import Sampling
 from pix2pix.model.weights import random_weights
 from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
+from tests.cpu.test_cpu import run_spec, to_bfloat16
 from tests.engines import layers
 from tests.models import check_layer, check_output
 
@@ -75,6 +79,28 @@ def test_bfloat16_is_as_near_as_it_must_be(name, isa, plan):
     generator, weights = CASES[name]
     engine = CpuEngine(generator, weights, plan=plan, precision="bfloat16", isa=isa)
     compare(engine, generator, weights, "bfloat16")
+
+
+@pytest.mark.skipif(not BFLOAT16, reason=NO_BFLOAT16)
+@pytest.mark.parametrize("isa", EACH_BFLOAT16)
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("taps, stride", [(4, 2), (7, 1)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_first_layer_in_bfloat16_is_exact_products_of_rounded_numbers(channels, taps, stride, mode, isa):
+    rng, kernels, k = np.random.default_rng([channels, taps]), extension(isa), 40
+    kernel = rng.standard_normal((taps, taps, channels, k)).astype(np.float32)
+    sampling = Sampling(taps, stride, ((taps - 1) // 2,) * 4, mode)
+    spec = ConvolutionSpec(kernel, sampling, [channels], bfloat16=True, tiles=isa == "amx", reads_image=True)
+    weights = to_bfloat16(kernel).astype(np.float64)
+    for w in (14, 38):  # patches; blocks, of tiles of which some are ragged
+        b = rng.integers(0, 256, (2, 22, w, channels), np.uint8)
+        values = b.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+        noise = rng.standard_normal(b.shape).astype(np.float32)
+        for image, x in ((b, values), (noise, noise)):
+            images = to_bfloat16(x).astype(np.float64)
+            exact = np.stack([conv2d(pad(each, sampling.padding, mode), weights, stride) for each in images])
+            raw = np.asarray(run_spec(kernels, spec, image).raw)[..., :k]
+            np.testing.assert_allclose(raw, exact, rtol=0, atol=2e-6 * exact.std())
 
 
 @pytest.mark.parametrize("isa", EXTENSIONS)
