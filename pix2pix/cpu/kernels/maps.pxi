@@ -286,7 +286,7 @@ cdef inline long place_in(long i, long size, int padding) noexcept nogil:
 
 cdef void read_image(const LayerInput* from_, long n, long y, long x, long count, float* out) noexcept nogil:
     """`count` neighbouring pixels of the image; in bfloat16, those of an odd number of channels have one more, 0."""
-    cdef long at = ((n * from_.h + y) * from_.w + x) * from_.channels, c = from_.channels, i, j
+    cdef long at = ((n * from_.h + y) * from_.w + x) * from_.channels, c = from_.channels, i, j, k
     cdef const float* values = from_.byte_values
     cdef const unsigned char* bytes = from_.bytes
     cdef unsigned short* numbers
@@ -295,7 +295,8 @@ cdef void read_image(const LayerInput* from_, long n, long y, long x, long count
         for i in range(count):
             numbers = <unsigned short*>(out + i * from_.pixel)
             for j in range(c):
-                numbers[j] = to_bfloat16(values[bytes[at + i * c + j]] if bytes != NULL else from_.floats[at + i * c + j])
+                k = at + i * c + j
+                numbers[j] = to_bfloat16(values[bytes[k]] if bytes != NULL else from_.floats[k])
     elif bytes != NULL:
         for i in range(count * c):
             out[i] = values[bytes[at + i]]
