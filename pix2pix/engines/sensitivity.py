@@ -6,7 +6,7 @@ of its filter f gain noise of the variance
 
     sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
 
-where behind a norm, which takes means away, the variance of x_c replaces its square. The units follow from the weights
+where behind a norm by the image's own statistics, which takes means away, the variance of x_c replaces its square. The units follow from the weights
 alone. ``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so
 whatever it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the
 network in floating point. Then random signs v go back from the output through the derivatives of every operation: the
@@ -29,7 +29,7 @@ from ..model.quantisation import LEVELS, Range, ranges, units_of
 from ..model.sampling import Sampling
 from ..model.weights import fold_parts, folded
 from ..plans.algorithms import Algorithm, algorithms
-from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, upsample
+from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, step_of, upsample
 
 LEAST_PSNR = 40.0  # dB, which all layers of integers together leave of an output
 IMAGES = 4  # one is enough where it loses at most half of what is allowed: they were measured to differ by 2.4 dB
@@ -56,12 +56,10 @@ class Rounding(NamedTuple):
         ends = Range(-zeros * scales, (LEVELS - zeros) * scales)
         return cls(units, scales, ends, squares.T if op.sampling.transposed else squares)
 
-    def noise(self, op: Op, x: np.ndarray) -> np.ndarray:
-        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C)."""
-        extremes = Range(x.min((0, 1)), x.max((0, 1)))
-        step = max((x[end != 0] / end[end != 0]).max(initial=0) for x, end in zip(extremes, self.ends, strict=True))
-        inexact = (x != 0).mean((0, 1))
-        power = x.var((0, 1)) if op.epilogue.norm else np.square(x).mean((0, 1))
+    def noise(self, op: Op, x: np.ndarray, step: float) -> np.ndarray:
+        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C), joined, enlarged."""
+        norm, inexact = op.epilogue.norm, (x != 0).mean((0, 1))
+        power = x.var((0, 1)) if norm and not norm.fixed else np.square(x).mean((0, 1))
         by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
         by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
         return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))
@@ -134,9 +132,10 @@ def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Roundi
     values, noise, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
     for op in program.ops:
         part = parts(op.name)
-        read = gather(op, [leaky_relu(values[source.layer], source.slope) for source in op.sources])
-        if op.name in roundings:
-            noise[op.name] = roundings[op.name].noise(op, read)
+        inputs = [leaky_relu(values[source.layer], source.slope) for source in op.sources]
+        read = gather(op, inputs)
+        if rounding := roundings.get(op.name):
+            noise[op.name] = rounding.noise(op, read, step_of(op, inputs, rounding.ends))
         values[op.name], adjoints[op.name] = _epilogue(op, convolve(op, read, part.get("kernel")), part)
         if residual := op.epilogue.residual:
             values[op.name] = values[op.name] + leaky_relu(values[residual.layer], residual.slope)
