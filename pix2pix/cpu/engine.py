@@ -81,7 +81,6 @@ class CpuEngine(BaseEngine):
                 f"{facts['processor']} using {isa}: use float32"
             )
         self._bfloat16 = precision == "bfloat16" or (precision == "int8" and facts["bfloat16"] == "yes")
-        self._ranges = ranges(generator, weights) if precision == "int8" else {}
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
         # would wait for that team for ever.
@@ -100,8 +99,10 @@ class CpuEngine(BaseEngine):
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads, precision == "int8")
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
 
+    @np.errstate(all="ignore")  # of damaged weights
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
+        self._ranges = ranges(self.generator, remaining) if self._info.precision == "int8" else {}
         served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
         convolutions = {name: self._pack(name, remaining) for name in served}
         remaining.clear()  # of what nothing reads

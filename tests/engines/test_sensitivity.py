@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,9 @@ from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import quantise, quantise_all, ranges
 from pix2pix.model.resnet import resnet
 from pix2pix.model.weights import fold, random_weights
+from pix2pix.plans import tables
+from pix2pix.plans.algorithms import Algorithm
+from pix2pix.plans.heuristics import choose
 from tests.cpu.isas import INT8
 from tests.cpu.test_layers import CASES
 from tests.engines import layers
@@ -45,7 +50,7 @@ def test_losses_are_those_of_the_emulation(name):
         with ReferenceEngine(folded, parts, quantised={layer: quantised[layer]}) as emulation:
             lost[layer] = np.square(emulation.run(x) - expected).mean()
     total = sum(lost.values())
-    factor = 2 if len(names) == 1 else 1.5  # a single layer of few filters is one throw of the dice
+    factor = 2 if len(names) == 1 else 1.5  # which of one layer's few filters are rounded badly is chance
     assert total / factor < sum(losses.values()) < total * factor
     for layer in names:
         assert lost[layer] / 2 - total / 20 < losses[layer] < lost[layer] * 2 + total / 20, layer
@@ -90,3 +95,37 @@ def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
             assert kept == ["encoder_1", *([] if plan else ["encoder_2"]), "decoder_1"]
     allowed = 4 / 10 ** (sensitivity.LEAST_PSNR / 10)
     assert max(losses[: len(INT8)]) < allowed < min(losses[len(INT8) :])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("damage", [np.inf, np.nan])
+def test_damaged_weights_choose_nothing(damage):
+    generator, weights = with_cancelling_layer()
+    weights["encoder_2.gamma"] = np.full_like(weights["encoder_2.gamma"], damage)
+    assert sensitive_layers(generator, weights) == frozenset()
+    CpuEngine(generator, weights, precision="int8", isa=INT8[0]).close()
+
+
+def test_layers_are_chosen_after_all_checks_in_the_thread_of_the_engine(monkeypatch):
+    generator, weights = with_cancelling_layer()
+    threads = []
+
+    def fake(*arguments: object) -> frozenset[str]:
+        threads.append(threading.current_thread().name)
+        return frozenset()
+
+    monkeypatch.setattr("pix2pix.cpu.engine.sensitive_layers", fake)
+    for options in ({"threads": 0}, {"isa": "none"}):
+        with pytest.raises((ValueError, RuntimeError), match="got (0 threads|instruction set 'none')"):
+            CpuEngine(generator, weights, precision="int8", **options)
+    assert not threads
+    CpuEngine(generator, weights, precision="int8", isa=INT8[0]).close()
+    assert threads == ["pix2pix-cpu_0"]
+
+
+def test_a_measured_table_does_not_override_it(monkeypatch):
+    generator = with_cancelling_layer()[0]
+    measured = {tables.shape(generator, op): Algorithm("int8") for op in lower(generator).ops}
+    monkeypatch.setattr(tables, "table", lambda *arguments: measured)
+    layers = choose(generator, "throughput", precision="int8", kept=["encoder_2"]).layers
+    assert layers["encoder_2"].kind != "int8" == layers["encoder_3"].kind
