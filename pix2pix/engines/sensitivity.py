@@ -87,17 +87,22 @@ def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
     }
     allowed = 4 / 10 ** (LEAST_PSNR / 10)  # outputs go from -1 to 1
     losses = output_losses(program, parts, roundings, probe_image(generator, 0))
-    total = sum(losses.values())
+    total = _rounded(sum(losses.values()))
     if not np.isfinite(total) or total <= allowed / 2:
         return frozenset()
     for seed in range(1, IMAGES):
         for name, loss in output_losses(program, parts, roundings, probe_image(generator, seed)).items():
             losses[name] += loss
     work = generator.macs(generator.size, generator.size)
-    left = sorted(losses, key=lambda name: losses[name] / work[name])
-    while len(left) > 1 and sum(losses[name] for name in left) > allowed * IMAGES:
+    left = sorted(losses, key=lambda name: _rounded(losses[name] / work[name]))
+    while len(left) > 1 and _rounded(sum(losses[name] for name in left)) > allowed * IMAGES:
         left.pop()
     return frozenset(losses).difference(left)
+
+
+def _rounded(loss: float) -> float:
+    """To 3 significant digits, so that the order of BLAS's sums, by its threads and kernels, does not decide."""
+    return float(f"{loss:.3g}")
 
 
 def probe_image(generator: Generator, seed: int) -> np.ndarray:
@@ -131,8 +136,7 @@ def _takes(generator: Generator, side: int) -> bool:
 def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Rounding], x: np.ndarray) -> dict[str, float]:
     """The mean square error of the output for the image ``x`` (H,W,C) that each of ``roundings`` causes by itself.
 
-    ``parts`` gives the tensors of a layer of the folded generator. Losses have three significant digits, so that what
-    they are compared with decides the same whatever the order of NumPy's sums, which depends on threads and processor.
+    ``parts`` gives the tensors of a layer of the folded generator.
     """
     values, noise, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
     for op in program.ops:
@@ -155,7 +159,7 @@ def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Roundi
         gradient = gradients.pop(op.name)
         of_sums = adjoint(gradient)
         if op.name in roundings:
-            losses[op.name] = float(f"{np.square(of_sums).sum((0, 1)) @ noise[op.name]:.3g}")
+            losses[op.name] = float(np.square(of_sums).sum((0, 1)) @ noise[op.name])
         for source, each in _input_gradients(op, gradient, of_sums, parts(op.name).get("kernel"), values):
             gradients[source] = gradients[source] + each if source in gradients else each
     return losses
