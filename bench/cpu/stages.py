@@ -71,6 +71,8 @@ def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
 
 def computed_in(op: Op, algorithm: Algorithm, precision: str) -> str:
     """The precision of an operation's products, under a plan for ``precision``."""
+    if op.depthwise:
+        return "float32"
     if precision == "int8" and algorithm.kind != "int8":
         precision = "bfloat16" if extension().build_facts()["bfloat16"] == "yes" else "float32"
     return "float32" if op.reads_image and chosen(precision=precision) != "amx" else precision

@@ -19,6 +19,7 @@ from ..plans import plan as plans
 from ..plans.algorithms import ALGORITHMS
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
+from ..plans.precisions import check_precision
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,8 +53,12 @@ def _plan(args: argparse.Namespace, generator: Generator, weights: Weights) -> P
     if args.plan is None:
         return None
     if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
+        check_precision(args.precision, "cpu")
         kept = sensitive_layers(generator, weights) if args.precision == "int8" and not args.plan else ()
-        processor = chosen(precision=args.precision)
+        try:
+            processor = chosen(precision=args.precision)
+        except RuntimeError:  # nothing is built: the plan for processors without AMX
+            processor = None
         return choose(generator, args.tune, args.plan or None, args.precision, processor=processor, kept=kept)
     return plans.read(args.plan, generator)
 

@@ -22,7 +22,7 @@ from ..model.quantisation import quantise, ranges
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
-from ..plans.precisions import PRECISIONS
+from ..plans.precisions import PRECISIONS, check_precision
 from .convolution import ConvolutionSpec, widened_to_four
 from .instruction_sets import chosen, extension
 from .openmp import requested_threads
@@ -37,16 +37,16 @@ class CpuEngine(BaseEngine):
     """Runs a generator on the processor's cores. See :class:`pix2pix.Engine` for the methods.
 
     ``precision`` bfloat16 multiplies numbers of 8 bits' precision and adds them up in float32; without AMX, not in the
-    first layer.
-    int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow from the
-    weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are computed in
-    bfloat16 where the processor has it, else in float32. A plan that isn't given leaves out layers that would lose too
-    much (:mod:`pix2pix.engines.sensitivity`). ``threads`` defaults to what OMP_NUM_THREADS says, else to
-    the physical cores that this process may use. ``isa`` forces an instruction set, as the environment variable
-    PIX2PIX_ISA does. Under a plan that places layers elsewhere too, the engine packs and runs those on the CPU
-    alone: it then can ``run`` from given layers to others, but not ``translate``. With ``release``, ``weights`` is
-    a dict that the engine empties tensor by tensor while it packs, so that memory for all of them is never needed
-    twice.
+    first layer. int8 multiplies integers of 8 bits in those layers for which the plan says so, with ranges that follow
+    from the weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are
+    computed in bfloat16 where the processor has it, else in float32. Unless a plan is given, layers that would lose too
+    much stay in floating point too (:mod:`pix2pix.engines.sensitivity`). Fixed filters are always computed in float32.
+
+    ``threads`` defaults to what OMP_NUM_THREADS says, else to the physical cores that this process may use. ``isa``
+    forces an instruction set, as the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere
+    too, the engine packs and runs those on the CPU alone: it then can ``run`` from given layers to others, but not
+    ``translate``. With ``release``, ``weights`` is a dict that the engine empties tensor by tensor while it packs, so
+    that memory for all of them is never needed twice.
 
     Raises ValueError for weights that don't fit the generator, for a plan that doesn't, and for layers that the engine
     has no kernel for; RuntimeError if the extension is not built, or the processor lacks what the precision needs.
@@ -64,10 +64,9 @@ class CpuEngine(BaseEngine):
         isa: str | None = None,
         release: bool = False,
     ) -> None:
+        check_precision(precision, "cpu")
         isa = chosen(isa, precision)
         generator.check_weights(weights)
-        kept = sensitive_layers(generator, weights) if precision == "int8" and plan is None else ()
-        self.plan = choose(generator, tune, plan, precision, processor=isa, kept=kept)
         source = "OMP_NUM_THREADS" if threads is None and requested_threads() else ""
         if threads is None:
             threads = default_threads()
@@ -82,14 +81,16 @@ class CpuEngine(BaseEngine):
                 f"{facts['processor']} using {isa}: use float32"
             )
         self._bfloat16 = precision == "bfloat16" or (precision == "int8" and facts["bfloat16"] == "yes")
-        info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
-        super().__init__(generator, self.plan.layers_on("cpu"), info)
-        self._ranges = ranges(generator, weights) if precision == "int8" else {}
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
         # would wait for that team for ever.
         self._executor = ThreadPoolExecutor(1, "pix2pix-cpu", use_allowed_cpus)
         try:
+            by_weights = precision == "int8" and plan is None
+            kept = self._executor.submit(sensitive_layers, generator, weights).result() if by_weights else ()
+            self.plan = choose(generator, tune, plan, precision, processor=isa, kept=kept)
+            info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
+            super().__init__(generator, self.plan.layers_on("cpu"), info)
             self.convolutions = self._executor.submit(self._pack_all, remaining).result()
         except BaseException:
             self._executor.shutdown()
@@ -98,8 +99,10 @@ class CpuEngine(BaseEngine):
         backend = CpuBackend(program, self._kernels, self.convolutions, self.threads, precision == "int8")
         self._forward = ForwardPass(program, self.layers, backend, CONTEXTS_KEPT)
 
+    @np.errstate(all="ignore")  # of damaged weights
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
+        self._ranges = ranges(self.generator, remaining) if self._info.precision == "int8" else {}
         served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
         convolutions = {name: self._pack(name, remaining) for name in served}
         remaining.clear()  # of what nothing reads

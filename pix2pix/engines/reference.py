@@ -59,7 +59,7 @@ def conv2d(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
     h, w = (x.shape[0] - kh) // stride + 1, (x.shape[1] - kw) // stride + 1
     each = depth == 1 and x.shape[2] != 1
     y = np.zeros((h, w, x.shape[2] if each else filters), x.dtype)
-    for a in range(kh):  # one large product for a row of taps, which NumPy's threads share well
+    for a in range(kh):  # one product for a row of taps: NumPy's threads share large ones well
         rows = sliding_window_view(x[a : a + stride * h : stride], kw, axis=1)[:, ::stride]  # (H',W',Cin,kw)
         y += np.tensordot(rows, kernel[a, :, 0, 0], 1) if each else np.tensordot(rows, kernel[a], ((3, 2), (0, 1)))
     return y
@@ -152,10 +152,11 @@ class _Context(Context):
             for name, array in self._engine.weights.items()
             if name.startswith(f"{op.name}.")
         }
-        x = gather(op, [self._read(source) for source in op.sources])
+        inputs = [self._read(source) for source in op.sources]
+        x = gather(op, inputs)
         if op.name in self._engine.quantised:
             quantised = self._engine.quantised[op.name]
-            step = self._step(op, quantised.ends)
+            step = step_of(op, inputs, quantised.ends)
             sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
             y: np.ndarray = (sums * (step * quantised.units)).astype(self._engine.dtype)
         else:
@@ -179,16 +180,6 @@ class _Context(Context):
         exact = y.astype(np.float64)
         return normalise(y, exact.mean((0, 1)).astype(y.dtype), exact.var((0, 1)).astype(y.dtype), eps)
 
-    def _step(self, op: Op, ends: Range) -> float:
-        """The least number by which the ends of an operation's ranges must be multiplied to hold all it reads."""
-        low, high = (
-            [leaky_relu(extreme(self._values[source.layer], (0, 1)), source.slope) for source in op.sources]
-            for extreme in (np.min, np.max)
-        )
-        join = np.concatenate if op.join == "concat" else functools.partial(np.sum, axis=0)
-        shares = [join(values)[end != 0] / end[end != 0] for values, end in zip((low, high), ends, strict=True)]
-        return np.max(np.concatenate([*shares, [0]])) or 1.0
-
     def _read(self, source: Source) -> np.ndarray:
         """The value of a source through its leaky ReLU."""
         return leaky_relu(self._values[source.layer], source.slope)
@@ -198,6 +189,18 @@ def to_integers(x: np.ndarray, step: float, quantised: Quantised) -> np.ndarray:
     """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0, in float64."""
     q = np.rint(x / (step * quantised.scales) + quantised.zeros)
     return np.clip(q, 0, LEVELS).astype(np.float64) - quantised.zeros
+
+
+def step_of(op: Op, inputs: list[np.ndarray], ends: Range) -> float:
+    """The least number by which the ends (C,) of an operation's ranges must be multiplied to hold all it reads.
+
+    What it reads is known by the extremes of each of its ``inputs`` (H,W,C): for sums, those are added up.
+    """
+    join = np.concatenate if op.join == "concat" else functools.partial(np.sum, axis=0)
+    shares = []
+    for end, extreme in zip(ends, (np.min, np.max), strict=True):
+        shares.append(join([extreme(x, (0, 1)) for x in inputs])[end != 0] / end[end != 0])
+    return np.max(np.concatenate([*shares, [0]])) or 1.0
 
 
 def gather(op: Op, inputs: list[np.ndarray]) -> np.ndarray:

@@ -6,12 +6,13 @@ of its filter f gain noise of the variance
 
     sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
 
-where behind a norm, which takes means away, the variance of x_c replaces its square. The units follow from the weights
-alone. ``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so
-whatever it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the
-network in floating point. Then random signs v go back from the output through the derivatives of every operation: the
-square of (J^T v) for each sum is expected to be the squared length of its column of J, the derivatives of all outputs
-by it. That times the noise's variance is what the output loses, as long as noise is small and differs between pixels.
+where behind a norm by the image's own statistics, which takes means away, the variance of x_c replaces its square. The
+units follow from the weights alone. ``step``, x_c and what becomes of the noise depend on the image as well; but a
+network that loses much does so whatever it is shown. So images are made here, of squares of all sizes on top of each
+other, and go forward through the network in floating point. Then random signs v go back from the output through the
+adjoints of all operations, to the gradient J^T v with respect to each sum: its square is expected to be the squared
+length of the sum's column of J, the gradients of all outputs. That times the noise's variance is what the output loses,
+as long as noise is small and differs between pixels.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from ..model.quantisation import LEVELS, Range, ranges, units_of
 from ..model.sampling import Sampling
 from ..model.weights import fold_parts, folded
 from ..plans.algorithms import Algorithm, algorithms
-from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, upsample
+from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, step_of, upsample
 
 LEAST_PSNR = 40.0  # dB, which all layers of integers together leave of an output
-IMAGES = 4  # one is enough where it loses at most half of what is allowed: they were measured to differ by 2.4 dB
+IMAGES = 4  # the first is enough if it loses at most half of what is allowed: losses of images differed by 2.4 dB
 LEAST_SIDE, LEAST_SQUARE = 64, 2  # pixels of an image and of what is on it
 COVERED = 0.25  # of the image by squares of one size
 
@@ -56,21 +57,21 @@ class Rounding(NamedTuple):
         ends = Range(-zeros * scales, (LEVELS - zeros) * scales)
         return cls(units, scales, ends, squares.T if op.sampling.transposed else squares)
 
-    def noise(self, op: Op, x: np.ndarray) -> np.ndarray:
-        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C)."""
-        extremes = Range(x.min((0, 1)), x.max((0, 1)))
-        step = max((x[end != 0] / end[end != 0]).max(initial=0) for x, end in zip(extremes, self.ends, strict=True))
-        inexact = (x != 0).mean((0, 1))
-        power = x.var((0, 1)) if op.epilogue.norm else np.square(x).mean((0, 1))
+    def noise(self, op: Op, x: np.ndarray, step: float) -> np.ndarray:
+        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C), joined, enlarged."""
+        norm, inexact = op.epilogue.norm, (x != 0).mean((0, 1))
+        power = x.var((0, 1)) if norm and not norm.fixed else np.square(x).mean((0, 1))
         by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
         by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
         return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))
 
 
+@np.errstate(all="ignore")  # of damaged weights
 def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
     """The layers to keep in floating point, so that the others together leave ``LEAST_PSNR`` of the output.
 
-    They are those that lose most for each multiplication that integers would save. One layer stays in integers.
+    They are those that lose most for each multiplication that integers would save. At least one layer stays in
+    integers. None is kept where losses are not finite: the weights are damaged, which the output will show.
     """
 
     def parts(name: str) -> dict[str, np.ndarray]:  # folded when needed: all at once would double the memory
@@ -86,16 +87,22 @@ def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
     }
     allowed = 4 / 10 ** (LEAST_PSNR / 10)  # outputs go from -1 to 1
     losses = output_losses(program, parts, roundings, probe_image(generator, 0))
-    if sum(losses.values()) <= allowed / 2:
+    total = _rounded(sum(losses.values()))
+    if not np.isfinite(total) or total <= allowed / 2:
         return frozenset()
     for seed in range(1, IMAGES):
         for name, loss in output_losses(program, parts, roundings, probe_image(generator, seed)).items():
             losses[name] += loss
     work = generator.macs(generator.size, generator.size)
-    left = sorted(losses, key=lambda name: losses[name] / work[name])
-    while len(left) > 1 and sum(losses[name] for name in left) > allowed * IMAGES:
+    left = sorted(losses, key=lambda name: _rounded(losses[name] / work[name]))
+    while len(left) > 1 and _rounded(sum(losses[name] for name in left)) > allowed * IMAGES:
         left.pop()
     return frozenset(losses).difference(left)
+
+
+def _rounded(loss: float) -> float:
+    """To 3 significant digits, so that the order of BLAS's sums, by its threads and kernels, does not decide."""
+    return float(f"{loss:.3g}")
 
 
 def probe_image(generator: Generator, seed: int) -> np.ndarray:
@@ -134,34 +141,37 @@ def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Roundi
     values, noise, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
     for op in program.ops:
         part = parts(op.name)
-        read = gather(op, [leaky_relu(values[source.layer], source.slope) for source in op.sources])
-        if op.name in roundings:
-            noise[op.name] = roundings[op.name].noise(op, read)
+        inputs = [leaky_relu(values[source.layer], source.slope) for source in op.sources]
+        read = gather(op, inputs)
+        if rounding := roundings.get(op.name):
+            noise[op.name] = rounding.noise(op, read, step_of(op, inputs, rounding.ends))
         values[op.name], adjoints[op.name] = _epilogue(op, convolve(op, read, part.get("kernel")), part)
         if residual := op.epilogue.residual:
             values[op.name] = values[op.name] + leaky_relu(values[residual.layer], residual.slope)
     output = values[program.output.name]
     signs = np.random.default_rng(0).choice([-1, 1], output.shape) / np.sqrt(output.size)
-    gains, losses = {program.output.name: signs.astype(np.float32)}, dict[str, float]()
+    gradients, losses = {program.output.name: signs.astype(np.float32)}, dict[str, float]()
     for op in reversed(program.ops):
-        if op.name not in gains:  # nothing reads it
+        del values[op.name]  # what reads it has been passed
+        adjoint = adjoints.pop(op.name)
+        if op.name not in gradients:  # nothing reads it
             continue
-        gain = gains.pop(op.name)
-        of_sums = adjoints.pop(op.name)(gain)
+        gradient = gradients.pop(op.name)
+        of_sums = adjoint(gradient)
         if op.name in roundings:
             losses[op.name] = float(np.square(of_sums).sum((0, 1)) @ noise[op.name])
-        for source, each in _of_sources(op, gain, of_sums, parts(op.name).get("kernel"), values):
-            gains[source] = gains[source] + each if source in gains else each
+        for source, each in _input_gradients(op, gradient, of_sums, parts(op.name).get("kernel"), values):
+            gradients[source] = gradients[source] + each if source in gradients else each
     return losses
 
 
-def _of_sources(
-    op: Op, gain: np.ndarray, of_sums: np.ndarray, kernel: np.ndarray | None, values: Mapping[str, np.ndarray]
+def _input_gradients(
+    op: Op, gradient: np.ndarray, of_sums: np.ndarray, kernel: np.ndarray | None, values: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """From derivatives by an operation's value and by its sums to those by each layer that it reads."""
+    """From the gradients with respect to an operation's value and to its sums to those of each layer that it reads."""
     residual = op.epilogue.residual
     if residual and residual.layer != INPUT:
-        yield residual.layer, gain * _slopes(values[residual.layer], residual.slope)
+        yield residual.layer, gradient * _slopes(values[residual.layer], residual.slope)
     if all(source.layer == INPUT for source in op.sources):
         return
     back = _convolve_back(op, of_sums, kernel, values[op.sources[0].layer].shape)
@@ -178,12 +188,14 @@ def _slopes(x: np.ndarray, slope: float) -> np.ndarray:
 
 
 def _epilogue(op: Op, y: np.ndarray, part: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Adjoint]:
-    """What an operation makes of its sums (H,W,C), without the residual; and its adjoint, for derivatives by that."""
+    """What an operation makes of its sums (H,W,C), without the residual; and its adjoint, for the gradient."""
     epilogue, norm = op.epilogue, op.epilogue.norm
     if epilogue.bias:
         y = y + part["bias"]
-    factor = _slopes(y, epilogue.inner_slope)
-    y = y * factor
+    factor = np.ones((), y.dtype)
+    if epilogue.inner_slope != 1:
+        factor = _slopes(y, epilogue.inner_slope)
+        y = y * factor
     normalised = None
     if norm and not norm.fixed:
         mean, variance = y.mean((0, 1)), y.var((0, 1))
@@ -194,20 +206,20 @@ def _epilogue(op: Op, y: np.ndarray, part: Mapping[str, np.ndarray]) -> tuple[np
         factor = factor * part["gamma"]
     value = np.tanh(y) if epilogue.activation == "tanh" else y
 
-    def adjoint(gain: np.ndarray) -> np.ndarray:
+    def adjoint(gradient: np.ndarray) -> np.ndarray:
         if epilogue.activation == "tanh":
-            gain = gain * (1 - np.square(value))
+            gradient = gradient * (1 - np.square(value))
         if normalised is not None:
-            gain = gain - gain.mean((0, 1)) - normalised * (gain * normalised).mean((0, 1))
-        return np.asarray(gain * factor)
+            gradient = gradient - gradient.mean((0, 1)) - normalised * (gradient * normalised).mean((0, 1))
+        return np.asarray(gradient * factor)
 
     return value, adjoint
 
 
-def _convolve_back(op: Op, gain: np.ndarray, kernel: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """From derivatives by an operation's sums to those by what it reads, of ``shape`` (H,W,C).
+def _convolve_back(op: Op, gradient: np.ndarray, kernel: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """From the gradient with respect to an operation's sums to that of what it reads, of ``shape`` (H,W,C).
 
-    What reflected and repeated padding reads once more is left out.
+    What reflected and repeated padding reads once more is left out; averages count their padding.
     """
     s = op.sampling
     if kernel is None:
@@ -215,12 +227,12 @@ def _convolve_back(op: Op, gain: np.ndarray, kernel: np.ndarray | None, shape: t
         kernel = kernel.astype(np.float32)
     if s.transposed:
         h, w = ((size - 1) * s.stride + s.kernel + s.output_padding for size in shape[:2])
-        (top, left), whole = s.padding[:2], np.zeros((h, w, gain.shape[2]), gain.dtype)
-        whole[top : top + gain.shape[0], left : left + gain.shape[1]] = gain
+        (top, left), whole = s.padding[:2], np.zeros((h, w, gradient.shape[2]), gradient.dtype)
+        whole[top : top + gradient.shape[0], left : left + gradient.shape[1]] = gradient
         return conv2d(whole, kernel, s.stride)
     factor, back = s.upsample, Sampling(s.kernel, s.stride, s.padding, transposed=True)
-    surplus = shape[0] * factor - back.output_size(*gain.shape[:2])[0]
-    x = conv2d_transpose(gain, kernel, dataclasses.replace(back, output_padding=surplus))
+    surplus = shape[0] * factor - back.output_size(*gradient.shape[:2])[0]
+    x = conv2d_transpose(gradient, kernel, dataclasses.replace(back, output_padding=surplus))
     for axis, size in enumerate(shape[:2] if factor > 1 else ()):
         weights = upsample(np.eye(size, dtype=x.dtype)[:, None], factor, s.upsample_mode)[:, 0]
         x = np.moveaxis(np.tensordot(weights, x, (0, axis)), 0, axis)

@@ -40,7 +40,7 @@ def choose(
     """The plan for ``generator`` on one kind of hardware, in ``precision``.
 
     ``processor`` is the name of the GPU, or the CPU's instruction set. ``kept`` names layers that stay in floating
-    point where the precision is int8.
+    point where the precision is int8, whatever was measured: by them, a plan for int8 depends on the weights too.
 
     ``plan`` may be a Plan, the name of an algorithm to use for every layer that it can (``direct``), or a JSON file;
     None chooses by ``tune``, which a given plan overrides, and by what was measured on such a processor, if anything
@@ -69,7 +69,7 @@ def choose(
             best = Algorithm("int8")
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision)
-        chosen = wanted or measured.get(tables.shape(generator, op), best)
+        chosen = wanted or (best if op.name in kept else measured.get(tables.shape(generator, op), best))
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():
         raise ValueError(f"no layer can be computed by {plan!r} in precision {precision!r}")

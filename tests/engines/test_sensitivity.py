@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines import sensitivity
-from pix2pix.engines.reference import ReferenceEngine
+from pix2pix.engines.reference import ReferenceEngine, convolve, gather, leaky_relu, step_of, to_integers
 from pix2pix.engines.sensitivity import Rounding, output_losses, probe_image, sensitive_layers
 from pix2pix.model.lowering import lower
-from pix2pix.model.quantisation import quantise_all, ranges
+from pix2pix.model.quantisation import quantise, quantise_all, ranges
 from pix2pix.model.resnet import resnet
 from pix2pix.model.weights import fold, random_weights
+from pix2pix.plans import tables
+from pix2pix.plans.algorithms import Algorithm
+from pix2pix.plans.heuristics import choose
 from tests.cpu.isas import INT8
 from tests.cpu.test_layers import CASES
+from tests.engines import layers
 from tests.models import VARIANTS, weights_of, with_cancelling_layer
 
 NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "no-norm", "running")}
@@ -44,14 +50,39 @@ def test_losses_are_those_of_the_emulation(name):
         with ReferenceEngine(folded, parts, quantised={layer: quantised[layer]}) as emulation:
             lost[layer] = np.square(emulation.run(x) - expected).mean()
     total = sum(lost.values())
-    assert total / 2 < sum(losses.values()) < total * 2
+    factor = 2 if len(names) == 1 else 1.5  # which of one layer's few filters are rounded badly is chance
+    assert total / factor < sum(losses.values()) < total * factor
     for layer in names:
         assert lost[layer] / 2 - total / 20 < losses[layer] < lost[layer] * 2 + total / 20, layer
 
 
+@pytest.mark.parametrize("name, statistics", [("add", "image"), ("inner slope", "image"), ("inner slope", "running")])
+def test_noise_is_that_of_emulated_sums(name, statistics):
+    """Over kernels, of which each is rounded otherwise. Norms by the image's own statistics take the mean away."""
+    generator, x = (
+        layers.NETWORKS[name].with_statistics(statistics),
+        np.random.default_rng(0).uniform(0, 1, (24, 24, 3)),
+    )
+    found, expected = 0.0, 0.0
+    for seed in range(16):
+        weights = random_weights(generator, seed)
+        folded, parts = fold(generator, weights)
+        op, kernel, known = lower(folded)["body"], parts["body.kernel"], ranges(generator, weights)
+        values = ReferenceEngine(folded, parts).run(x.astype(np.float32), outputs=[each.layer for each in op.sources])
+        inputs = [leaky_relu(values[source.layer], source.slope) for source in op.sources]
+        rounding, quantised = Rounding.of(op, kernel, known), quantise(op, kernel, known)
+        read, step = gather(op, inputs), step_of(op, inputs, rounding.ends)
+        whole = convolve(op, to_integers(read, step, quantised), quantised.kernel.astype(np.float64))
+        error = whole * (step * quantised.units) - convolve(op, read.astype(np.float64), kernel)
+        is_fixed = op.epilogue.norm is None or op.epilogue.norm.fixed
+        expected += (np.square(error).mean((0, 1)) if is_fixed else error.var((0, 1))).sum()
+        found += rounding.noise(op, read, step).sum()
+    assert 1 / 1.2 < found / expected < 1.2
+
+
 def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
     generator, weights = with_cancelling_layer()
-    assert sensitive_layers(generator, weights) == {"encoder_2"} == sensitive_layers(generator, dict(weights))
+    assert sensitive_layers(generator, weights) == {"encoder_2"}
     assert sensitive_layers(generator, random_weights(generator)) == frozenset()
     x = np.stack([probe_image(generator, seed) for seed in range(7, 10)])
     expected = ReferenceEngine(generator, weights).run(x)
@@ -64,3 +95,37 @@ def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
             assert kept == ["encoder_1", *([] if plan else ["encoder_2"]), "decoder_1"]
     allowed = 4 / 10 ** (sensitivity.LEAST_PSNR / 10)
     assert max(losses[: len(INT8)]) < allowed < min(losses[len(INT8) :])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("damage", [np.inf, np.nan])
+def test_damaged_weights_choose_nothing(damage):
+    generator, weights = with_cancelling_layer()
+    weights["encoder_2.gamma"] = np.full_like(weights["encoder_2.gamma"], damage)
+    assert sensitive_layers(generator, weights) == frozenset()
+    CpuEngine(generator, weights, precision="int8", isa=INT8[0]).close()
+
+
+def test_layers_are_chosen_after_all_checks_in_the_thread_of_the_engine(monkeypatch):
+    generator, weights = with_cancelling_layer()
+    threads = []
+
+    def fake(*arguments: object) -> frozenset[str]:
+        threads.append(threading.current_thread().name)
+        return frozenset()
+
+    monkeypatch.setattr("pix2pix.cpu.engine.sensitive_layers", fake)
+    for options in ({"threads": 0}, {"isa": "none"}):
+        with pytest.raises((ValueError, RuntimeError), match="got (0 threads|instruction set 'none')"):
+            CpuEngine(generator, weights, precision="int8", **options)
+    assert not threads
+    CpuEngine(generator, weights, precision="int8", isa=INT8[0]).close()
+    assert threads == ["pix2pix-cpu_0"]
+
+
+def test_a_measured_table_does_not_override_it(monkeypatch):
+    generator = with_cancelling_layer()[0]
+    measured = {tables.shape(generator, op): Algorithm("int8") for op in lower(generator).ops}
+    monkeypatch.setattr(tables, "table", lambda *arguments: measured)
+    layers = choose(generator, "throughput", precision="int8", kept=["encoder_2"]).layers
+    assert layers["encoder_2"].kind != "int8" == layers["encoder_3"].kind

@@ -8,7 +8,7 @@ import pytest
 
 from bench.cpu import stages
 from pix2pix.model.lowering import lower
-from pix2pix.model.resnet import resnet
+from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.unet import unet
 from pix2pix.plans.algorithms import Algorithm
 from pix2pix.plans.heuristics import choose
@@ -66,6 +66,8 @@ def test_products_are_in_a_precision_that_the_processor_has(monkeypatch):
     assert [stages.computed_in(*op, "int8") for op in ops] == ["float32", "int8", "bfloat16"]
     has("amx", "yes")
     assert [stages.computed_in(*op, "int8") for op in ops] == ["bfloat16", "int8", "bfloat16"]
+    blur = next(op for op in lower(resnet(ngf=64, variant=ResnetVariant(down="blurred"))).ops if op.depthwise)
+    assert stages.computed_in(blur, Algorithm("direct"), "bfloat16") == "float32"
 
 
 def test_samples_are_sorted_into_stages():
