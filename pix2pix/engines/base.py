@@ -7,6 +7,7 @@ can get wrong is checked here, once, and reported in the same words whatever the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import threading
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 
 BATCH_PIXELS = 8 * 256 * 256  # what an engine on a CPU does best at once
+SIZES_KEPT = 64  # of images, that an engine remembers to have checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class BaseEngine:
         self.generator, self.program, self._info = generator, lower(generator), info
         self.chunks = Chunks(info.pixels_at_once)
         self.layers = frozenset(layer.name for layer in generator.layers) if layers is None else frozenset(layers)
+        self._check_size = functools.lru_cache(SIZES_KEPT)(generator.check_size)  # as slow as a small layer
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -259,7 +262,7 @@ class BaseEngine:
 
     def empty(self, n: int, h: int, w: int) -> np.ndarray:
         """An uninitialised uint8 (n,h,w,Cin) array in the memory that this engine reads fastest."""
-        self.generator.check_size(h, w)
+        self._check_size(h, w)
         return np.empty((n, h, w, self.generator.in_channels), np.uint8)
 
     @contextmanager
@@ -301,7 +304,7 @@ class BaseEngine:
         channels = self.generator.in_channels
         if len(shape) not in (3, 4) or shape[-1] != channels:
             raise ValueError(f"got images of shape {shape}, expected (N,H,W,{channels}) or (H,W,{channels})")
-        self.generator.check_size(*shape[-3:-1])
+        self._check_size(*shape[-3:-1])
 
     def _checked_batch(self, b: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What translate has been given, as (images, their results, out): the first two (N,H,W,C), C-contiguous."""
@@ -350,7 +353,7 @@ class BaseEngine:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the given maps belong to images of different (N,H,W): {sizes}")
         n, h, w = next(iter(sizes.values()))
-        self.generator.check_size(h, w)
+        self._check_size(h, w)
         return n, h, w
 
 

@@ -102,7 +102,7 @@ class Program:
         """(N, H, W) of the images that values (N,H,W,C) of some operations, or of the input, belong to."""
         name, value = next(iter(given.items()))
         n, h, w, _ = value.shape
-        return n, *self.image_size(name, h, w)
+        return n, *((h, w) if name == INPUT else self.image_size(name, h, w))
 
     def places(self, sizes: Mapping[str, int], scratch: Mapping[str, int] = {}) -> Places:
         """Where in one piece of memory results of these sizes are, and what operations need while they run.
