@@ -23,7 +23,7 @@ from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorit
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
 from tests.cpu.isas import INT8
-from tests.cpu.test_cpu import (
+from tests.cpu.test_kernels import (
     COLUMNS,
     DIVIDED,
     SHAPES,
@@ -130,7 +130,8 @@ def test_networks_compute_what_their_emulation_does(name):
         error, noise = (np.sqrt(((a - expected[each]) ** 2).mean()) for a in (got[each], exact[each]))
         assert error < noise / 4 + 1e-4, each
     last = names[-1]  # in bfloat16 where the processor has it
-    assert np.sqrt(((got[last] - expected[last]) ** 2).mean()) < 0.01
+    error = np.abs(got[last] - expected[last])
+    assert np.sqrt((error**2).mean()) < 0.01 and error.max() < 0.06
 
 
 def test_the_demo_model_is_near_the_oracle():

@@ -17,7 +17,7 @@ from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.sampling import Sampling
 from pix2pix.model.weights import random_weights
 from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
-from tests.cpu.test_cpu import run_spec, to_bfloat16
+from tests.cpu.test_kernels import run_spec, to_bfloat16
 from tests.engines import layers
 from tests.models import check_layer, check_output
 
