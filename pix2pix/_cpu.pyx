@@ -65,12 +65,16 @@ cdef extern from "cpu/kernels/amx.h" nogil:
         const float* a
         const float* init
         float* c
+    ctypedef struct TileSums:
+        float[1] sums           # 2 * TILE_ROWS * NR
     const int TILE_ROWS, TILE_MULTIPLY_ADDS
     bint can_tiles()
     void shape_tiles(long upper, long lower, long depth)
     void multiply_tiles(const TileRows* upper, const TileRows* lower, long vectors, Operand operand, long a_stride,
                         const long* taps, long count, long depth, const float* b, long init_stride, long c_stride)
     void release_tiles()
+    vec store_half(unsigned short* to, vec x)
+    vec load_half(const unsigned short* from_)
     float multiply_add_tiles(long rounds, Operand operand)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..model.quantisation import Quantised
+from ..model.quantisation import MapUnits, Quantised
 from ..model.sampling import Sampling
 
 
@@ -32,6 +32,7 @@ class ConvolutionSpec(NamedTuple):
     inner_slope: float = 1.0  # of the leaky ReLU before the norm
     quantised: Quantised | None = None  # how the input becomes 8-bit integers, if the kernel holds such
     finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
+    map_units: MapUnits | None = None  # in which the map is kept, if it is kept as float16; otherwise 1
 
 
 def widened_to_four(spec: ConvolutionSpec) -> ConvolutionSpec:

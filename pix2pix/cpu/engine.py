@@ -18,7 +18,7 @@ from ..engines.execution import ForwardPass, Maps
 from ..engines.sensitivity import sensitive_layers
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
-from ..model.quantisation import quantise, ranges
+from ..model.quantisation import map_units, quantise, ranges
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
@@ -102,7 +102,8 @@ class CpuEngine(BaseEngine):
     @np.errstate(all="ignore")  # of damaged weights
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
-        self._ranges = ranges(self.generator, remaining) if self._info.precision == "int8" else {}
+        known = self._info.precision == "int8" or self._info.instruction_set == "amx"
+        self._ranges = ranges(self.generator, remaining) if known else {}
         served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
         convolutions = {name: self._pack(name, remaining) for name in served}
         remaining.clear()  # of what nothing reads
@@ -115,6 +116,7 @@ class CpuEngine(BaseEngine):
         parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
         norm, sources, tiles = op.epilogue.norm, op.sources, self._info.instruction_set == "amx"
         kernel, quantised = parts.get("kernel"), None
+        units = map_units(op, kernel, self._ranges) if tiles and kernel is not None else None
         if self.plan.layers[name].kind == "int8":
             quantised = quantise(op, parts["kernel"], self._ranges)
             kernel = quantised.kernel
@@ -133,6 +135,7 @@ class CpuEngine(BaseEngine):
             inner_slope=op.epilogue.inner_slope,
             quantised=quantised,
             finds_range=self._info.precision == "int8",
+            map_units=units,
         )
         algorithm = self.plan.layers[name]
         if op.depthwise:

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
-from ..model.quantisation import LEVELS, Quantised, Range
+from ..model.quantisation import LEVELS, MapUnits, Quantised, Range
 from ..model.sampling import Sampling
 from .base import BaseEngine
 from .execution import Context, Maps, Runner
@@ -106,7 +106,8 @@ class ReferenceEngine(BaseEngine):
     """An engine that computes in NumPy, in float64 or float32.
 
     ``quantised`` has the layers that are computed in 8-bit integers; :func:`pix2pix.model.quantisation.quantise_all`
-    makes it, for a folded generator.
+    makes it, for a folded generator. ``kept_in`` has those whose map is kept as float16, and in which units; for all,
+    :func:`pix2pix.model.quantisation.all_map_units`.
     """
 
     def __init__(
@@ -115,10 +116,11 @@ class ReferenceEngine(BaseEngine):
         weights: Weights,
         dtype: type = np.float64,
         quantised: Mapping[str, Quantised] = {},
+        kept_in: Mapping[str, MapUnits] = {},
     ) -> None:
         super().__init__(generator)
         generator.check_weights(weights)
-        self.dtype, self.quantised = dtype, quantised
+        self.dtype, self.quantised, self.kept_in = dtype, quantised, kept_in
         self.weights: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in weights.items()}
         self._runner = Runner[_Context](self.program)
         self.chunks.most_images = 1
@@ -164,6 +166,9 @@ class _Context(Context):
         if epilogue.bias:
             y = y + part["bias"]
         y = leaky_relu(y, epilogue.inner_slope)
+        units = self._engine.kept_in.get(op.name)
+        if units:
+            y = to_float16(y, units.sums)
         if epilogue.norm:
             if not epilogue.norm.fixed:
                 y = self._normalise(y, part, epilogue.norm.eps)
@@ -171,7 +176,10 @@ class _Context(Context):
                 y = y * part["gamma"] + part["beta"]
         if epilogue.activation == "tanh":
             y = np.tanh(y)
-        self._values[op.name] = y + self._read(epilogue.residual) if epilogue.residual else y
+        if epilogue.residual:
+            y = y + self._read(epilogue.residual)
+            y = to_float16(y, units.values) if units else y
+        self._values[op.name] = y
 
     def _normalise(self, y: np.ndarray, part: dict[str, np.ndarray], eps: float) -> np.ndarray:
         """``y`` (H,W,C) by its own statistics, or by those among the layer's tensors."""
@@ -183,6 +191,11 @@ class _Context(Context):
     def _read(self, source: Source) -> np.ndarray:
         """The value of a source through its leaky ReLU."""
         return leaky_relu(self._values[source.layer], source.slope)
+
+
+def to_float16(y: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """``y`` (H,W,C) as float16 keeps it, in those units (C,)."""
+    return (y / units).astype(np.float16).astype(y.dtype) * units
 
 
 def to_integers(x: np.ndarray, step: float, quantised: Quantised) -> np.ndarray:

@@ -24,6 +24,7 @@ from .weights import fold
 
 SPREADS = 6.0  # standard deviations on either side of the mean that a range has
 LEVELS, MOST_WEIGHT = 255, 127  # the largest integers of inputs and weights
+MOST_EXPONENT = 60  # of a unit, whose square is a float32, too
 MOST_PRODUCTS = (2**31 - 1) // (LEVELS * MOST_WEIGHT)  # of a sum that cannot overflow 32 bits
 
 
@@ -58,6 +59,14 @@ def quantise_all(generator: Generator, weights: Weights, names: Collection[str])
     folded, parts = fold(generator, weights)
     program, known = lower(folded), ranges(generator, weights)
     return {name: quantise(program[name], parts[f"{name}.kernel"], known) for name in names}
+
+
+def all_map_units(generator: Generator, weights: Weights) -> dict[str, MapUnits]:
+    """:func:`map_units` of all layers with weights."""
+    folded, parts = fold(generator, weights)
+    known = ranges(generator, weights)
+    ops = [op for op in lower(folded).ops if not op.depthwise]
+    return {op.name: map_units(op, parts[f"{op.name}.kernel"], known) for op in ops}
 
 
 def _inverse(x: np.ndarray) -> np.ndarray:
@@ -109,6 +118,31 @@ def activated(expected: Range, slope: float) -> Range:
     spread = (expected.high - expected.low) / (2 * SPREADS)
     low, high = (np.where(end > 0, end, end * slope) for end in expected)
     return Range(np.minimum(low, -spread * slope), np.maximum(high, spread))
+
+
+class MapUnits(NamedTuple):
+    """In which powers of two (filters,), float32, an operation's map is kept as float16."""
+
+    sums: np.ndarray
+    values: np.ndarray  # sums become these where a residual is added
+
+
+def map_units(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> MapUnits:
+    """The powers next to the root mean square that sums should have, and next to the standard deviation of values.
+
+    In such units, float16 holds 2^15 times as much, and has all its digits for what is 2^14 times smaller.
+    """
+    low, high = joined(op.sources, op.join, known)
+    squares = ((low + high) / 2) ** 2 + ((high - low) / (2 * SPREADS)) ** 2
+    of_kernel = np.einsum("abcf,abcf->cf", kernel, kernel)
+    sums = np.sqrt(of_kernel @ squares if op.sampling.transposed else squares @ of_kernel)
+    low, high = known[op.name]
+    return MapUnits(_power_of_two(sums), _power_of_two((high - low) / (2 * SPREADS)))
+
+
+def _power_of_two(x: np.ndarray) -> np.ndarray:
+    exponents = np.rint(np.log2(x, out=np.zeros_like(x), where=(x > 0) & np.isfinite(x)))
+    return np.exp2(np.clip(exponents, -MOST_EXPONENT, MOST_EXPONENT)).astype(np.float32)
 
 
 class Units(NamedTuple):

@@ -1,4 +1,5 @@
-/* Products on AMX tiles: registers of 16 rows x 64 bytes, and an instruction that multiplies two of them.
+/* Products on AMX tiles: registers of 16 rows x 64 bytes, and an instruction that multiplies two of them; and float16, in
+ * which the maps that come of them are kept.
  *
  * Four tiles hold up to 32 x 32 floats of C for all of K, two hold words of A and two words of B (tdpbf16ps). The operands
  * lie in memory as for the micro-kernels of simd.h: a tile's rows are so many words of A apart, or rows of B, which has
@@ -20,6 +21,11 @@ typedef struct {
     const float *a, *init;
     float *c;
 } TileRows;
+
+/* Two tiles of rows and a panel of columns of C, which stay in the first-level cache until they are complete. */
+typedef struct {
+    float sums[2 * TILE_ROWS * NR] __attribute__((aligned(64)));
+} TileSums;
 
 #if VL == 16 && defined(__x86_64__) && defined(__linux__) && \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
@@ -69,6 +75,17 @@ WITH_TILES static inline void shape_tiles(long upper, long lower, long depth) {
 
 WITH_TILES static inline void release_tiles(void) { _tile_release(); }
 
+/* VL numbers as float16, rounded to nearest, ties to even. Returns what was stored. */
+static inline vec store_half(unsigned short *to, vec x) {
+    __m256i rounded = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256((__m256i *)to, rounded);
+    return (vec)_mm512_cvtph_ps(rounded);
+}
+
+static inline vec load_half(const unsigned short *from) {
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+}
+
 /* tile C += tile A @ tile B */
 #define MULTIPLY(C, A, B)                       \
     do {                                        \
@@ -77,7 +94,9 @@ WITH_TILES static inline void release_tiles(void) { _tile_release(); }
     } while (0)
 
 /* See MICRO_KERNEL. `integers`: of 8 bits, else bfloat16. `both`: whether there are lower rows, `right`: columns in the
- * tiles on the right. All three are constants where this is inlined. */
+ * tiles on the right. All three are constants where this is inlined.
+ *
+ * B is loaded as data that is used once, so that A, which the next panel multiplies too, stays in the first-level cache. */
 WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
     const int integers, const int both, const int right, const TileRows *upper, const TileRows *lower, long a_stride,
     const long *taps, long count, long depth, const float *b, long init_stride, long c_stride) {
@@ -91,10 +110,10 @@ WITH_TILES static inline __attribute__((always_inline)) void multiply_shape(
     for (long t = 0; t < count; t++) {
         const float *p = upper->a + taps[2 * t], *p_lower = lower->a + taps[2 * t], *q = b + taps[2 * t + 1];
         for (long k = 0; k < depth; k += words, q += words * NR) { /* loads first: products in between delay them */
-            _tile_loadd(6, q, b_bytes);
+            _tile_stream_loadd(6, q, b_bytes);
             _tile_loadd(4, p + k, a_bytes);
             if (both) _tile_loadd(5, p_lower + k, a_bytes);
-            if (right) _tile_loadd(7, q + VL, b_bytes);
+            if (right) _tile_stream_loadd(7, q + VL, b_bytes);
             MULTIPLY(0, 4, 6);
             if (both) MULTIPLY(2, 5, 6);
             if (right) MULTIPLY(1, 4, 7);
@@ -152,6 +171,8 @@ static inline void multiply_tiles(const TileRows *upper, const TileRows *lower, 
     (void)upper, (void)lower, (void)vectors, (void)operand, (void)a_stride, (void)taps, (void)count, (void)depth, (void)b;
     (void)init_stride, (void)c_stride;
 }
+static inline vec store_half(unsigned short *to, vec x) { return (void)to, x; }
+static inline vec load_half(const unsigned short *from) { return (void)from, splat(0); }
 #endif
 
 #endif

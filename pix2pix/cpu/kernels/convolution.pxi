@@ -70,6 +70,7 @@ cdef struct Geometry:
     Axis down, across           # patches along rows and columns
     Operand operand             # as what the input is read
     bint tiles                  # whether AMX multiplies
+    bint half                   # whether the output is float16
     bint finds_range            # whether the least and the largest sums are found
     long pixel, line            # words from one pixel, and one row, to the next where the input is read to
     # direct convolution only: the taps that meet the map at all, for each phase (see Product)
@@ -81,7 +82,7 @@ cdef struct Geometry:
 cdef struct Call:
     # one call of a layer: what it reads, and where its results and its scratch lie
     const LayerInput* input
-    float* out                  # (N, out_h, out_w, filters)
+    float* out                  # (N, out_h, out_w, filters), float32 or float16
     float* moments              # of the parts of all images, in order
     const float* steps          # of the 8-bit integers of each image: see `set_factors`
     float* work
@@ -100,7 +101,7 @@ cdef inline long input_words(const Geometry* g, long rows, long columns) noexcep
 
 cdef inline float* image_of(const Geometry* g, const Call* call, long image) noexcept nogil:
     """The output of one image."""
-    return call.out + image * g.out_h * g.out_w * g.filters
+    return call.out + image * g.out_h * g.out_w * words_of(g.filters, g.half)
 
 
 cdef class Sampled:
@@ -137,36 +138,47 @@ cdef class Sampled:
 cdef class Convolution(Sampled):
     """A layer's packed weights. Subclasses pack them, and compute the layer, by one algorithm each.
 
-    operand: as what the layer's input is read. `shift`: what is added to a normalised map, its beta.
+    operand: as what the layer's input is read. half: whether its output is float16. `shift`: what is added to a normalised
+    map, its beta.
     """
-    cdef readonly bint norm, tiles, finds_range
+    cdef readonly bint norm, tiles, half, finds_range
     cdef readonly Operand operand
     cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
-    cdef float[::1] weights, bias, gamma
+    cdef float[::1] weights, bias, gamma, eps
+    cdef float[::1] factors, value_units    # for each filter: of the weights when they are packed; see ConvolutionSpec
     # of 8-bit integers: the unit of each filter's sums; for each channel, its zero, one over the unit of the input, and
     # over the ends of the range that the integers cover
     cdef float[::1] units, zeros, inverses, least, most
-    cdef float eps, inner_slope
+    cdef float inner_slope
     cdef object where
 
-    def __init__(self, spec, Operand operand):
+    def __init__(self, spec, Operand operand, bint half):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        self.operand, self.tiles, self.inner_slope = operand, spec.tiles, spec.inner_slope
+        self.operand, self.tiles, self.half, self.inner_slope = operand, spec.tiles, half, spec.inner_slope
         self.finds_range = spec.finds_range
-        self.norm, self.eps = spec.eps is not None, spec.eps or 0.0
+        self.norm = spec.eps is not None
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
         self.where = joined_channels(spec.channels, ELEMENTS[<int>operand] if self.reads_image else VL, spec.adds)
         self.depth = len(self.where)
         self.words = self.depth // ELEMENTS[<int>operand]
-        self.bias = widened(spec.bias, self.filters + VL, 0.0)
-        self.gamma = widened(spec.gamma, self.filters, 1.0)
+        keeps_units = half and spec.map_units is not None
+        units, bias = powers(spec.map_units.sums if keeps_units else None, self.filters), widened(spec.bias, self.filters + VL, 0.0)
+        gamma, eps = widened(spec.gamma, self.filters, 1.0), widened(None, self.filters, spec.eps or 0.0)
+        bias[: self.filters] /= units
+        if self.norm:
+            eps /= units**2
+        else:
+            gamma *= units
+        self.bias, self.gamma, self.eps, self.factors = bias, gamma, eps, 1 / units
+        self.value_units = powers(spec.map_units.values if keeps_units else None, self.filters)
         self.shift = widened(spec.beta, self.filters, 0.0)
         if operand == INT8:
             joined = [self.joined(values) for values in spec.quantised.input_values()]
             self.zeros, self.inverses, self.least, self.most = joined
-            self.units = widened(spec.quantised.units, self.filters, 0.0)
+            self.units = widened(spec.quantised.units, self.filters, 0.0) / units
+            self.factors[:] = 1
 
     cdef joined(self, values):
         """One value for each channel of a pixel, 0 where it is padding."""
@@ -185,12 +197,12 @@ cdef class Convolution(Sampled):
         cdef long image, parts, size
         cdef const float* low
         read_sources(sources, self.reads_image, &self.how, &layer_input)
-        g = self.geometry(target.raw.shape[0], layer_input.map_h, layer_input.map_w)
+        g = self.geometry(target.n, layer_input.map_h, layer_input.map_w)
         layer_input.operand, layer_input.pixel, layer_input.depth = g.operand, g.pixel, self.depth
         cdef float[::1] factors = aligned(g.n * (self.depth + 1) if g.operand == INT8 else 1)
         if g.operand == INT8:
             layer_input.zeros, layer_input.factors, call.steps = &self.zeros[0], &factors[0], &factors[g.n * self.depth]
-        call.input, call.out, call.threads = &layer_input, &target.raw[0, 0, 0, 0], threads
+        call.input, call.out, call.threads = &layer_input, target.words, threads
         call.moments, call.work = &scratch[0], &scratch[0] + g.n * self.parts(&g) * moments_size(g.filters)
         target.mean[:, :], target.scale[:, :] = 0, self.gamma
         with nogil:
@@ -202,15 +214,15 @@ cdef class Convolution(Sampled):
             size = parts * moments_size(g.filters)
             if self.norm:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
-                    finish_norm(call.moments + image * size, parts, g.filters, &self.gamma[0], self.eps,
+                    finish_norm(call.moments + image * size, parts, g.filters, &self.gamma[0], &self.eps[0],
                                 &target.mean[image, 0], &target.scale[image, 0])
             if g.finds_range:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
                     low = call.moments + image * size + 2 * g.filters
                     finish_range(call.moments + image * size, parts, g.filters)
-                    target.set_range(image, low, low + g.filters, &target.shift[0])
+                    target.set_range(image, low, low + g.filters)
         if residual is not None:
-            target.add_residual(self.shift, *residual, threads, g.finds_range)
+            target.add_residual(self.shift, *residual, self.value_units, threads, g.finds_range)
 
     cdef void set_factors(self, const LayerInput* from_, long image, float* factors, float* step) noexcept nogil:
         """How one image's input becomes 8-bit integers: by factors 1 / (step * unit) for each channel.
@@ -252,6 +264,7 @@ cdef class Convolution(Sampled):
         cdef Geometry g
         self.set_grid(&g, n, h, w)
         g.filters, g.operand, g.tiles, g.finds_range = self.filters, self.operand, self.tiles, self.finds_range
+        g.half = self.half
         g.pixel = self.words + (0 if self.reads_image else SKEW)
         g.grid.across = (g.grid.w + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
         g.grid.columns = (g.grid.w + g.grid.across - 1) // g.grid.across

@@ -10,6 +10,7 @@ cdef class DepthwiseConvolution(Sampled):
     cdef readonly long filters, depth
     cdef readonly float[::1] shift
     cdef float[::1] taps
+    cdef readonly bint half         # whether its output is float16: never
     cdef bint counts_padding, finds_range
 
     def __init__(self, spec, taps):
@@ -36,13 +37,13 @@ cdef class DepthwiseConvolution(Sampled):
         cdef long item
         read_sources(sources, self.reads_image, &self.how, &layer_input)
         layer_input.pixel = self.depth
-        self.set_grid(&g, target.raw.shape[0], layer_input.map_h, layer_input.map_w)
+        self.set_grid(&g, target.n, layer_input.map_h, layer_input.map_w)
         for item in prange(g.n * g.grid.h, nogil=True, num_threads=threads, schedule="static"):
-            self.run_row(&g, &layer_input, item, &target.raw[item // g.grid.h, item % g.grid.h, 0, 0],
+            self.run_row(&g, &layer_input, item, target.at(item // g.grid.h, item % g.grid.h, 0),
                          &scratch[threadid() * self.taps.shape[0] * self.line_floats(layer_input.w)])
         target.mean[:, :], target.scale[:, :] = 0, 1
         if residual is not None:
-            target.add_residual(self.shift, *residual, threads)
+            target.add_residual(self.shift, *residual, widened(None, self.filters, 1.0), threads)
         if self.finds_range:
             target.find_range(threads)
 

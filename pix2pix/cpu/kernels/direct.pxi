@@ -3,6 +3,9 @@
 The work is divided among threads in one of three ways, by the size of the layer. None changes a bit of the result.
 A patch that is read into a matrix takes more memory than the input, since patches overlap; but the rows of all images
 then fill the micro-kernels, and each weight is read once.
+
+With AMX, a task is a *bundle* of panels, which two tiles of rows meet one after the other while their input stays in the
+first-level cache; sums are complete after one pass over all taps, and go to the map as float16.
 """
 
 cdef enum Partitioning:
@@ -16,12 +19,13 @@ cdef enum:
     BLOCK_WEIGHT_BYTES = 1536 * 1024    # layers with more weights are cut by panel: every block would read all of them,
     COPIED_BYTES = 8192 * 1024          # unless their input takes more than this, for it is copied as a whole then
     GROUP_BYTES = 1024 * 1024           # of that copy, or of patches, that all panels read before the next
+    BUNDLE_BYTES = 320 * 1024           # of a bundle's weights, which stay in the second-level cache
 
 
 cdef struct Task:
-    # one panel of filters of one phase, over the blocks or patches begin <= i < end
-    long phase, panel, begin, end
-    const float* weights        # of the panel
+    # some neighbouring panels of filters of one phase, over the blocks or patches begin <= i < end
+    long phase, panel, panels, begin, end
+    const float* weights        # of the first panel
     long first, last            # the taps that are being added up
 
 
@@ -49,11 +53,12 @@ cdef void set_taps(Geometry* g, long depth, bint reads_image, int padding) noexc
 
 
 cdef void set_passes(Geometry* g) noexcept nogil:
-    """How many taps are used before the next are begun: as many as fit PANEL_BYTES, in passes of equal length."""
+    """How many taps are used before the next are begun: on tiles all of them, else as many as fit PANEL_BYTES, in passes of
+    equal length."""
     cdef long most = 1, fitting = max(1, PANEL_BYTES // (4 * NR * g.depth)), phase, passes
     for phase in range(g.phases):
         most = max(most, g.tap_count[phase])
-    passes = (most + fitting - 1) // fitting
+    passes = 1 if g.tiles else (most + fitting - 1) // fitting
     g.per_pass = (most + passes - 1) // passes
 
 
@@ -73,15 +78,6 @@ cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
     return task.first < task.last
 
 
-cdef inline void set_product(const Geometry* g, const Task* task, const float* start, Product* p) noexcept nogil:
-    """Describe the product of the task's taps, given the rows of A and of C. start: where the phase's sums begin."""
-    cdef const long* taps = g.taps[task.phase]
-    p.operand, p.tiles, p.vectors = g.operand, g.tiles, panel_vectors(g.filters, task.panel)
-    p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
-    p.b = task.weights
-    p.start = NULL if task.first else start + task.panel * NR
-
-
 cdef inline long chunk(long items, long threads) noexcept nogil:
     """How many neighbouring panels a thread takes at once: it has fetched the second one's weights by then."""
     return 2 if items >= 8 * threads else 1
@@ -99,7 +95,8 @@ cdef class DirectConvolution(Convolution):
     cdef long first_weight[MAX_PHASES]      # where the weights of each phase begin
 
     def __init__(self, spec, long threads):
-        Convolution.__init__(self, spec, INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32)
+        operand = INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        Convolution.__init__(self, spec, operand, spec.tiles)
         cdef long phase, size = 0
         self.panels = (self.filters + NR - 1) // NR
         # the micro-kernels take four words at a time; what follows a pixel of integers meets weights of 0
@@ -143,6 +140,7 @@ cdef class DirectConvolution(Convolution):
         cdef long count = min(<long>PACK_CHANNELS, self.depth - first), phase, u, v, r, s, k, j, a, b, at
         cdef float* out
         cdef const float* given
+        cdef const float* factors = &self.factors[filter]
         gather_taps(kernel, self.transposed, where, first, count, filter, taps)
         for phase in range(self.phases):
             r, s = phase // self.scale, phase % self.scale
@@ -157,7 +155,7 @@ cdef class DirectConvolution(Convolution):
                     given = taps + (kernel.shape[1] * a + b) * PACK_CHANNELS * VL
                     for k in range(count):
                         for j in range(VL):
-                            set_weight(out, at + k, filter % NR + j, given[k * VL + j], self.operand)
+                            set_weight(out, at + k, filter % NR + j, given[k * VL + j] * factors[j], self.operand)
 
     cdef inline float* panel_weights(self, long phase, long panel) noexcept nogil:
         """The weights of a panel of filters of one phase."""
@@ -199,45 +197,78 @@ cdef class DirectConvolution(Convolution):
     cdef void set_taps(self, Geometry* g) noexcept nogil:
         set_taps(g, self.tap_words, self.reads_image, self.how.padding)
 
-    cdef Task task(self, long phase, long panel) noexcept nogil:
-        """A panel of filters, before its first tap."""
+    cdef long bundles(self, const Geometry* g, long threads, long most) noexcept nogil:
+        """How many tasks the panels of a phase are, if each may be cut into `most` parts of the input.
+
+        Enough for all threads. Without AMX, each panel is a task.
+        """
+        cdef long least = (4 * threads + g.phases * most - 1) // (g.phases * most)
+        cdef long fitting = (4 * self.weights.shape[0] // g.phases + BUNDLE_BYTES - 1) // BUNDLE_BYTES
+        return min(max(least, fitting), self.panels) if g.tiles else self.panels
+
+    cdef Task task(self, long phase, long bundle, long bundles) noexcept nogil:
+        """One of so many bundles of a phase's panels, before their first tap."""
         cdef Task task
-        task.phase, task.panel, task.begin, task.end, task.first, task.last = phase, panel, 0, 0, 0, 0
-        task.weights = self.panel_weights(phase, panel)
+        task.phase, task.panel = phase, self.panels * bundle // bundles
+        task.panels = self.panels * (bundle + 1) // bundles - task.panel
+        task.begin, task.end, task.first, task.last = 0, 0, 0, 0
+        task.weights = self.panel_weights(phase, task.panel)
         return task
 
-    cdef long groups(self, const Geometry* g, long threads, long words, long most) noexcept nogil:
+    cdef long groups(self, const Geometry* g, long bundles, long threads, long words, long most) noexcept nogil:
         """The parts, `most` at most, into which an input of so many words is cut: enough for all threads, and small."""
-        cdef long panels = g.phases * self.panels
-        return min(most, max((4 * threads + panels - 1) // panels, (4 * words + GROUP_BYTES - 1) // GROUP_BYTES))
+        cdef long tasks = g.phases * bundles
+        return min(most, max((4 * threads + tasks - 1) // tasks, (4 * words + GROUP_BYTES - 1) // GROUP_BYTES))
 
-    cdef Task share(self, long item, long groups, long total) noexcept nogil:
-        """Task `item` of groups * phases * panels: a panel of filters, over one of `groups` parts of 0..total."""
-        cdef long panels = self.phases * self.panels, group = item // panels
-        cdef Task task = self.task(item % panels // self.panels, item % self.panels)
+    cdef Task share(self, long item, long bundles, long groups, long total) noexcept nogil:
+        """Task `item` of groups * phases * bundles: a bundle of panels, over one of `groups` parts of 0..total."""
+        cdef long group = item // (self.phases * bundles), within = item % (self.phases * bundles)
+        cdef Task task = self.task(within // bundles, within % bundles, bundles)
         task.begin, task.end = total * group // groups, total * (group + 1) // groups
         return task
 
+    cdef void set_product(self, const Geometry* g, const Task* task, Product* p) noexcept nogil:
+        """Describe the product of the task's taps, given the rows of A and of C."""
+        cdef const long* taps = g.taps[task.phase]
+        cdef const float* start = self.start(task.phase)
+        p.operand, p.tiles = g.operand, g.tiles
+        p.vectors = min(2 * task.panels, g.filters // VL - 2 * task.panel)
+        p.taps, p.tap_count, p.depth = taps + 2 * task.first, task.last - task.first, g.depth
+        p.b, p.b_panel = task.weights, self.taps[task.phase] * self.tap_words * NR
+        p.start = NULL
+        if task.first == 0:
+            p.start = start + task.panel * NR
+
+    cdef Completion completion(self, const Call* call, long image, long first) noexcept nogil:
+        """How an image's sums become the numbers of the map, from that filter on."""
+        cdef Completion completion
+        completion.integers, completion.slope = self.operand == INT8, self.inner_slope
+        if self.operand == INT8:
+            completion.units, completion.bias = &self.units[first], &self.bias[first]
+            completion.step = call.steps[image]
+        return completion
+
     cdef void multiply_block(self, const Geometry* g, const Call* call, const Task* task, long index,
                              const float* a) noexcept nogil:
-        """Add the task's taps to one block of one panel, and gather its moments with the last. a: the block's input."""
+        """Add the task's taps to one block of its panels, and gather their moments with the last. a: the block's input."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long r = task.phase // g.scale, s = task.phase % g.scale
+        cdef long r = task.phase // g.scale, s = task.phase % g.scale, pixel = words_of(g.filters, g.half)
+        cdef float* part = call.moments + (index * g.phases + task.phase) * moments_size(g.filters)
+        cdef long last = task.panel + task.panels
+        cdef bint complete = task.last == g.tap_count[task.phase]
         cdef Moments moments
         cdef Product p
-        cdef bint complete = task.last == g.tap_count[task.phase]
+        self.set_product(g, task, &p)
         if complete:
-            moments = begin_moments(call.moments + (index * g.phases + task.phase) * moments_size(g.filters),
-                                    g.filters, task.panel, (b.y1 - b.y0) * (b.x1 - b.x0), g.finds_range)
+            moments = begin_moments(part, g.filters, task.panel * NR, p.vectors, (b.y1 - b.y0) * (b.x1 - b.x0),
+                                    g.finds_range)
+            p.completion = self.completion(call, b.image, task.panel * NR)
         p.lines, p.rows = b.y1 - b.y0, b.x1 - b.x0
         p.a, p.a_stride, p.a_line = a, g.step * g.pixel, g.step * g.line
-        p.c = image_of(g, call, b.image) + task.panel * NR
-        p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * g.filters
-        p.c_stride, p.c_line = g.scale * g.filters, g.scale * g.out_w * g.filters
-        set_product(g, task, self.start(task.phase), &p)
-        if g.operand == INT8:
-            p.units, p.bias, p.step = &self.units[task.panel * NR], &self.bias[task.panel * NR], call.steps[b.image]
-        p.slope, p.fetch = self.inner_slope, 4 * self.weights.shape[0] > CACHED_BYTES
+        p.c = image_of(g, call, b.image) + words_of(task.panel * NR, g.half)
+        p.c = p.c + ((b.y0 * g.scale + r) * g.out_w + b.x0 * g.scale + s) * pixel
+        p.c_stride, p.c_line = g.scale * pixel, g.scale * g.out_w * pixel
+        p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES and task.phase * self.panels + last < g.phases * self.panels
         multiply_rows(&p, &moments if complete else NULL)
 
     cdef void run_blocks(self, Geometry* g, const Call* call) noexcept nogil:
@@ -250,14 +281,14 @@ cdef class DirectConvolution(Convolution):
     cdef void run_block(self, const Geometry* g, const Call* call, long index, float* a) noexcept nogil:
         """All filters of one block."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long top = b.y0 * g.step - g.down.before, y, phase, panel
+        cdef long top = b.y0 * g.step - g.down.before, bundles = self.bundles(g, 1, 4), y, phase, bundle
         cdef Task task
         for y in range(covered(g, &g.down, b.y1 - b.y0)):
             self.read_line(g, call, b.image, top + y, b.x0 * g.step, covered(g, &g.across, b.x1 - b.x0),
                            a + y * g.line)
         for phase in range(g.phases):
-            for panel in range(self.panels):
-                task = self.task(phase, panel)
+            for bundle in range(bundles):
+                task = self.task(phase, bundle, bundles)
                 while next_taps(g, &task):
                     self.multiply_block(g, call, &task, index, a)
 
@@ -271,20 +302,21 @@ cdef class DirectConvolution(Convolution):
 
     cdef void run_panels(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long height = covered(g, &g.down, g.grid.h), blocks = g.n * g.grid.down * g.grid.across
-        cdef long panels = g.phases * self.panels, item, groups
+        cdef long bundles = self.bundles(g, call.threads, blocks), item, groups
         g.line = covered(g, &g.across, g.grid.w) * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(g.n * height, num_threads=call.threads, schedule="static"):
             self.read_line(g, call, item // height, item % height - g.down.before, 0, covered(g, &g.across, g.grid.w),
                            call.work + item * g.line)
-        groups = self.groups(g, call.threads, g.n * height * g.line, blocks)
-        for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic",
-                           chunksize=chunk(panels * groups, call.threads)):
-            self.run_panel(g, call, item, groups)
+        groups = self.groups(g, bundles, call.threads, g.n * height * g.line, blocks)
+        for item in prange(g.phases * bundles * groups, num_threads=call.threads, schedule="dynamic",
+                           chunksize=chunk(g.phases * bundles * groups, call.threads)):
+            self.run_bundle(g, call, item, bundles, groups)
 
-    cdef void run_panel(self, const Geometry* g, const Call* call, long item, long groups) noexcept nogil:
-        """One panel of filters of some blocks of all images."""
-        cdef Task task = self.share(item, groups, g.n * g.grid.down * g.grid.across)
+    cdef void run_bundle(self, const Geometry* g, const Call* call, long item, long bundles,
+                         long groups) noexcept nogil:
+        """Some panels of filters of some blocks of all images."""
+        cdef Task task = self.share(item, bundles, groups, g.n * g.grid.down * g.grid.across)
         cdef long index, row
         cdef Block b
         while next_taps(g, &task):
@@ -299,7 +331,8 @@ cdef class DirectConvolution(Convolution):
     cdef void run_patches(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long patches = g.n * g.grid.h * g.grid.w, panels = g.phases * self.panels, item
         cdef long rows = 2 * TILE_ROWS if g.tiles else MR_MAX
-        cdef long groups = self.groups(g, call.threads, patches * self.patch_words(g), (patches + rows - 1) // rows)
+        cdef long groups = self.groups(g, self.panels, call.threads, patches * self.patch_words(g),
+                                       (patches + rows - 1) // rows)
         cdef float* products = call.work + patches * self.patch_words(g)    # [phase][patch][filter]
         g.line = g.across.patch * g.pixel + SKEW
         self.set_taps(g)
@@ -308,8 +341,8 @@ cdef class DirectConvolution(Convolution):
         for item in prange(panels * groups, num_threads=call.threads, schedule="dynamic",
                            chunksize=chunk(panels * groups, call.threads)):
             self.multiply_patches(g, call.work, item, groups, products)
-        for item in prange(g.n, num_threads=call.threads, schedule="static"):
-            self.place_patches(g, call, item, products)
+        for item in prange(g.n * self.panels, num_threads=call.threads, schedule="static"):
+            self.place_patches(g, call, item // self.panels, item % self.panels, products)
 
     cdef void read_patch(self, const Geometry* g, const Call* call, long item) noexcept nogil:
         cdef long x = item % g.grid.w * g.step, y = item // g.grid.w % g.grid.h * g.step - g.down.before, u
@@ -321,35 +354,40 @@ cdef class DirectConvolution(Convolution):
                                float* products) noexcept nogil:
         """One panel of filters of some patches: products = bias + patches @ weights."""
         cdef long patches = g.n * g.grid.h * g.grid.w
-        cdef Task task = self.share(item, groups, patches)
+        cdef Task task = self.share(item, self.panels, groups, patches)
         cdef Product p
         p.a_stride, p.c_stride, p.fetch = self.patch_words(g), g.filters, True
         p.lines, p.rows, p.a_line, p.c_line = 1, task.end - task.begin, 0, 0
         p.a = a + task.begin * p.a_stride
         p.c = products + (task.phase * patches + task.begin) * g.filters + task.panel * NR
         while next_taps(g, &task):
-            set_product(g, &task, self.start(task.phase), &p)
+            self.set_product(g, &task, &p)
             multiply_rows(&p, NULL)
 
-    cdef void place_patches(self, const Geometry* g, const Call* call, long image,
-                            const float* products) noexcept nogil:
-        """Interleave the phases of one image, and finish its rows, one by one."""
-        cdef long filters = g.filters, y, x, patch, panel
-        cdef float* out = image_of(g, call, image)
-        cdef float* row
-        cdef float* part = call.moments + image * moments_size(filters)
-        cdef Moments moments
-        for panel in range(self.panels):
-            begin_moments(part, filters, panel, g.out_h * g.out_w, g.finds_range)
-        for y in range(g.out_h):
-            for x in range(g.out_w):
-                patch = (y % g.scale * g.scale + x % g.scale) * g.n + image
-                patch = (patch * g.grid.h + y // g.scale) * g.grid.w + x // g.scale
-                memcpy(out + (y * g.out_w + x) * filters, products + patch * filters, filters * sizeof(float))
-            for panel in range(self.panels):
-                moments = moments_at(part, filters, panel, y * g.out_w, g.finds_range)
-                row = out + y * g.out_w * filters + panel * NR
-                if g.operand == INT8:
-                    set_floats(row, filters, g.out_w, panel_vectors(filters, panel), &self.units[panel * NR],
-                               call.steps[image], &self.bias[panel * NR])
-                finish_rows(row, filters, g.out_w, panel_vectors(filters, panel), self.inner_slope, &moments)
+    cdef void place_patches(self, const Geometry* g, const Call* call, long image, long panel,
+                            float* products) noexcept nogil:
+        """Complete one panel of one image, and interleave its phases. Moments are of the whole image."""
+        cdef long patches = g.grid.h * g.grid.w, vectors = panel_vectors(g.filters, panel), first = panel * NR, phase
+        cdef float* part = call.moments + image * moments_size(g.filters)
+        cdef float* rows
+        cdef Moments moments = begin_moments(part, g.filters, first, vectors, g.out_h * g.out_w, g.finds_range)
+        cdef Completion completion = self.completion(call, image, first)
+        cdef float[MAX_VL] rounded  # float16 numbers that nobody reads: the rows hold them, too, and go to their places
+        for phase in range(g.phases):
+            rows = products + (phase * g.n + image) * patches * g.filters + first
+            complete_rows(&completion, 0, rows, g.filters, patches, vectors, rounded if g.half else NULL, 0)
+            merge_rows(rows, g.filters, patches, vectors, &moments)
+            self.place_phase(g, image_of(g, call, image) + words_of(first, g.half), phase, rows, vectors)
+
+    cdef void place_phase(self, const Geometry* g, float* out, long phase, const float* rows,
+                          long vectors) noexcept nogil:
+        """A phase's pixels of one panel, to where they are in the image."""
+        cdef long pixel = words_of(g.filters, g.half), y, x, j
+        cdef float* to
+        cdef const float* row
+        for y in range(g.grid.h):
+            for x in range(g.grid.w):
+                row = rows + (y * g.grid.w + x) * g.filters
+                to = out + ((y * g.scale + phase // g.scale) * g.out_w + x * g.scale + phase % g.scale) * pixel
+                for j in range(vectors):
+                    store_channels(to, j * VL, (<const vec*>(row + j * VL))[0], g.half)

@@ -1,4 +1,7 @@
-"""The loop around the micro-kernels: a panel of NR columns of C = A @ B, for any number of rows.
+"""The loops around the micro-kernels: panels of NR columns of C = A @ B, for any number of rows.
+
+In registers, a panel is multiplied by all rows before the next one; on tiles, two tiles of rows by all panels, for loading
+tiles is what costs, and the rows' operands stay in the first-level cache.
 
 K is cut into taps. A table says where in a row of A, and where in B, each tap begins, so that A may be a padded feature
 map as well as a matrix (see simd.h).
@@ -14,75 +17,97 @@ cdef long[2] ONE_TAP = [0, 0]   # the table for a matrix: one tap, at the beginn
 
 
 cdef struct Product:
-    # up to NR columns of C = A @ B, added to `start` or to C itself, in `lines` of `rows` rows each
+    # panels of columns of C = A @ B, added to `start` or to C itself, in `lines` of `rows` rows each
     Operand operand             # the words of A and B
     bint tiles                  # whether AMX multiplies them (amx.h)
-    long lines, rows, vectors   # vectors: of VL columns, 1 or 2
-    const long* taps            # for each tap: its offset in a row of A, its offset in B
+    long lines, rows, vectors   # vectors: of VL columns; all panels but the last have two
+    const long* taps            # for each tap: its offset in a row of A, its offset in a panel of B
     long tap_count, depth       # depth: words of a tap, a multiple of 4
     const float* a
     const float* b              # [word][NR] for each tap
+    long b_panel                # words from one panel to the next
     const float* start          # with which the sums of each row begin; NULL to go on with those in C
-    float* c
+    float* c                    # float32; on tiles, float16 where moments are asked for
     long a_stride, c_stride     # from one row to the next
     long a_line, c_line         # from one line to the next
-    # where the moments of C are asked for
-    float slope                 # of a leaky ReLU on C
-    const float* units          # of sums of 8-bit integers, one for each column: see `set_floats`
-    const float* bias
-    float step
+    Completion completion       # of C, where moments are asked for
     bint fetch                  # whether to have what follows in B, as many words, fetched to the second-level cache
+
+
+cdef inline long panels_of(const Product* p) noexcept nogil:
+    return (p.vectors + 1) // 2
+
+
+cdef inline long width_of(const Product* p, long panel) noexcept nogil:
+    """Vectors of a panel."""
+    return min(2, p.vectors - 2 * panel)
 
 
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
     """Compute the product.
 
-    Unless `moments` is NULL, C is complete then: integers become floats, the leaky ReLU is applied, and the columns are
-    merged into the moments.
+    Unless `moments` is NULL, the sums are complete then: they become the numbers of a map, and are merged into the moments
+    of all columns.
     """
+    cdef long panel
     if p.tiles:
         multiply_in_tiles(p, moments)
     else:
-        multiply_in_registers(p, moments)
+        for panel in range(panels_of(p)):
+            multiply_in_registers(p, panel, moments)
+    if moments != NULL:
+        moments.pixels += p.lines * p.rows
 
 
-cdef void multiply_in_registers(const Product* p, Moments* moments) noexcept nogil:
-    """Compute the product, at most MR_MAX rows at a time."""
-    cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, line, piece, at, height
+cdef void multiply_in_registers(const Product* p, long panel, const Moments* moments) noexcept nogil:
+    """Compute one panel of the product, at most MR_MAX rows at a time."""
+    cdef long pieces = (p.rows + MR_MAX - 1) // MR_MAX, line, piece, at, height, first = panel * NR
     cdef const float* a
+    cdef const float* init
     cdef float* c
+    cdef Moments own = NONE
+    if moments != NULL:
+        own = moments_of(moments, first)
     for line in range(p.lines):
         for piece in range(pieces):
             at = p.rows * piece // pieces
             height = p.rows * (piece + 1) // pieces - at
             fetch_following(p, line * pieces + piece, 1, p.lines * pieces)
-            a, c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
-            kernel_for(height, p.vectors, p.operand)(
-                a, p.a_stride, p.taps, p.tap_count, p.depth, p.b, c if p.start == NULL else p.start,
+            a, c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride + first
+            init = c
+            if p.start != NULL:
+                init = p.start + first
+            kernel_for(height, width_of(p, panel), p.operand)(
+                a, p.a_stride, p.taps, p.tap_count, p.depth, p.b + panel * p.b_panel, init,
                 p.c_stride if p.start == NULL else 0, c, p.c_stride)
-            finish_product(p, c, height, moments)
+            if moments != NULL:
+                complete_rows(&p.completion, first, c, p.c_stride, height, width_of(p, panel), NULL, 0)
+                merge_rows(c, p.c_stride, height, width_of(p, panel), &own)
 
 
-cdef void multiply_in_tiles(const Product* p, Moments* moments) noexcept nogil:
+cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept nogil:
     """Compute the product, two tiles of rows at a time, which may lie in two lines."""
-    cdef long across = (p.rows + TILE_ROWS - 1) // TILE_ROWS, count = p.lines * across, i = 0
+    cdef long across = (p.rows + TILE_ROWS - 1) // TILE_ROWS, count = p.lines * across, i = 0, panel
     cdef long shaped_upper = 0, shaped_lower = 0
     cdef TileRows upper, lower
+    cdef TileSums sums
+    cdef Moments own = NONE, of_panel
+    if moments != NULL:
+        own = moments[0]
     while i < count:
         upper, lower = tile_rows(p, i, across), tile_rows(p, i + 1, across)
         fetch_following(p, i, 2, count)
         if upper.rows != shaped_upper or lower.rows != shaped_lower:    # slow, but most pairs have one shape
             shape_tiles(upper.rows, lower.rows, p.depth)
             shaped_upper, shaped_lower = upper.rows, lower.rows
-        prefetch_rows(p, &upper)
-        prefetch_rows(p, &lower)
-        multiply_tiles(&upper, &lower, p.vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth, p.b,
-                       p.c_stride if p.start == NULL else 0, p.c_stride)
-        if upper.rows == TILE_ROWS and lower.c == upper.c + TILE_ROWS * p.c_stride:
-            finish_product(p, upper.c, upper.rows + lower.rows, moments)
-        else:
-            finish_product(p, upper.c, upper.rows, moments)
-            finish_product(p, lower.c, lower.rows, moments)
+        for panel in range(panels_of(p)):
+            if moments == NULL:
+                multiply_pair(p, panel, &upper, &lower)
+            else:
+                of_panel = moments_of(&own, panel * NR)
+                complete_pair(p, panel, &upper, &lower, &sums.sums[0], &of_panel)
+        if moments != NULL:
+            own.pixels += upper.rows + lower.rows
         i = i + 2
     release_tiles()
 
@@ -93,30 +118,54 @@ cdef inline TileRows tile_rows(const Product* p, long index, long across) noexce
     cdef TileRows tile
     tile.rows = min(<long>TILE_ROWS, p.rows - at) if line < p.lines else 0
     tile.a, tile.c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
-    tile.init = tile.c if p.start == NULL else p.start
+    tile.init = p.start
     return tile
 
 
-cdef inline void prefetch_rows(const Product* p, const TileRows* tile) noexcept nogil:
-    """Fetch the rows of C to the first-level cache while they are computed, so that storing them needs no wait."""
+cdef inline void multiply_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower) noexcept nogil:
+    """One panel of two tiles of rows, in C."""
+    cdef TileRows first = upper[0], second = lower[0]
+    first.c, second.c = first.c + panel * NR, second.c + panel * NR
+    first.init, second.init = first.c, second.c
+    if p.start != NULL:
+        first.init = p.start + panel * NR
+        second.init = first.init
+    prefetch_rows(first.c, p.c_stride, first.rows, width_of(p, panel))
+    prefetch_rows(second.c, p.c_stride, second.rows, width_of(p, panel))
+    multiply_tiles(&first, &second, width_of(p, panel), p.operand, p.a_stride, p.taps, p.tap_count, p.depth,
+                   p.b + panel * p.b_panel, p.c_stride if p.start == NULL else 0, p.c_stride)
+
+
+cdef inline void complete_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower, float* sums,
+                               Moments* moments) noexcept nogil:
+    """One panel of two tiles of rows, complete: in C as float16, and merged into the moments."""
+    cdef TileRows first = upper[0], second = lower[0]
+    cdef long vectors = width_of(p, panel)
+    cdef float* out = upper.c + words_of(panel * NR, True)
+    cdef float* lower_out = lower.c + words_of(panel * NR, True)
+    first.c, second.c = sums, sums + upper.rows * NR
+    first.init = p.start + panel * NR
+    second.init = first.init
+    prefetch_rows(out, p.c_stride, upper.rows, 1)
+    prefetch_rows(lower_out, p.c_stride, lower.rows, 1)
+    multiply_tiles(&first, &second, vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth,
+                   p.b + panel * p.b_panel, 0, NR)
+    complete_rows(&p.completion, panel * NR, first.c, NR, upper.rows, vectors, out, p.c_stride)
+    complete_rows(&p.completion, panel * NR, second.c, NR, lower.rows, vectors, lower_out, p.c_stride)
+    merge_rows(sums, NR, upper.rows + lower.rows, vectors, moments)
+
+
+cdef inline void prefetch_rows(const float* c, long stride, long rows, long lines) noexcept nogil:
+    """Fetch rows to the first-level cache while they are computed, so that storing them needs no wait."""
     cdef long i, j
-    for i in range(tile.rows):
-        for j in range(p.vectors):
-            prefetch_to_write(tile.c + i * p.c_stride + j * VL)
+    for i in range(rows):
+        for j in range(lines):
+            prefetch_to_write(c + i * stride + j * VL)
 
 
 cdef inline void fetch_following(const Product* p, long piece, long count, long pieces) noexcept nogil:
     """Fetch the share of `count` pieces, of all `pieces`, in the weights that follow."""
-    cdef long words = p.tap_count * p.depth * NR
-    cdef const float* following = p.b + p.taps[2 * p.tap_count - 1] + p.depth * NR
+    cdef long words = panels_of(p) * p.tap_count * p.depth * NR
+    cdef const float* following = p.b + (panels_of(p) - 1) * p.b_panel + p.taps[2 * p.tap_count - 1] + p.depth * NR
     if p.fetch and p.lines * p.rows >= FETCH_ROWS:
         fetch(following + words * piece // pieces, following + words * min(piece + count, pieces) // pieces)
-
-
-cdef inline void finish_product(const Product* p, float* c, long rows, Moments* moments) noexcept nogil:
-    """What follows the sums of some rows, if they are complete."""
-    if moments == NULL or rows == 0:
-        return
-    if p.operand == INT8:
-        set_floats(c, p.c_stride, rows, p.vectors, p.units, p.step, p.bias)
-    finish_rows(c, p.c_stride, rows, p.vectors, p.slope, moments)

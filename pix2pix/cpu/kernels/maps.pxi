@@ -1,112 +1,148 @@
 """Feature maps and images, and how a layer reads them: row by row, normalised, activated, joined, enlarged and padded.
 
-Maps are NHWC float32; channels are padded with zeros to a multiple of VL. A map holds raw sums, and its value is
-(raw - mean) * scale + shift. That form stays exact where the variance is 0; raw * scale - mean * scale does not.
+Maps are NHWC, float32, or float16 where AMX computes them; channels are padded with zeros to a multiple of VL. A map holds
+raw sums, and its value is (raw - mean) * scale + shift. That form stays exact where the variance is 0;
+raw * scale - mean * scale does not.
 """
 
 cdef enum:
     MAX_SOURCES = 4
-    READ_AHEAD = 2048           # floats; what the processor fetches by itself ends at a page of 1024
+    MAX_VL = 16
+    READ_AHEAD = 2048           # words; what the processor fetches by itself ends at a page of 1024
 
 cdef const float[::1] BYTE_VALUES = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+
+
+cdef inline long words_of(long channels, bint half) noexcept nogil:
+    """Words that so many channels take, as float16 or as float32."""
+    return channels // 2 if half else channels
+
+
+cdef inline vec load_channels(const float* pixel, long c, bint half) noexcept nogil:
+    """VL channels of a pixel of a map, from c on."""
+    if half:
+        return load_half(<const unsigned short*>pixel + c)
+    return (<const vec*>(pixel + c))[0]
+
+
+cdef inline void store_channels(float* pixel, long c, vec value, bint half) noexcept nogil:
+    """VL channels of a pixel of a map, from c on."""
+    if half:
+        store_half(<unsigned short*>pixel + c, value)
+    else:
+        (<vec*>(pixel + c))[0] = value
 
 
 cdef class Map:
     """The value of one layer for N images: raw (N,H,W,C padded), mean and scale (N,C padded), shift (C padded).
 
-    low, high (N,C padded): the least and the largest value, where a layer that reads the map needs them.
+    raw: float32 or float16; the others are float32. low, high (N,C padded): the least and the largest value, where a layer
+    that reads the map needs them.
     """
-    cdef readonly float[:, :, :, ::1] raw
+    cdef readonly object raw
     cdef readonly float[:, ::1] mean
     cdef readonly float[:, ::1] scale
     cdef readonly float[::1] shift
     cdef readonly float[:, ::1] low
     cdef readonly float[:, ::1] high
+    cdef readonly bint half             # whether raw is float16
+    cdef long n, h, w, channels
+    cdef float* words                   # of raw
 
-    def __init__(self, float[:, :, :, ::1] raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
+    def __init__(self, raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
+        cdef float[::1] words = raw.reshape(-1).view(np.float32)
         self.raw, self.mean, self.scale, self.shift = raw, mean, scale, shift
-        self.low, self.high = np.zeros((2, raw.shape[0], raw.shape[3]), np.float32)
+        self.n, self.h, self.w, self.channels = raw.shape
+        self.half, self.words = raw.dtype == np.float16, &words[0]
+        self.low, self.high = np.zeros((2, self.n, self.channels), np.float32)
+
+    cdef inline float* at(self, long n, long y, long x) noexcept nogil:
+        """The words of a pixel."""
+        return self.words + ((n * self.h + y) * self.w + x) * words_of(self.channels, self.half)
+
+    cdef inline vec value(self, long n, const float* pixel, long c) noexcept nogil:
+        """The values of VL channels of a pixel of image n."""
+        cdef vec v = (load_channels(pixel, c, self.half) - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
+        return v + (<vec*>&self.shift[c])[0]
 
     def set_raw(self, const float[:, :, :, ::1] values, long threads, bint finds_range):
-        """raw[..., :C] = values (N,H,W,C)."""
+        """raw[..., :C] = values (N,H,W,C), of a map of float32."""
         cdef long h = values.shape[1], rows = values.shape[0] * h, row, x
         cdef size_t size = values.shape[3] * sizeof(float)
         for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
             for x in range(values.shape[2]):
-                memcpy(&self.raw[row // h, row % h, x, 0], &values[row // h, row % h, x, 0], size)
+                memcpy(self.at(row // h, row % h, x), &values[row // h, row % h, x, 0], size)
         if finds_range:
             self.find_range(threads)
 
     cdef find_range(self, long threads):
-        """The least and the largest of a map whose raw numbers are its values."""
-        cdef long vectors = self.raw.shape[3] // VL, item
-        for item in prange(self.raw.shape[0] * vectors, nogil=True, num_threads=threads, schedule="static"):
+        """The least and the largest of a map whose values are raw * scale."""
+        cdef long vectors = self.channels // VL, item
+        for item in prange(self.n * vectors, nogil=True, num_threads=threads, schedule="static"):
             self.find_channels(item // vectors, item % vectors * VL)
 
     cdef void find_channels(self, long n, long c) noexcept nogil:
         """The least and the largest of VL channels of an image; NaN if there is one."""
-        cdef const float* raw = &self.raw[n, 0, 0, c]
-        cdef vec low = -(<const vec*>raw)[0], high = (<const vec*>raw)[0], x    # the largest of -x is minus the least
-        cdef vec undefined = splat(0)
+        cdef const float* raw = self.at(n, 0, 0)
+        cdef vec x = load_channels(raw, c, self.half), scale = (<vec*>&self.scale[n, c])[0]
+        cdef vec low = -x, high = x, undefined = splat(0)   # the largest of -x is minus the least
         cdef long i
-        for i in range(self.raw.shape[1] * self.raw.shape[2]):
-            x = (<const vec*>(raw + i * self.raw.shape[3]))[0]
+        for i in range(self.h * self.w):
+            x = load_channels(raw + i * words_of(self.channels, self.half), c, self.half)
             low, high, undefined = larger(low, -x), larger(high, x), undefined + (x - x)
-        (<vec*>&self.low[n, c])[0], (<vec*>&self.high[n, c])[0] = undefined - low, high
+        (<vec*>&self.low[n, c])[0], (<vec*>&self.high[n, c])[0] = (undefined - low) * scale, high * scale
 
-    cdef void set_range(self, long n, const float* low, const float* high, const float* shift) noexcept nogil:
+    cdef void set_range(self, long n, const float* low, const float* high) noexcept nogil:
         """The least and the largest value of image n, from those of its raw numbers."""
         cdef long c
         cdef float a, b
-        for c in range(self.raw.shape[3]):
-            a = (low[c] - self.mean[n, c]) * self.scale[n, c] + shift[c]
-            b = (high[c] - self.mean[n, c]) * self.scale[n, c] + shift[c]
+        for c in range(self.channels):
+            a = (low[c] - self.mean[n, c]) * self.scale[n, c] + self.shift[c]
+            b = (high[c] - self.mean[n, c]) * self.scale[n, c] + self.shift[c]
             self.low[n, c], self.high[n, c] = min(a, b), max(a, b)
 
     def write_value(self, float[:, :, :, ::1] out, long threads):
         """out (N,H,W,C) = the value. A map of one image is written N times."""
-        cdef long h = out.shape[1], rows = out.shape[0] * h, one = self.raw.shape[0] == 1, row
+        cdef long h = out.shape[1], rows = out.shape[0] * h, one = self.n == 1, row
         for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
-            self.write_row(0 if one else row // h, row % h, &out[row // h, row % h, 0, 0], out.shape[2], out.shape[3])
+            self.write_row(0 if one else row // h, row % h, &out[row // h, row % h, 0, 0], out.shape[3])
 
-    cdef void write_row(self, long n, long y, float* out, long width, long channels) noexcept nogil:
+    cdef void write_row(self, long n, long y, float* out, long channels) noexcept nogil:
         """out[x * channels + c] = the value at (n, y, x), c."""
-        cdef const float* raw
-        cdef const float* mean = &self.mean[n, 0]
-        cdef const float* scale = &self.scale[n, 0]
-        cdef const float* shift = &self.shift[0]
-        cdef long x, c
-        for x in range(width):
-            raw = &self.raw[n, y, x, 0]
-            for c in range(channels):
-                out[x * channels + c] = (raw[c] - mean[c]) * scale[c] + shift[c]
+        cdef float[MAX_VL] values
+        cdef long x, j, c
+        for x in range(self.w):
+            for j in range((channels + VL - 1) // VL):
+                c = j * VL
+                (<vec*>values)[0] = self.value(n, self.at(n, y, x), c)
+                memcpy(out + x * channels + c, values, min(<long>VL, channels - c) * sizeof(float))
 
-    def add_residual(self, const float[::1] shift, Map residual, float slope, long threads, bint finds_range=False):
-        """raw = (raw - mean) * scale + shift + leaky_relu(residual's value); from then on raw is the value itself."""
-        cdef long h = self.raw.shape[1], rows = self.raw.shape[0] * h, one = residual.raw.shape[0] == 1, row
+    def add_residual(self, const float[::1] shift, Map residual, float slope, const float[::1] units, long threads,
+                     bint finds_range=False):
+        """raw * units = (raw - mean) * scale + shift + leaky_relu(residual's value), by channel: the new value."""
+        cdef long h = self.h, rows = self.n * h, one = residual.n == 1, row
         for row in prange(rows, nogil=True, num_threads=threads, schedule="static"):
-            self.add_row(row // h, row % h, shift, residual, 0 if one else row // h, slope)
-        self.mean[:, :], self.scale[:, :] = 0, 1
+            self.add_row(row // h, row % h, shift, residual, 0 if one else row // h, slope, units)
+        self.mean[:, :], self.scale[:, :] = 0, units
         if finds_range:
             self.find_range(threads)
 
-    cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other,
-                      float slope) noexcept nogil:
+    cdef void add_row(self, long n, long y, const float[::1] shift, Map residual, long other, float slope,
+                      const float[::1] units) noexcept nogil:
         cdef float* out
         cdef const float* add
         cdef vec v, r
         cdef long x, j, c
-        for x in range(self.raw.shape[2]):
-            out, add = &self.raw[n, y, x, 0], &residual.raw[other, y, x, 0]
-            for j in range(self.raw.shape[3] // VL):
+        for x in range(self.w):
+            out, add = self.at(n, y, x), residual.at(other, y, x)
+            for j in range(self.channels // VL):
                 c = j * VL
-                prefetch(out + c + READ_AHEAD)
-                prefetch(add + c + READ_AHEAD)
-                v = ((<vec*>(out + c))[0] - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
-                r = ((<const vec*>(add + c))[0] - (<vec*>&residual.mean[other, c])[0]) * (
-                    <vec*>&residual.scale[other, c])[0]
-                r = r + (<vec*>&residual.shift[c])[0]
-                (<vec*>(out + c))[0] = v + (<const vec*>&shift[c])[0] + larger(r, r * splat(slope))
+                prefetch(out + words_of(c, self.half) + READ_AHEAD)
+                prefetch(add + words_of(c, residual.half) + READ_AHEAD)
+                v = (load_channels(out, c, self.half) - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
+                r = residual.value(other, add, c)
+                v = (v + (<const vec*>&shift[c])[0] + larger(r, r * splat(slope))) / (<const vec*>&units[c])[0]
+                store_channels(out, c, v, self.half)
 
 
 cdef enum PaddingMode:
@@ -127,6 +163,7 @@ UPSAMPLINGS = {"nearest": NEAREST, "bilinear": BILINEAR, "bilinear-corners": BIL
 cdef struct Source:
     # one map that a layer reads, and the slope of the leaky ReLU that the layer applies to it
     const float* raw            # (n, h, w, channels)
+    bint half                   # whether that is float16
     const float* mean           # (n, channels)
     const float* scale          # (n, channels)
     const float* shift          # (channels)
@@ -191,37 +228,49 @@ cdef inline void store_zeros(const LayerInput* from_, float* row, long pixels) n
             store_bytes(<unsigned char*>(row + x * from_.pixel) + c * VL, (<const vec*>(from_.zeros + c * VL))[0])
 
 
-cdef inline vec value_at(const Source* s, long n, const float* x, long c) noexcept nogil:
-    """leaky_relu((x[c] - mean[n,c]) * scale[n,c] + shift[c]) for VL channels of a pixel."""
+cdef inline vec value_at(const Source* s, long n, const float* pixel, long c, const bint half) noexcept nogil:
+    """leaky_relu((raw[c] - mean[n,c]) * scale[n,c] + shift[c]) for VL channels of a pixel."""
     cdef long at = n * s.channels + c
-    cdef vec v = ((<const vec*>(x + c))[0] - (<const vec*>(s.mean + at))[0]) * (<const vec*>(s.scale + at))[0]
+    cdef vec v = (load_channels(pixel, c, half) - (<const vec*>(s.mean + at))[0]) * (<const vec*>(s.scale + at))[0]
     v = v + (<const vec*>(s.shift + c))[0]
     return larger(v, v * splat(s.slope))
 
 
-cdef inline void read_source(const LayerInput* from_, const Source* s, long n, const float* x, float* out, long first,
-                             const Operand operand) noexcept nogil:
+cdef inline const float* pixel_of(const LayerInput* from_, const Source* s, long n, long pixel) noexcept nogil:
+    """The words of a pixel of a source's image n, of which each of its images has map_h * map_w."""
+    return s.raw + (n * from_.map_h * from_.map_w + pixel) * words_of(s.channels, s.half)
+
+
+cdef inline void read_source(const LayerInput* from_, const Source* s, long n, long pixel, float* out, long first,
+                             const Operand operand, const bint half) noexcept nogil:
     """out[first + c] = the value of one pixel in all channels."""
     cdef long j, image = n if s.n > 1 else 0
+    cdef const float* x = pixel_of(from_, s, image, pixel)
     for j in range(s.channels // VL):
-        prefetch(x + j * VL + READ_AHEAD)
-        store_input(from_, n, out, first + j * VL, value_at(s, image, x, j * VL), operand)
+        prefetch(x + words_of(j * VL, half) + READ_AHEAD)
+        store_input(from_, n, out, first + j * VL, value_at(s, image, x, j * VL, half), operand)
+
+
+cdef inline void read_as(const LayerInput* from_, const Source* s, long n, long pixel, float* out, long first,
+                         const Operand operand) noexcept nogil:
+    if s.half:  # a constant argument makes the compiler specialise `read_source`
+        read_source(from_, s, n, pixel, out, first, operand, True)
+    else:
+        read_source(from_, s, n, pixel, out, first, operand, False)
 
 
 cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, float* out) noexcept nogil:
     """out = the sources' channels at (n, y, x), one source after the other."""
     cdef const Source* s
-    cdef long c = 0, i, image, at
+    cdef long c = 0, i, pixel = y * from_.map_w + x
     for i in range(from_.count):
         s = &from_.sources[i]
-        image = n if s.n > 1 else 0
-        at = ((image * from_.map_h + y) * from_.map_w + x) * s.channels
-        if from_.operand == INT8:  # a constant argument makes the compiler specialise `read_source`
-            read_source(from_, s, n, s.raw + at, out, c, INT8)
+        if from_.operand == INT8:  # as above
+            read_as(from_, s, n, pixel, out, c, INT8)
         elif from_.operand == BFLOAT16:
-            read_source(from_, s, n, s.raw + at, out, c, BFLOAT16)
+            read_as(from_, s, n, pixel, out, c, BFLOAT16)
         else:
-            read_source(from_, s, n, s.raw + at, out, c, FLOAT32)
+            read_as(from_, s, n, pixel, out, c, FLOAT32)
         c = c + s.channels
 
 
@@ -268,7 +317,7 @@ cdef void blend_pixel(const LayerInput* from_, long n, long y, long x, float* ou
                 image = n if s.n > 1 else 0
                 for k in range(corners):
                     total = total + splat(share[k]) * value_at(
-                        s, image, s.raw + (image * from_.map_h * from_.map_w + at[k]) * channels, j * VL)
+                        s, image, pixel_of(from_, s, image, at[k]), j * VL, s.half)
             store_input(from_, n, out, c + j * VL, total, from_.operand)
         c, first = c + channels, first + members
 
@@ -363,9 +412,9 @@ cdef int read_sources(sources, bint reads_image, const Reading* how, LayerInput*
     else:
         for m, slope in sources:
             s = &result.sources[result.count]
-            s.raw, s.mean, s.scale, s.shift = &m.raw[0, 0, 0, 0], &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
+            s.raw, s.half, s.mean, s.scale, s.shift = m.words, m.half, &m.mean[0, 0], &m.scale[0, 0], &m.shift[0]
             s.low, s.high = &m.low[0, 0], &m.high[0, 0]
-            s.n, s.channels, s.slope = m.raw.shape[0], m.raw.shape[3], slope
-            result.map_h, result.map_w, result.count = m.raw.shape[1], m.raw.shape[2], result.count + 1
+            s.n, s.channels, s.slope = m.n, m.channels, slope
+            result.map_h, result.map_w, result.count = m.h, m.w, result.count + 1
     result.h, result.w = result.map_h * how.upsample, result.map_w * how.upsample
     return 0

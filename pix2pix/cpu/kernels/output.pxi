@@ -181,7 +181,7 @@ cdef class OutputConvolution(Sampled):
         p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, ONE_TAP, 1, self.words
         p.a, p.a_stride = a, call.input.pixel
         p.lines, p.a_line, p.c_line = 1, 0, 0
-        p.start, p.c_stride, p.fetch = ZEROS, self.columns, False
+        p.start, p.c_stride, p.b_panel, p.fetch = ZEROS, self.columns, 0, False
         while x < s.j1:
             p.rows = min(<long>BLOCK_COLUMNS, s.j1 - x)
             read_row(&call.input, s.image, y, x, x + p.rows, a)

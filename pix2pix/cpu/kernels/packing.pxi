@@ -37,6 +37,14 @@ def widened(values, long size, float fill):
     return wide
 
 
+def powers(units, long size):
+    """units as float32, followed by ones; ones if units is None."""
+    wide = widened(None, size, 1.0)
+    if units is not None:
+        wide[: len(units)] = units
+    return wide
+
+
 cdef inline void set_weight(float* panel, long k, long j, float value, Operand operand) noexcept nogil:
     """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16,
     panel[k // 4][j][k % 4] for 8-bit integers."""

@@ -18,6 +18,9 @@ cdef struct Moments:
     long pixels
 
 
+cdef Moments NONE                # where no moments are asked for
+
+
 cdef inline long moments_size(long filters) noexcept nogil:
     """Floats that the moments of a part of an image take."""
     return 4 * filters + VL
@@ -28,22 +31,25 @@ cdef inline long panel_vectors(long filters, long panel) noexcept nogil:
     return min(2, (filters - panel * NR) // VL)
 
 
-cdef inline Moments moments_at(float* part, long filters, long panel, long pixels, bint finds_range) noexcept nogil:
-    """One panel's moments of a part, of which `pixels` pixels are merged already."""
+cdef inline Moments begin_moments(float* part, long filters, long first, long vectors, long pixels,
+                                  bint finds_range) noexcept nogil:
+    """The moments of `vectors` * VL filters from `first` on of a part that will have so many pixels, none of which is
+    merged yet."""
     cdef Moments moments
-    moments.mean, moments.m2, moments.pixels = part + panel * NR, part + filters + panel * NR, pixels
+    moments.mean, moments.m2 = part + first, part + filters + first
     moments.low, moments.high = moments.m2 + filters, moments.m2 + 2 * filters
-    moments.finds_range = finds_range
-    return moments
-
-
-cdef inline Moments begin_moments(float* part, long filters, long panel, long pixels, bint finds_range) noexcept nogil:
-    """One panel's moments of a part that will have `pixels` pixels, none of which is merged yet."""
-    cdef Moments moments = moments_at(part, filters, panel, 0, finds_range)
+    moments.finds_range, moments.pixels = finds_range, 0
     part[4 * filters] = pixels
-    memset(moments.mean, 0, panel_vectors(filters, panel) * VL * sizeof(float))
-    memset(moments.m2, 0, panel_vectors(filters, panel) * VL * sizeof(float))
+    memset(moments.mean, 0, vectors * VL * sizeof(float))
+    memset(moments.m2, 0, vectors * VL * sizeof(float))
     return moments
+
+
+cdef inline Moments moments_of(const Moments* moments, long first) noexcept nogil:
+    """Those of the channels from `first` on."""
+    cdef Moments rest = moments[0]
+    rest.mean, rest.m2, rest.low, rest.high = rest.mean + first, rest.m2 + first, rest.low + first, rest.high + first
+    return rest
 
 
 cdef void merge_rows(const float* c, long stride, long rows, long vectors, Moments* moments) noexcept nogil:
@@ -116,28 +122,48 @@ cdef inline void merge_range(const float* c, long stride, long rows, float* low,
     (<vec*>low)[0], (<vec*>high)[0] = -larger(least, other_least), larger(most, other_most)
 
 
-cdef void set_floats(float* c, long stride, long rows, long vectors, const float* units, float step,
-                     const float* bias) noexcept nogil:
-    """c = c * units * step + bias for sums of 8-bit integers, one unit and one bias for each column."""
+cdef struct Completion:
+    # how complete sums become the numbers of a map
+    bint integers               # whether they are of 8-bit integers; those become sum * units * step + bias,
+    const float* units          # one for each column,
+    const float* bias
+    float step
+    float slope                 # of a leaky ReLU on them
+
+
+cdef void complete_rows(const Completion* how, long first, float* c, long stride, long rows, long vectors, float* out,
+                        long out_stride) noexcept nogil:
+    """Complete `rows` pixels, `stride` floats apart, of `vectors` * VL columns of which c is number `first`.
+
+    Unless `out` is NULL, they go there as float16, pixels out_stride words apart, and c becomes what that holds.
+    """
+    if how.integers:    # constants as arguments make the compiler specialise it
+        if out == NULL:
+            complete_as(how, first, c, stride, rows, vectors, out, out_stride, True, False)
+        else:
+            complete_as(how, first, c, stride, rows, vectors, out, out_stride, True, True)
+    elif out != NULL:
+        complete_as(how, first, c, stride, rows, vectors, out, out_stride, False, True)
+    elif how.slope != 1:
+        complete_as(how, first, c, stride, rows, vectors, out, out_stride, False, False)
+
+
+cdef inline void complete_as(const Completion* how, long first, float* c, long stride, long rows, long vectors,
+                             float* out, long out_stride, const bint integers, const bint half) noexcept nogil:
     cdef long i, j
-    cdef vec unit, shift
+    cdef vec v, unit = splat(0), shift = splat(0), slope = splat(how.slope)
     for j in range(vectors):
-        unit, shift = (<const vec*>(units + j * VL))[0] * splat(step), (<const vec*>(bias + j * VL))[0]
+        if integers:
+            unit = (<const vec*>(how.units + first + j * VL))[0] * splat(how.step)
+            shift = (<const vec*>(how.bias + first + j * VL))[0]
         for i in range(rows):
-            (<vec*>(c + i * stride + j * VL))[0] = fused(
-                integers_to_floats((<vec*>(c + i * stride + j * VL))[0]), unit, shift)
-
-
-cdef void finish_rows(float* c, long stride, long rows, long vectors, float slope, Moments* moments) noexcept nogil:
-    """A leaky ReLU on `rows` pixels of a layer's sums, and their moments."""
-    cdef long i, j
-    cdef vec v
-    if slope != 1:
-        for i in range(rows):
-            for j in range(vectors):
-                v = (<vec*>(c + i * stride + j * VL))[0]
-                (<vec*>(c + i * stride + j * VL))[0] = larger(v, v * splat(slope))
-    merge_rows(c, stride, rows, vectors, moments)
+            v = (<vec*>(c + i * stride + j * VL))[0]
+            if integers:
+                v = fused(integers_to_floats(v), unit, shift)
+            v = larger(v, v * slope)
+            if half:
+                v = store_half(<unsigned short*>(out + i * out_stride) + j * VL, v)
+            (<vec*>(c + i * stride + j * VL))[0] = v
 
 
 cdef void finish_range(float* parts, long count, long filters) noexcept nogil:
@@ -156,7 +182,7 @@ cdef void finish_range(float* parts, long count, long filters) noexcept nogil:
             high[c] = max(high[c], part[3 * filters + c])
 
 
-cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, float eps, float* mean,
+cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, const float* eps, float* mean,
                       float* scale) noexcept nogil:
     """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts."""
     cdef long c, p
@@ -172,4 +198,4 @@ cdef void finish_norm(const float* parts, long count, long filters, const float*
             m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))
             total = total + pixels
         mean[c] = <float>mu
-        scale[c] = <float>(gamma[c] / sqrt(m2 / total + eps))
+        scale[c] = <float>(gamma[c] / sqrt(m2 / total + eps[c]))

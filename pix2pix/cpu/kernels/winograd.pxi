@@ -82,7 +82,7 @@ cdef class WinogradConvolution(Convolution):
     cdef double[:, ::1] kernel_transform
 
     def __init__(self, spec, long m, bint shared, long threads):
-        Convolution.__init__(self, spec, FLOAT32)
+        Convolution.__init__(self, spec, FLOAT32, False)
         self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
@@ -284,7 +284,7 @@ cdef class WinogradConvolution(Convolution):
         p.operand, p.tiles = BFLOAT16 if self.products_bfloat16 else FLOAT32, self.tiles
         p.lines, p.rows, p.a_line, p.c_line = 1, tiles.count, 0, 0
         p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES
-        p.taps, p.tap_count, p.a_stride, p.c_stride = ONE_TAP, 1, t.k_stride, t.n
+        p.taps, p.tap_count, p.a_stride, p.c_stride, p.b_panel = ONE_TAP, 1, t.k_stride, t.n, 0
         for panel in range(first, last):
             p.vectors = panel_vectors(t.n, panel)
             p.c = tiles.products + point * tiles.m_point + panel * NR
@@ -301,12 +301,15 @@ cdef class WinogradConvolution(Convolution):
                           long index) noexcept nogil:
         """The outputs of a block's tiles, and their moments."""
         cdef Block b = block_at(&t.tiles, index)
-        cdef long scale = g.scale * t.m, y, panel
+        cdef long scale = g.scale * t.m, y
         cdef long top = max(scale * b.y0 - self.shared, 0), bottom = min(scale * b.y1 - self.shared, g.out_h)
         cdef long left = max(scale * b.x0 - self.shared, 0), right = min(scale * b.x1 - self.shared, g.out_w)
         cdef float* part = call.moments + index * moments_size(g.filters)
         cdef float* image = image_of(g, call, b.image)
+        cdef long vectors = g.filters // VL
+        cdef float* row
         cdef Moments moments
+        cdef Completion completion
         if t.m == 2 and t.t == 3:
             self.write_tiles(g, t, tiles, &b, image, 2, 3)
         elif t.m == 2:
@@ -319,13 +322,12 @@ cdef class WinogradConvolution(Convolution):
             self.write_tiles(g, t, tiles, &b, image, 4, 5)
         else:
             self.write_tiles(g, t, tiles, &b, image, 4, 6)
-        for panel in range((g.filters + NR - 1) // NR):
-            begin_moments(part, g.filters, panel, (bottom - top) * (right - left), g.finds_range)
+        completion.integers, completion.slope = False, self.inner_slope
+        moments = begin_moments(part, g.filters, 0, vectors, (bottom - top) * (right - left), g.finds_range)
         for y in range(top, bottom):
-            for panel in range((g.filters + NR - 1) // NR):
-                moments = moments_at(part, g.filters, panel, (y - top) * (right - left), g.finds_range)
-                finish_rows(image + (y * g.out_w + left) * g.filters + panel * NR, g.filters, right - left,
-                            panel_vectors(g.filters, panel), self.inner_slope, &moments)
+            row = image + (y * g.out_w + left) * g.filters
+            complete_rows(&completion, 0, row, g.filters, right - left, vectors, NULL, 0)
+            merge_rows(row, g.filters, right - left, vectors, &moments)
 
     cdef inline void write_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
                                  float* image, const long m, const long points) noexcept nogil:
