@@ -1,19 +1,27 @@
 """The last layer: a convolution of stride 1, or a transposed one, to few channels; tanh, and the conversion to 8 bits.
 
-There are too few filters to fill a panel, so all taps of all filters are the columns of one product Y = X @ W, pixel by
-pixel. Then each output row is gathered (col2im): with i the input's rows, j its columns, and taps (a, b) counted from
-the one that meets the first output,
+There are too few filters to fill a panel, so horizontal taps are columns of the product, too. A convolution of stride 1
+is the transposed one with its kernel turned round, on the padded input. Along each axis, an output has position m and
+phase r,
 
-    line[scale * j + b - lead] += sum over the i with scale * i + a - lead == y of Y[i, j][a, b]
+    output + lead = scale * m + r
 
-A convolution of stride 1 is the transposed one with its kernel turned round, on the padded input.
+and tap r + scale * t of the kernel multiplies the input m - t, for all t >= 0 for which there are both. Rows of the
+input are kept in a ring while output rows need them. For position m of an output row, one product sums the vertical
+taps, in all columns j of the input,
 
-The work is divided into strips: some output rows by some output columns, whose products fit the second-level cache.
-Strips compute their neighbours' pixels again at the edges. How they are cut changes no bit of the result.
+    Y[j][r, b, filter] = sum over t of X[m - t, j] @ W[r + scale * t, b]
+
+and then the horizontal taps are added, for each output pixel of column phase s and position q (col2im):
+
+    out = bias + sum over t of Y[q - t][r, s + scale * t]
+
+The work is divided into strips: some output rows by some output columns, whose input fits the second-level cache. How
+they are cut changes no bit of the result.
 """
 
 cdef enum:
-    STRIP_BYTES = 512 * 1024    # of a strip's products, at most, if that leaves it STRIP_COLUMNS
+    STRIP_BYTES = 512 * 1024    # of a strip's rows and products, at most, if that leaves it STRIP_COLUMNS
     STRIP_COLUMNS = 32          # of the output
 
 
@@ -40,24 +48,29 @@ cdef struct OutputCall:
     unsigned char* bytes
     float scale                 # of 8-bit results
     long h, w                   # of the output
-    long rows, columns          # of a strip
+    long[2] end                 # of the input's rows and columns, with padding
+    long positions              # of output rows
+    long rows, columns          # of a strip: positions, output columns
     long down, across           # strips of an image
 
 
 cdef struct Strip:
-    # the output y0 <= y < y1, x0 <= x < x1 of one image, and the input columns j0 <= j < j1 that it needs
-    long image, y0, y1, x0, x1, j0, j1
+    # the output rows at positions m0 <= m < m1, x0 <= x < x1, of one image, and the input columns j0 <= j < j1 they need
+    long image, m0, m1, x0, x1, j0, j1
 
 
 cdef class OutputConvolution(Sampled):
-    """The last layer's packed weights. spec: a ConvolutionSpec; W: [panel][word][NR].
+    """The last layer's packed weights. spec: a ConvolutionSpec; W: [group][panel][t][word][NR].
 
-    A column of Y is (tap, filter). operand: what X and W hold. tanh: whether the result goes through it.
+    operand: what X and W hold. tanh: whether the result goes through it. A group is the phases of output rows that one
+    product computes: all, or each by itself if they don't have the same number of taps, for no weight of 0 may stand for
+    a tap that is missing: it would make NaN of infinity.
     """
     cdef readonly bint tiles, tanh
     cdef readonly Operand operand
     cdef readonly long depth, words, channels, columns, panels
-    cdef long kernel, ring      # taps along each axis; the rows of products that an output row needs at most
+    cdef long kernel, group     # taps along each axis; phases of a group
+    cdef long[MAX_SCALE] count  # taps of each phase along an axis
     cdef long[4] lead           # top, left, bottom, right: what the transposed convolution's output loses
     cdef long[2] outside        # rows and columns before the map's first that are read
     cdef float[::1] weights, bias
@@ -65,29 +78,41 @@ cdef class OutputConvolution(Sampled):
     def __init__(self, spec, bint tanh):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        cdef long k, a, b, c, column
-        cdef const long[::1] where = joined_channels(spec.channels, VL, spec.adds)
+        cdef long a
         self.channels = kernel.shape[2] if self.transposed else kernel.shape[3]
         self.kernel, self.tanh = kernel.shape[0], tanh
-        self.columns = padded(self.kernel * self.kernel * self.channels)
+        self.group = self.scale if self.kernel % self.scale == 0 else 1
+        self.columns = padded(self.group * self.kernel * self.channels)
         self.panels = (self.columns + NR - 1) // NR
         self.operand, self.tiles = BFLOAT16 if spec.bfloat16 else FLOAT32, spec.tiles
-        self.depth = where.shape[0]
-        self.words = self.depth // ELEMENTS[<int>self.operand]
-        self.ring = (self.kernel + self.scale - 1) // self.scale
+        for a in range(self.scale):
+            self.count[a] = (self.kernel - a + self.scale - 1) // self.scale
         for a in range(4):
             self.lead[a] = self.padding[a] if self.transposed else self.kernel - 1 - self.padding[a]
         for a in range(2):
             self.outside[a] = 0 if self.transposed else self.padding[a]
-        self.weights = aligned(self.panels * self.words * NR)
         self.bias = widened(spec.bias, padded(self.channels), 0.0)
+        self.pack(kernel, joined_channels(spec.channels, VL, spec.adds))
+
+    cdef pack(self, const float[:, :, :, ::1] kernel, const long[::1] where):
+        cdef long k, a, b, c, r, column
+        self.depth = where.shape[0]
+        self.words = self.depth // ELEMENTS[<int>self.operand]
+        self.weights = aligned(self.scale // self.group * self.panels * self.panel_words())
         for k in range(self.depth):
             for a in range(self.kernel if where[k] >= 0 else 0):
+                r = a % self.scale
                 for b in range(self.kernel):
                     for c in range(self.channels):
-                        column = (a * self.kernel + b) * self.channels + c
-                        set_weight(&self.weights[column // NR * self.words * NR], k, column % NR,
-                                   self.weight(kernel, a, b, c, where[k]), self.operand)
+                        column = (r % self.group * self.kernel + b) * self.channels + c
+                        set_weight(self.panel_weights(r // self.group, column // NR) + a // self.scale * self.words * NR,
+                                   k, column % NR, self.weight(kernel, a, b, c, where[k]), self.operand)
+
+    cdef inline long panel_words(self) noexcept nogil:
+        return self.count[0] * self.words * NR
+
+    cdef inline float* panel_weights(self, long group, long panel) noexcept nogil:
+        return &self.weights[(group * self.panels + panel) * self.panel_words()]
 
     cdef float weight(self, const float[:, :, :, ::1] kernel, long a, long b, long filter, long channel) noexcept nogil:
         """The weight of tap (a, b), as a transposed convolution counts them."""
@@ -97,26 +122,36 @@ cdef class OutputConvolution(Sampled):
 
     cdef void set_strips(self, OutputCall* call, long n, long h, long w, long threads) noexcept nogil:
         """Cut n images of h x w input pixels into strips, at least four for each thread."""
-        cdef long least
+        cdef long least, column = self.count[0] * (self.words + SKEW) + self.columns
+        call.end[0], call.end[1] = h, w
         call.h, call.w = self.scale * h, self.scale * w
         if not self.transposed:
-            call.h = h + self.padding[0] + self.padding[2] - self.kernel + 1
-            call.w = w + self.padding[1] + self.padding[3] - self.kernel + 1
-        call.columns = max(STRIP_BYTES // (4 * self.ring * self.columns) * self.scale, <long>STRIP_COLUMNS)
+            call.end[0], call.end[1] = h + self.padding[2], w + self.padding[3]
+            call.h, call.w = call.end[0] - self.lead[0], call.end[1] - self.lead[1]
+        call.positions = self.position(call.h - 1, 0) - self.position(0, 0) + 1
+        call.columns = max(STRIP_BYTES // (4 * column) * self.scale, <long>STRIP_COLUMNS)
         call.across = (call.w + call.columns - 1) // call.columns
         call.columns = (call.w + call.across - 1) // call.across
         least = (4 * threads + n * call.across - 1) // (n * call.across)
-        call.rows = (call.h + least - 1) // least
-        call.rows = (call.rows + self.scale - 1) // self.scale * self.scale
-        call.down = (call.h + call.rows - 1) // call.rows
+        call.rows = (call.positions + least - 1) // least
+        call.down = (call.positions + call.rows - 1) // call.rows
+
+    cdef inline long position(self, long output, long axis) noexcept nogil:
+        """Of an output row or column."""
+        return (output + self.lead[axis]) // self.scale
+
+    cdef long ring_words(self, const OutputCall* call) noexcept nogil:
+        """Words of a strip's input rows, at most."""
+        return self.count[0] * self.most_inputs(call) * (self.words + SKEW)
 
     cdef long most_inputs(self, const OutputCall* call) noexcept nogil:
         """Input columns of a strip, at most."""
-        return call.columns // self.scale + self.ring + 1
+        return call.columns // self.scale + self.count[0]
 
     cdef long strip_floats(self, const OutputCall* call) noexcept nogil:
-        return (BLOCK_COLUMNS * (self.words + SKEW) + self.ring * self.most_inputs(call) * self.columns
-                + (self.scale * self.most_inputs(call) + self.kernel) * self.channels + 2 * VL)
+        """Floats of scratch that a strip needs. What is read and written by vectors goes on for up to VL beyond the end."""
+        cdef long size = self.ring_words(call) + self.most_inputs(call) * self.columns + call.columns * self.channels
+        return (size + 3 * VL - 1) // VL * VL
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
@@ -140,79 +175,89 @@ cdef class OutputConvolution(Sampled):
             for item in prange(n * call.down * call.across, num_threads=threads, schedule="dynamic"):
                 self.run_strip(&call, item, &scratch[threadid() * self.strip_floats(&call)])
 
-    cdef void run_strip(self, const OutputCall* call, long index, float* work) noexcept nogil:
-        """One strip, row by row."""
+    cdef Strip strip_at(self, const OutputCall* call, long index) noexcept nogil:
+        """The strip of that index over all images."""
         cdef Strip s
-        cdef long y, i, first, next, last, width, size = self.channels
-        cdef float* products = work + BLOCK_COLUMNS * call.input.pixel     # of `ring` input rows, by turns
-        cdef float* line
         s.image = index // (call.down * call.across)
-        s.y0, s.x0 = index // call.across % call.down * call.rows, index % call.across * call.columns
-        s.y1, s.x1 = min(s.y0 + call.rows, call.h), min(s.x0 + call.columns, call.w)
-        s.j0 = max(self.first_input(s.x0, 1), -self.outside[1])
-        s.j1 = self.last_input(s.x1 - 1, 1, call.input.w) + 1
-        width = (s.j1 - s.j0) * self.columns
-        line = products + self.ring * width
-        next = self.first_input(s.y0, 0)
-        for y in range(s.y0, s.y1):
-            first, last = self.first_input(y, 0), self.last_input(y, 0, call.input.h)
-            next = max(next, max(first, -self.outside[0]))
-            for i in range(next, last + 1):
-                self.multiply_row(call, &s, i, work, products + (i + self.ring) % self.ring * width)
-            next = max(next, last + 1)
-            self.gather(&s, y, max(first, -self.outside[0]), last, products, width, line)
-            self.write(call, (s.image * call.h + y) * call.w + s.x0, (s.x1 - s.x0) * size,
-                       line + (s.x0 - self.scale * s.j0 + self.lead[1]) * size)
+        s.m0 = self.position(0, 0) + index // call.across % call.down * call.rows
+        s.m1 = min(s.m0 + call.rows, self.position(0, 0) + call.positions)
+        s.x0 = index % call.across * call.columns
+        s.x1 = min(s.x0 + call.columns, call.w)
+        s.j0 = max(self.position(s.x0, 1) - self.count[0] + 1, -self.outside[1])
+        s.j1 = min(self.position(s.x1 - 1, 1) + 1, call.end[1])
+        return s
 
-    cdef inline long first_input(self, long y, long axis) noexcept nogil:
-        """The first input row, or column, that output y reads: the least i with scale * i + kernel - 1 - lead >= y."""
-        cdef long reach = y + self.lead[axis] - self.kernel + 1
-        return -(-reach // self.scale) if reach < 0 else (reach + self.scale - 1) // self.scale
+    cdef void run_strip(self, const OutputCall* call, long index, float* ring) noexcept nogil:
+        """One strip, position by position."""
+        cdef Strip s = self.strip_at(call, index)
+        cdef float* products = ring + self.ring_words(call)
+        cdef float* line = products + self.most_inputs(call) * self.columns + VL
+        cdef long next = max(s.m0 - self.count[0] + 1, -self.outside[0]), m, r, y
+        for m in range(s.m0, s.m1):
+            while next <= min(m, call.end[0] - 1):
+                read_row(&call.input, s.image, next, s.j0, s.j1, self.row_at(call, &s, next, ring))
+                next = next + 1
+            for r in range(self.scale):
+                if r % self.group == 0:
+                    self.multiply(call, &s, m, r, ring, products)
+                y = self.scale * m + r - self.lead[0]
+                if 0 <= y < call.h:
+                    self.gather(&s, products + r % self.group * self.kernel * self.channels, line)
+                    self.write(call, (s.image * call.h + y) * call.w + s.x0, (s.x1 - s.x0) * self.channels, line)
 
-    cdef inline long last_input(self, long y, long axis, long size) noexcept nogil:
-        """The last one: the greatest i with scale * i - lead <= y, as far as there are any."""
-        cdef long most = size - 1 + (0 if self.transposed else self.padding[axis + 2])
-        return min((y + self.lead[axis]) // self.scale, most)
+    cdef inline float* row_at(self, const OutputCall* call, const Strip* s, long i, float* ring) noexcept nogil:
+        """Where row i of the input is kept."""
+        return ring + (i + self.outside[0]) % self.count[0] * (s.j1 - s.j0) * call.input.pixel
 
-    cdef void multiply_row(self, const OutputCall* call, const Strip* s, long y, float* a, float* out) noexcept nogil:
-        """out[j][tap, filter] = the strip's columns of input row y @ W."""
-        cdef long x = s.j0, panel
+    cdef void multiply(self, const OutputCall* call, const Strip* s, long m, long phase, float* ring,
+                       float* out) noexcept nogil:
+        """out[j][r, b, filter] = the vertical taps' products, summed, at position m; r: the group that begins with phase.
+
+        Rows outside of the map have no taps. If none is left, the sums are 0.
+        """
+        cdef long[2 * MAX_KERNEL] taps
+        cdef long panel, t
         cdef Product p
-        p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, ONE_TAP, 1, self.words
-        p.a, p.a_stride = a, call.input.pixel
-        p.lines, p.a_line, p.c_line = 1, 0, 0
+        p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, taps, 0, self.words
+        for t in range(max(0, m - call.end[0] + 1), min(self.count[phase], m + self.outside[0] + 1)):
+            taps[2 * p.tap_count] = self.row_at(call, s, m - t, ring) - ring
+            taps[2 * p.tap_count + 1] = t * self.words * NR
+            p.tap_count = p.tap_count + 1
+        if p.tap_count == 0:
+            memset(out, 0, (s.j1 - s.j0) * self.columns * sizeof(float))
+            return
+        p.a, p.a_stride, p.lines, p.rows, p.a_line, p.c_line = ring, call.input.pixel, 1, s.j1 - s.j0, 0, 0
         p.start, p.c_stride, p.fetch = ZEROS, self.columns, False
-        while x < s.j1:
-            p.rows = min(<long>BLOCK_COLUMNS, s.j1 - x)
-            read_row(&call.input, s.image, y, x, x + p.rows, a)
-            for panel in range(self.panels):
-                p.vectors = panel_vectors(self.columns, panel)
-                p.b, p.c = &self.weights[panel * self.words * NR], out + (x - s.j0) * self.columns + panel * NR
-                multiply_rows(&p, NULL)
-            x = x + p.rows
+        for panel in range(self.panels):
+            p.vectors = panel_vectors(self.columns, panel)
+            p.b, p.c = self.panel_weights(phase // self.group, panel), out + panel * NR
+            multiply_rows(&p, NULL)
 
-    cdef void gather(self, const Strip* s, long y, long first, long last, const float* products, long width,
-                     float* line) noexcept nogil:
-        """Output row y: line[scale * (j - j0) + b] = bias + the sums of all j, by j."""
-        cdef long size = self.kernel * self.channels, vectors = (size + VL - 1) // VL, j, i, v, c
-        cdef long tap = (y + self.lead[0] - self.scale * first) * size
-        cdef const float* row
-        cdef float* to
+    cdef void gather(self, const Strip* s, const float* products, float* line) noexcept nogil:
+        """line[x - x0] = the output's channels before tanh, for one row. products: [j][b, filter] of its phase.
+
+        Vectors of channels go on beyond the last one. What they leave there is overwritten by the next pixel.
+        """
+        cdef long channels = self.channels, scale = self.scale, next = scale * channels - self.columns
+        cdef long j0 = s.j0, j1 = s.j1, q = self.position(s.x0, 1), r = s.x0 + self.lead[1] - scale * q
+        cdef long x, t, first, last, c
+        cdef const float* bias = &self.bias[0]
+        cdef const float* from_
         cdef vec sum
-        for j in range(self.scale * (s.j1 - s.j0) + self.kernel):
-            for c in range(self.channels):
-                line[j * self.channels + c] = self.bias[c]
-        for j in range(s.j1 - s.j0):
-            to = line + self.scale * j * self.channels
-            for v in range(vectors):
-                sum = splat(0)
-                for i in range(first, last + 1):
-                    row = products + (i + self.ring) % self.ring * width + j * self.columns
-                    row = row + tap - self.scale * (i - first) * size + v * VL
-                    sum = (<const vec*>row)[0] if i == first else sum + (<const vec*>row)[0]
-                if v == vectors - 1:
-                    sum = first_lanes(sum, size - v * VL)
-                (<vec*>(to + v * VL))[0] = (<vec*>(to + v * VL))[0] + sum
+        for x in range(s.x1 - s.x0):
+            first, last = max(0, q - j1 + 1), min(self.count[r], q - j0 + 1)
+            c = 0
+            while c < channels:
+                from_ = products + (q - j0) * self.columns + r * channels + first * next + c
+                sum = (<const vec*>(bias + c))[0]
+                for t in range(first, last):
+                    sum = sum + (<const vec*>from_)[0]
+                    from_ = from_ + next
+                (<vec*>(line + x * channels + c))[0] = sum
+                c = c + VL
+            r = r + 1
+            if r == scale:
+                q, r = q + 1, 0
 
     cdef void write(self, const OutputCall* call, long pixel, long size, const float* x) noexcept nogil:
         """`size` numbers of the output, from that pixel on, through tanh or as they are."""
