@@ -1,27 +1,25 @@
 """The last layer: a convolution of stride 1, or a transposed one, to few channels; tanh, and the conversion to 8 bits.
 
-There are too few filters to fill a panel, so horizontal taps are columns of the product, too. A convolution of stride 1
-is the transposed one with its kernel turned round, on the padded input. Along each axis, an output has position m and
-phase r,
+A convolution of stride 1 is the transposed one with its kernel turned round, on the padded input. Along each axis, an
+output has a position m and a phase r, output + lead = scale * m + r, and is the sum over t >= 0 of
 
-    output + lead = scale * m + r
+    input[m - t] * kernel[r + scale * t]
 
-and tap r + scale * t of the kernel multiplies the input m - t, for all t >= 0 for which there are both. Rows of the
-input are kept in a ring while output rows need them. For position m of an output row, one product sums the vertical
-taps, in all columns j of the input,
+There are too few filters to fill a panel, so the columns of the product are pairs (horizontal tap b, filter). For the
+output row at position m and phase r, one product sums the vertical taps in every column j of the input:
 
-    Y[j][r, b, filter] = sum over t of X[m - t, j] @ W[r + scale * t, b]
+    Y[j][b, filter] = sum over t of X[m - t, j] @ W[r + scale * t, b]
 
-and then the horizontal taps are added, for each output pixel of column phase s and position q (col2im):
+Then the horizontal taps are summed for each pixel of the row (col2im), with its position q and phase s among columns:
 
-    out = bias + sum over t of Y[q - t][r, s + scale * t]
+    out[filter] = bias[filter] + sum over t of Y[q - t][s + scale * t, filter]
 
-The work is divided into strips: some output rows by some output columns, whose input fits the second-level cache. How
-they are cut changes no bit of the result.
+The work is divided into strips: some output rows by some output columns. A ring buffer holds the input rows that a row
+of the strip reads; it fits the second-level cache. How strips are cut changes no bit of the result.
 """
 
 cdef enum:
-    STRIP_BYTES = 512 * 1024    # of a strip's rows and products, at most, if that leaves it STRIP_COLUMNS
+    STRIP_BYTES = 512 * 1024    # of a strip's input and products, at most, if that leaves it STRIP_COLUMNS
     STRIP_COLUMNS = 32          # of the output
 
 
@@ -49,28 +47,28 @@ cdef struct OutputCall:
     float scale                 # of 8-bit results
     long h, w                   # of the output
     long[2] end                 # of the input's rows and columns, with padding
-    long positions              # of output rows
-    long rows, columns          # of a strip: positions, output columns
+    long positions              # that output rows have
+    long rows, columns          # of a strip; rows count positions
     long down, across           # strips of an image
 
 
 cdef struct Strip:
-    # the output rows at positions m0 <= m < m1, x0 <= x < x1, of one image, and the input columns j0 <= j < j1 they need
+    # of one image, the output rows at positions m0 <= m < m1 and columns x0 <= x < x1; it reads columns j0 <= j < j1
     long image, m0, m1, x0, x1, j0, j1
 
 
 cdef class OutputConvolution(Sampled):
     """The last layer's packed weights. spec: a ConvolutionSpec; W: [group][panel][t][word][NR].
 
-    operand: what X and W hold. tanh: whether the result goes through it. A group is the phases of output rows that one
-    product computes: all, or each by itself if they don't have the same number of taps, for no weight of 0 may stand for
-    a tap that is missing: it would make NaN of infinity.
+    operand: what X and W hold. tanh: whether the result goes through it. One product computes a *group* of phases of
+    rows, its columns are (phase, b, filter). All phases are one group if they have equally many taps. Otherwise each is
+    one by itself: a weight of 0 in place of a missing tap would make NaN of an infinite input.
     """
     cdef readonly bint tiles, tanh
     cdef readonly Operand operand
     cdef readonly long depth, words, channels, columns, panels
     cdef long kernel, group     # taps along each axis; phases of a group
-    cdef long[MAX_SCALE] count  # taps of each phase along an axis
+    cdef long[MAX_SCALE] count  # taps of each phase along an axis, no more than those of phase 0
     cdef long[4] lead           # top, left, bottom, right: what the transposed convolution's output loses
     cdef long[2] outside        # rows and columns before the map's first that are read
     cdef float[::1] weights, bias
@@ -95,7 +93,9 @@ cdef class OutputConvolution(Sampled):
         self.pack(kernel, joined_channels(spec.channels, VL, spec.adds))
 
     cdef pack(self, const float[:, :, :, ::1] kernel, const long[::1] where):
+        """Pack the weights. where: which channel each number of a pixel holds, see `joined_channels`."""
         cdef long k, a, b, c, r, column
+        cdef float* panel
         self.depth = where.shape[0]
         self.words = self.depth // ELEMENTS[<int>self.operand]
         self.weights = aligned(self.scale // self.group * self.panels * self.panel_words())
@@ -105,13 +105,16 @@ cdef class OutputConvolution(Sampled):
                 for b in range(self.kernel):
                     for c in range(self.channels):
                         column = (r % self.group * self.kernel + b) * self.channels + c
-                        set_weight(self.panel_weights(r // self.group, column // NR) + a // self.scale * self.words * NR,
-                                   k, column % NR, self.weight(kernel, a, b, c, where[k]), self.operand)
+                        panel = self.panel_weights(r // self.group, column // NR)
+                        set_weight(panel + a // self.scale * self.words * NR, k, column % NR,
+                                   self.weight(kernel, a, b, c, where[k]), self.operand)
 
     cdef inline long panel_words(self) noexcept nogil:
+        """Words of a panel of W."""
         return self.count[0] * self.words * NR
 
     cdef inline float* panel_weights(self, long group, long panel) noexcept nogil:
+        """The weights of one panel of a group."""
         return &self.weights[(group * self.panels + panel) * self.panel_words()]
 
     cdef float weight(self, const float[:, :, :, ::1] kernel, long a, long b, long filter, long channel) noexcept nogil:
@@ -137,7 +140,7 @@ cdef class OutputConvolution(Sampled):
         call.down = (call.positions + call.rows - 1) // call.rows
 
     cdef inline long position(self, long output, long axis) noexcept nogil:
-        """Of an output row or column."""
+        """The position of an output row (axis 0) or column (axis 1)."""
         return (output + self.lead[axis]) // self.scale
 
     cdef long ring_words(self, const OutputCall* call) noexcept nogil:
@@ -149,7 +152,7 @@ cdef class OutputConvolution(Sampled):
         return call.columns // self.scale + self.count[0]
 
     cdef long strip_floats(self, const OutputCall* call) noexcept nogil:
-        """Floats of scratch that a strip needs. What is read and written by vectors goes on for up to VL beyond the end."""
+        """Floats of scratch of a strip. Vectors of products and of the output go on for up to VL beyond the last."""
         cdef long size = self.ring_words(call) + self.most_inputs(call) * self.columns + call.columns * self.channels
         return (size + 3 * VL - 1) // VL * VL
 
@@ -188,7 +191,7 @@ cdef class OutputConvolution(Sampled):
         return s
 
     cdef void run_strip(self, const OutputCall* call, long index, float* ring) noexcept nogil:
-        """One strip, position by position."""
+        """One strip, row by row."""
         cdef Strip s = self.strip_at(call, index)
         cdef float* products = ring + self.ring_words(call)
         cdef float* line = products + self.most_inputs(call) * self.columns + VL
@@ -206,14 +209,14 @@ cdef class OutputConvolution(Sampled):
                     self.write(call, (s.image * call.h + y) * call.w + s.x0, (s.x1 - s.x0) * self.channels, line)
 
     cdef inline float* row_at(self, const OutputCall* call, const Strip* s, long i, float* ring) noexcept nogil:
-        """Where row i of the input is kept."""
+        """Where the ring holds row i of the input."""
         return ring + (i + self.outside[0]) % self.count[0] * (s.j1 - s.j0) * call.input.pixel
 
     cdef void multiply(self, const OutputCall* call, const Strip* s, long m, long phase, float* ring,
                        float* out) noexcept nogil:
-        """out[j][r, b, filter] = the vertical taps' products, summed, at position m; r: the group that begins with phase.
+        """out[j - j0][phase, b, filter] = Y of the output rows at position m, of the group that begins with `phase`.
 
-        Rows outside of the map have no taps. If none is left, the sums are 0.
+        Taps that meet no row are left out. A transposed convolution with output padding may have a row without taps.
         """
         cdef long[2 * MAX_KERNEL] taps
         cdef long panel, t
@@ -234,9 +237,9 @@ cdef class OutputConvolution(Sampled):
             multiply_rows(&p, NULL)
 
     cdef void gather(self, const Strip* s, const float* products, float* line) noexcept nogil:
-        """line[x - x0] = the output's channels before tanh, for one row. products: [j][b, filter] of its phase.
+        """line[x - x0][filter] = the output before tanh, of the row whose Y is in `products`.
 
-        Vectors of channels go on beyond the last one. What they leave there is overwritten by the next pixel.
+        What a vector holds beyond the last filter is written too; the next pixel overwrites it.
         """
         cdef long channels = self.channels, scale = self.scale, next = scale * channels - self.columns
         cdef long j0 = s.j0, j1 = s.j1, q = self.position(s.x0, 1), r = s.x0 + self.lead[1] - scale * q
