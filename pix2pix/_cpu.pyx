@@ -53,7 +53,6 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     const char* processor_isa()
     float multiply_add(long rounds, Operand operand)
     float first_lane(vec v)
-    vec first_lanes(vec v, long count)
     void prefetch(const float* p)
     void prefetch_to_write(const float* p)
     void fetch(const float* begin, const float* end)

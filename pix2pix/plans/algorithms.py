@@ -59,7 +59,7 @@ def _fits_cpu(op: Op) -> bool:
 
 
 def _direct_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    """The last layer is computed by way of all taps' products, for it has few filters."""
+    """The last layer has a kernel of its own, for it has few filters."""
     s, epilogue = op.sampling, op.epilogue
     if not _fits_cpu(op):
         return False

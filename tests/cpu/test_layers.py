@@ -10,14 +10,14 @@ import pytest
 from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension
-from pix2pix.engines.reference import ReferenceEngine, conv2d, pad
+from pix2pix.engines.reference import ReferenceEngine, conv2d, conv2d_transpose, pad
 from pix2pix.model.generator import Generator, Norm
 from pix2pix.model.pix2pixhd import Coarse, local_enhancer
 from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.sampling import Sampling
 from pix2pix.model.weights import random_weights
 from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
-from tests.cpu.test_kernels import FLOAT16_ROUNDING, run_spec, to_bfloat16
+from tests.cpu.test_kernels import FLOAT16_ROUNDING, as_map, run_spec, to_bfloat16
 from tests.engines import layers
 from tests.models import check_layer, check_output
 
@@ -102,6 +102,51 @@ def test_the_first_layer_in_bfloat16_is_exact_products_of_rounded_numbers(channe
             target = run_spec(kernels, spec, image)
             rounding = FLOAT16_ROUNDING if target.half else 0
             np.testing.assert_allclose(target.raw[..., :k], exact, rtol=rounding, atol=2e-6 * exact.std())
+
+
+LAST_LAYERS = [
+    Sampling(4, 2, (1, 1, 1, 1), transposed=True),
+    Sampling(3, 2, (1, 1, 1, 1), transposed=True, output_padding=1),  # phases of two taps, and of one
+    Sampling(4, 2, (3, 3, 0, 0), transposed=True, output_padding=1),  # the last row and column meet no tap
+    Sampling(9, 2, (4, 3, 3, 4), transposed=True),
+    Sampling(7, 1, (3, 3, 3, 3), "reflect"),
+    Sampling(4, 1, (1, 1, 2, 2)),
+]
+
+
+@pytest.mark.parametrize("isa, bfloat16", [(isa, False) for isa in EXTENSIONS] + [(isa, True) for isa in BFLOAT16])
+@pytest.mark.parametrize("sampling", LAST_LAYERS)
+@pytest.mark.parametrize("h, w, c, k", [(40, 33, 20, 3), (9, 300, 5, 17)])
+def test_last_layers(isa, bfloat16, sampling, h, w, c, k):
+    """Results, however many strips there are; infinity reaches the pixels that read it, and no others."""
+    kernels, rng = extension(isa), np.random.default_rng([h, w, c, k])
+    x = rng.standard_normal((h, w, c)).astype(np.float32)
+    shape = (k, c) if sampling.transposed else (c, k)
+    kernel = rng.standard_normal((sampling.kernel, sampling.kernel, *shape)).astype(np.float32)
+    bias = rng.standard_normal(k).astype(np.float32)
+    layer = kernels.OutputConvolution(
+        ConvolutionSpec(kernel, sampling, [c], bias, bfloat16=bfloat16, tiles=isa == "amx"), False
+    )
+
+    def run(image, threads):
+        got = np.full((1, *sampling.output_size(h, w), k), np.nan, np.float32)
+        scratch = np.full(layer.scratch(1, h, w, threads) + 1, np.nan, np.float32)
+        layer.run([(as_map(kernels, image[None]), 1.0)], got, 1.0, scratch, threads)
+        return got[0]
+
+    def oracle(image, weights):
+        if sampling.transposed:
+            return conv2d_transpose(image, weights, sampling)
+        return conv2d(pad(image, sampling.padding, sampling.padding_mode), weights, 1)
+
+    image, weights = ((to_bfloat16(a) if bfloat16 else a).astype(np.float64) for a in (x, kernel))
+    got = run(x, 1)
+    np.testing.assert_allclose(got, oracle(image, weights) + bias, rtol=0, atol=8e-6 * np.sqrt(c) * sampling.kernel)
+    np.testing.assert_array_equal(run(x, 5), got)
+    x[h // 2, w // 3], mark = np.inf, np.zeros((h, w, 1))
+    mark[h // 2, w // 3] = 1
+    reached = oracle(mark, np.ones((sampling.kernel, sampling.kernel, 1, 1))) > 0
+    np.testing.assert_array_equal(~np.isfinite(run(x, 2)), np.broadcast_to(reached, got.shape))
 
 
 @pytest.mark.parametrize("isa", EXTENSIONS)

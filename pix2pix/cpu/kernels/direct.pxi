@@ -243,6 +243,7 @@ cdef class DirectConvolution(Convolution):
         """How an image's sums become the numbers of the map, from that filter on."""
         cdef Completion completion
         completion.integers, completion.slope = self.operand == INT8, self.inner_slope
+        completion.units, completion.bias, completion.step = NULL, NULL, 1
         if self.operand == INT8:
             completion.units, completion.bias = &self.units[first], &self.bias[first]
             completion.step = call.steps[image]

@@ -1,19 +1,25 @@
 """The last layer: a convolution of stride 1, or a transposed one, to few channels; tanh, and the conversion to 8 bits.
 
-There are too few filters to fill a panel, so all taps of all filters are the columns of one product Y = X @ W, pixel by
-pixel. Then each output row is gathered (col2im): with i the input's rows, j its columns, and taps (a, b) counted from
-the one that meets the first output,
+A convolution of stride 1 is the transposed one with its kernel turned round, on the padded input. Along each axis, an
+output has a position m and a phase r, output + lead = scale * m + r, and is the sum over t >= 0 of
 
-    line[scale * j + b - lead] += sum over the i with scale * i + a - lead == y of Y[i, j][a, b]
+    input[m - t] * kernel[r + scale * t]
 
-A convolution of stride 1 is the transposed one with its kernel turned round, on the padded input.
+There are too few filters to fill a panel, so the columns of the product are pairs (horizontal tap b, filter). For the
+output row at position m and phase r, one product sums the vertical taps in every column j of the input:
 
-The work is divided into strips: some output rows by some output columns, whose products fit the second-level cache.
-Strips compute their neighbours' pixels again at the edges. How they are cut changes no bit of the result.
+    Y[j][b, filter] = sum over t of X[m - t, j] @ W[r + scale * t, b]
+
+Then the horizontal taps are summed for each pixel of the row (col2im), with its position q and phase s among columns:
+
+    out[filter] = bias[filter] + sum over t of Y[q - t][s + scale * t, filter]
+
+The work is divided into strips: some output rows by some output columns. A ring buffer holds the input rows that a row
+of the strip reads; it fits the second-level cache. How strips are cut changes no bit of the result.
 """
 
 cdef enum:
-    STRIP_BYTES = 512 * 1024    # of a strip's products, at most, if that leaves it STRIP_COLUMNS
+    STRIP_BYTES = 512 * 1024    # of a strip's input and products, at most, if that leaves it STRIP_COLUMNS
     STRIP_COLUMNS = 32          # of the output
 
 
@@ -40,54 +46,76 @@ cdef struct OutputCall:
     unsigned char* bytes
     float scale                 # of 8-bit results
     long h, w                   # of the output
-    long rows, columns          # of a strip
+    long[2] end                 # of the input's rows and columns, with padding
+    long positions              # that output rows have
+    long rows, columns          # of a strip; rows count positions
     long down, across           # strips of an image
 
 
 cdef struct Strip:
-    # the output y0 <= y < y1, x0 <= x < x1 of one image, and the input columns j0 <= j < j1 that it needs
-    long image, y0, y1, x0, x1, j0, j1
+    # of one image, the output rows at positions m0 <= m < m1 and columns x0 <= x < x1; it reads columns j0 <= j < j1
+    long image, m0, m1, x0, x1, j0, j1
 
 
 cdef class OutputConvolution(Sampled):
-    """The last layer's packed weights. spec: a ConvolutionSpec; W: [panel][word][NR].
+    """The last layer's packed weights. spec: a ConvolutionSpec; W: [group][panel][t][word][NR].
 
-    A column of Y is (tap, filter). operand: what X and W hold. tanh: whether the result goes through it.
+    operand: what X and W hold. tanh: whether the result goes through it. One product computes a *group* of phases of
+    rows, its columns are (phase, b, filter). All phases are one group if they have equally many taps. Otherwise each is
+    one by itself: a weight of 0 in place of a missing tap would make NaN of an infinite input.
     """
     cdef readonly bint tiles, tanh
     cdef readonly Operand operand
     cdef readonly long depth, words, channels, columns, panels
-    cdef long kernel, ring      # taps along each axis; the rows of products that an output row needs at most
+    cdef long kernel, group     # taps along each axis; phases of a group
+    cdef long[MAX_SCALE] count  # taps of each phase along an axis, no more than those of phase 0
     cdef long[4] lead           # top, left, bottom, right: what the transposed convolution's output loses
     cdef long[2] outside        # rows and columns before the map's first that are read
-    cdef float[::1] weights, bias
+    cdef float[::1] weights, bias, zeros
 
     def __init__(self, spec, bint tanh):
         Sampled.__init__(self, spec)
         cdef const float[:, :, :, ::1] kernel = spec.kernel
-        cdef long k, a, b, c, column
-        cdef const long[::1] where = joined_channels(spec.channels, VL, spec.adds)
+        cdef long a
         self.channels = kernel.shape[2] if self.transposed else kernel.shape[3]
         self.kernel, self.tanh = kernel.shape[0], tanh
-        self.columns = padded(self.kernel * self.kernel * self.channels)
+        self.group = self.scale if self.kernel % self.scale == 0 else 1
+        self.columns = padded(self.group * self.kernel * self.channels)
         self.panels = (self.columns + NR - 1) // NR
         self.operand, self.tiles = BFLOAT16 if spec.bfloat16 else FLOAT32, spec.tiles
-        self.depth = where.shape[0]
-        self.words = self.depth // ELEMENTS[<int>self.operand]
-        self.ring = (self.kernel + self.scale - 1) // self.scale
+        for a in range(self.scale):
+            self.count[a] = (self.kernel - a + self.scale - 1) // self.scale
         for a in range(4):
             self.lead[a] = self.padding[a] if self.transposed else self.kernel - 1 - self.padding[a]
         for a in range(2):
             self.outside[a] = 0 if self.transposed else self.padding[a]
-        self.weights = aligned(self.panels * self.words * NR)
-        self.bias = widened(spec.bias, padded(self.channels), 0.0)
+        self.bias, self.zeros = widened(spec.bias, padded(self.channels), 0.0), aligned(self.panels * NR)
+        self.pack(kernel, joined_channels(spec.channels, VL, spec.adds))
+
+    cdef pack(self, const float[:, :, :, ::1] kernel, const long[::1] where):
+        """Pack the weights. where: which channel each number of a pixel holds, see `joined_channels`."""
+        cdef long k, a, b, c, r, column
+        cdef float* panel
+        self.depth = where.shape[0]
+        self.words = self.depth // ELEMENTS[<int>self.operand]
+        self.weights = aligned(self.scale // self.group * self.panels * self.panel_words())
         for k in range(self.depth):
             for a in range(self.kernel if where[k] >= 0 else 0):
+                r = a % self.scale
                 for b in range(self.kernel):
                     for c in range(self.channels):
-                        column = (a * self.kernel + b) * self.channels + c
-                        set_weight(&self.weights[column // NR * self.words * NR], k, column % NR,
+                        column = (r % self.group * self.kernel + b) * self.channels + c
+                        panel = self.panel_weights(r // self.group, column // NR)
+                        set_weight(panel + a // self.scale * self.words * NR, k, column % NR,
                                    self.weight(kernel, a, b, c, where[k]), self.operand)
+
+    cdef inline long panel_words(self) noexcept nogil:
+        """Words of a panel of W."""
+        return self.count[0] * self.words * NR
+
+    cdef inline float* panel_weights(self, long group, long panel) noexcept nogil:
+        """The weights of one panel of a group."""
+        return &self.weights[(group * self.panels + panel) * self.panel_words()]
 
     cdef float weight(self, const float[:, :, :, ::1] kernel, long a, long b, long filter, long channel) noexcept nogil:
         """The weight of tap (a, b), as a transposed convolution counts them."""
@@ -97,26 +125,36 @@ cdef class OutputConvolution(Sampled):
 
     cdef void set_strips(self, OutputCall* call, long n, long h, long w, long threads) noexcept nogil:
         """Cut n images of h x w input pixels into strips, at least four for each thread."""
-        cdef long least
+        cdef long least, column = self.count[0] * (self.words + SKEW) + self.columns
+        call.end[0], call.end[1] = h, w
         call.h, call.w = self.scale * h, self.scale * w
         if not self.transposed:
-            call.h = h + self.padding[0] + self.padding[2] - self.kernel + 1
-            call.w = w + self.padding[1] + self.padding[3] - self.kernel + 1
-        call.columns = max(STRIP_BYTES // (4 * self.ring * self.columns) * self.scale, <long>STRIP_COLUMNS)
+            call.end[0], call.end[1] = h + self.padding[2], w + self.padding[3]
+            call.h, call.w = call.end[0] - self.lead[0], call.end[1] - self.lead[1]
+        call.positions = self.position(call.h - 1, 0) - self.position(0, 0) + 1
+        call.columns = max(STRIP_BYTES // (4 * column) * self.scale, <long>STRIP_COLUMNS)
         call.across = (call.w + call.columns - 1) // call.columns
         call.columns = (call.w + call.across - 1) // call.across
         least = (4 * threads + n * call.across - 1) // (n * call.across)
-        call.rows = (call.h + least - 1) // least
-        call.rows = (call.rows + self.scale - 1) // self.scale * self.scale
-        call.down = (call.h + call.rows - 1) // call.rows
+        call.rows = (call.positions + least - 1) // least
+        call.down = (call.positions + call.rows - 1) // call.rows
+
+    cdef inline long position(self, long output, long axis) noexcept nogil:
+        """The position of an output row (axis 0) or column (axis 1)."""
+        return (output + self.lead[axis]) // self.scale
+
+    cdef long ring_words(self, const OutputCall* call) noexcept nogil:
+        """Words of a strip's input rows, at most."""
+        return self.count[0] * self.most_inputs(call) * (self.words + SKEW)
 
     cdef long most_inputs(self, const OutputCall* call) noexcept nogil:
         """Input columns of a strip, at most."""
-        return call.columns // self.scale + self.ring + 1
+        return call.columns // self.scale + self.count[0]
 
     cdef long strip_floats(self, const OutputCall* call) noexcept nogil:
-        return (BLOCK_COLUMNS * (self.words + SKEW) + self.ring * self.most_inputs(call) * self.columns
-                + (self.scale * self.most_inputs(call) + self.kernel) * self.channels + 2 * VL)
+        """Floats of scratch of a strip. Vectors of products and of the output go on for up to VL beyond the last."""
+        cdef long size = self.ring_words(call) + self.most_inputs(call) * self.columns + call.columns * self.channels
+        return (size + 3 * VL - 1) // VL * VL
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
@@ -140,79 +178,87 @@ cdef class OutputConvolution(Sampled):
             for item in prange(n * call.down * call.across, num_threads=threads, schedule="dynamic"):
                 self.run_strip(&call, item, &scratch[threadid() * self.strip_floats(&call)])
 
-    cdef void run_strip(self, const OutputCall* call, long index, float* work) noexcept nogil:
-        """One strip, row by row."""
+    cdef Strip strip_at(self, const OutputCall* call, long index) noexcept nogil:
+        """The strip of that index over all images."""
         cdef Strip s
-        cdef long y, i, first, next, last, width, size = self.channels
-        cdef float* products = work + BLOCK_COLUMNS * call.input.pixel     # of `ring` input rows, by turns
-        cdef float* line
         s.image = index // (call.down * call.across)
-        s.y0, s.x0 = index // call.across % call.down * call.rows, index % call.across * call.columns
-        s.y1, s.x1 = min(s.y0 + call.rows, call.h), min(s.x0 + call.columns, call.w)
-        s.j0 = max(self.first_input(s.x0, 1), -self.outside[1])
-        s.j1 = self.last_input(s.x1 - 1, 1, call.input.w) + 1
-        width = (s.j1 - s.j0) * self.columns
-        line = products + self.ring * width
-        next = self.first_input(s.y0, 0)
-        for y in range(s.y0, s.y1):
-            first, last = self.first_input(y, 0), self.last_input(y, 0, call.input.h)
-            next = max(next, max(first, -self.outside[0]))
-            for i in range(next, last + 1):
-                self.multiply_row(call, &s, i, work, products + (i + self.ring) % self.ring * width)
-            next = max(next, last + 1)
-            self.gather(&s, y, max(first, -self.outside[0]), last, products, width, line)
-            self.write(call, (s.image * call.h + y) * call.w + s.x0, (s.x1 - s.x0) * size,
-                       line + (s.x0 - self.scale * s.j0 + self.lead[1]) * size)
+        s.m0 = self.position(0, 0) + index // call.across % call.down * call.rows
+        s.m1 = min(s.m0 + call.rows, self.position(0, 0) + call.positions)
+        s.x0 = index % call.across * call.columns
+        s.x1 = min(s.x0 + call.columns, call.w)
+        s.j0 = max(self.position(s.x0, 1) - self.count[0] + 1, -self.outside[1])
+        s.j1 = min(self.position(s.x1 - 1, 1) + 1, call.end[1])
+        return s
 
-    cdef inline long first_input(self, long y, long axis) noexcept nogil:
-        """The first input row, or column, that output y reads: the least i with scale * i + kernel - 1 - lead >= y."""
-        cdef long reach = y + self.lead[axis] - self.kernel + 1
-        return -(-reach // self.scale) if reach < 0 else (reach + self.scale - 1) // self.scale
+    cdef void run_strip(self, const OutputCall* call, long index, float* ring) noexcept nogil:
+        """One strip, row by row."""
+        cdef Strip s = self.strip_at(call, index)
+        cdef float* products = ring + self.ring_words(call)
+        cdef float* line = products + self.most_inputs(call) * self.columns + VL
+        cdef long next = max(s.m0 - self.count[0] + 1, -self.outside[0]), m, r, y
+        for m in range(s.m0, s.m1):
+            while next <= min(m, call.end[0] - 1):
+                read_row(&call.input, s.image, next, s.j0, s.j1, self.row_at(call, &s, next, ring))
+                next = next + 1
+            for r in range(self.scale):
+                if r % self.group == 0:
+                    self.multiply(call, &s, m, r, ring, products)
+                y = self.scale * m + r - self.lead[0]
+                if 0 <= y < call.h:
+                    self.gather(&s, products + r % self.group * self.kernel * self.channels, line)
+                    self.write(call, (s.image * call.h + y) * call.w + s.x0, (s.x1 - s.x0) * self.channels, line)
 
-    cdef inline long last_input(self, long y, long axis, long size) noexcept nogil:
-        """The last one: the greatest i with scale * i - lead <= y, as far as there are any."""
-        cdef long most = size - 1 + (0 if self.transposed else self.padding[axis + 2])
-        return min((y + self.lead[axis]) // self.scale, most)
+    cdef inline float* row_at(self, const OutputCall* call, const Strip* s, long i, float* ring) noexcept nogil:
+        """Where the ring holds row i of the input."""
+        return ring + (i + self.outside[0]) % self.count[0] * (s.j1 - s.j0) * call.input.pixel
 
-    cdef void multiply_row(self, const OutputCall* call, const Strip* s, long y, float* a, float* out) noexcept nogil:
-        """out[j][tap, filter] = the strip's columns of input row y @ W."""
-        cdef long x = s.j0, panel
+    cdef void multiply(self, const OutputCall* call, const Strip* s, long m, long phase, float* ring,
+                       float* out) noexcept nogil:
+        """out[j - j0][phase, b, filter] = Y of the output rows at position m, of the group that begins with `phase`.
+
+        Taps that meet no row are left out. A transposed convolution with output padding may have a row without taps.
+        """
+        cdef long[2 * MAX_KERNEL] taps
+        cdef long t
         cdef Product p
-        p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, ONE_TAP, 1, self.words
-        p.a, p.a_stride = a, call.input.pixel
-        p.lines, p.a_line, p.c_line = 1, 0, 0
-        p.start, p.c_stride, p.b_panel, p.fetch = ZEROS, self.columns, 0, False
-        while x < s.j1:
-            p.rows = min(<long>BLOCK_COLUMNS, s.j1 - x)
-            read_row(&call.input, s.image, y, x, x + p.rows, a)
-            for panel in range(self.panels):
-                p.vectors = panel_vectors(self.columns, panel)
-                p.b, p.c = &self.weights[panel * self.words * NR], out + (x - s.j0) * self.columns + panel * NR
-                multiply_rows(&p, NULL)
-            x = x + p.rows
+        p.operand, p.tiles, p.taps, p.tap_count, p.depth = self.operand, self.tiles, taps, 0, self.words
+        for t in range(max(0, m - call.end[0] + 1), min(self.count[phase], m + self.outside[0] + 1)):
+            taps[2 * p.tap_count] = self.row_at(call, s, m - t, ring) - ring
+            taps[2 * p.tap_count + 1] = t * self.words * NR
+            p.tap_count = p.tap_count + 1
+        if p.tap_count == 0:
+            memset(out, 0, (s.j1 - s.j0) * self.columns * sizeof(float))
+            return
+        p.a, p.a_stride, p.lines, p.rows, p.a_line, p.c_line = ring, call.input.pixel, 1, s.j1 - s.j0, 0, 0
+        p.b, p.b_panel, p.vectors = self.panel_weights(phase // self.group, 0), self.panel_words(), self.columns // VL
+        p.start, p.c, p.c_stride, p.fetch = &self.zeros[0], out, self.columns, False
+        multiply_rows(&p, NULL)
 
-    cdef void gather(self, const Strip* s, long y, long first, long last, const float* products, long width,
-                     float* line) noexcept nogil:
-        """Output row y: line[scale * (j - j0) + b] = bias + the sums of all j, by j."""
-        cdef long size = self.kernel * self.channels, vectors = (size + VL - 1) // VL, j, i, v, c
-        cdef long tap = (y + self.lead[0] - self.scale * first) * size
-        cdef const float* row
-        cdef float* to
+    cdef void gather(self, const Strip* s, const float* products, float* line) noexcept nogil:
+        """line[x - x0][filter] = the output before tanh, of the row whose Y is in `products`.
+
+        What a vector holds beyond the last filter is written too; the next pixel overwrites it.
+        """
+        cdef long channels = self.channels, scale = self.scale, next = scale * channels - self.columns
+        cdef long j0 = s.j0, j1 = s.j1, q = self.position(s.x0, 1), r = s.x0 + self.lead[1] - scale * q
+        cdef long x, t, first, last, c
+        cdef const float* bias = &self.bias[0]
+        cdef const float* from_
         cdef vec sum
-        for j in range(self.scale * (s.j1 - s.j0) + self.kernel):
-            for c in range(self.channels):
-                line[j * self.channels + c] = self.bias[c]
-        for j in range(s.j1 - s.j0):
-            to = line + self.scale * j * self.channels
-            for v in range(vectors):
-                sum = splat(0)
-                for i in range(first, last + 1):
-                    row = products + (i + self.ring) % self.ring * width + j * self.columns
-                    row = row + tap - self.scale * (i - first) * size + v * VL
-                    sum = (<const vec*>row)[0] if i == first else sum + (<const vec*>row)[0]
-                if v == vectors - 1:
-                    sum = first_lanes(sum, size - v * VL)
-                (<vec*>(to + v * VL))[0] = (<vec*>(to + v * VL))[0] + sum
+        for x in range(s.x1 - s.x0):
+            first, last = max(0, q - j1 + 1), min(self.count[r], q - j0 + 1)
+            c = 0
+            while c < channels:
+                from_ = products + (q - j0) * self.columns + r * channels + first * next + c
+                sum = (<const vec*>(bias + c))[0]
+                for t in range(first, last):
+                    sum = sum + (<const vec*>from_)[0]
+                    from_ = from_ + next
+                (<vec*>(line + x * channels + c))[0] = sum
+                c = c + VL
+            r = r + 1
+            if r == scale:
+                q, r = q + 1, 0
 
     cdef void write(self, const OutputCall* call, long pixel, long size, const float* x) noexcept nogil:
         """`size` numbers of the output, from that pixel on, through tanh or as they are."""

@@ -233,13 +233,6 @@ static inline void fetch(const float *begin, const float *end) {
 static inline void prefetch(const float *p) { __builtin_prefetch(p, 0, 3); }
 static inline void prefetch_to_write(const float *p) { __builtin_prefetch(p, 1, 3); }
 
-/* The lanes before `count`, and zeros. */
-static inline vec first_lanes(vec v, long count) {
-    vec_int lane;
-    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
-    return (vec)((vec_int)v & (lane < (int)count));
-}
-
 static inline float first_lane(vec v) { return v[0]; }
 
 static const float ZEROS[NR] = {0};

@@ -323,6 +323,7 @@ cdef class WinogradConvolution(Convolution):
         else:
             self.write_tiles(g, t, tiles, &b, image, 4, 6)
         completion.integers, completion.slope = False, self.inner_slope
+        completion.units, completion.bias, completion.step = NULL, NULL, 1
         moments = begin_moments(part, g.filters, 0, vectors, (bottom - top) * (right - left), g.finds_range)
         for y in range(top, bottom):
             row = image + (y * g.out_w + left) * g.filters
