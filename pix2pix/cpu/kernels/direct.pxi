@@ -19,7 +19,7 @@ cdef enum:
     BLOCK_WEIGHT_BYTES = 1536 * 1024    # layers with more weights are cut by panel: every block would read all of them,
     COPIED_BYTES = 8192 * 1024          # unless their input takes more than this, for it is copied as a whole then
     GROUP_BYTES = 1024 * 1024           # of that copy, or of patches, that all panels read before the next
-    BUNDLE_BYTES = 320 * 1024           # of a bundle's weights, which stay in the second-level cache
+    BUNDLE_BYTES = 640 * 1024           # of a bundle's weights, which stay in the second-level cache
 
 
 cdef struct Task:
@@ -368,16 +368,25 @@ cdef class DirectConvolution(Convolution):
     cdef void place_patches(self, const Geometry* g, const Call* call, long image, long panel,
                             float* products) noexcept nogil:
         """Complete one panel of one image, and interleave its phases. Moments are of the whole image."""
-        cdef long patches = g.grid.h * g.grid.w, vectors = panel_vectors(g.filters, panel), first = panel * NR, phase
+        cdef long patches = g.grid.h * g.grid.w, vectors = panel_vectors(g.filters, panel), first = panel * NR, phase, j
         cdef float* part = call.moments + image * moments_size(g.filters)
         cdef float* rows
         cdef Moments moments = begin_moments(part, g.filters, first, vectors, g.out_h * g.out_w, g.finds_range)
         cdef Completion completion = self.completion(call, image, first)
-        cdef float[MAX_VL] rounded  # float16 numbers that nobody reads: the rows hold them, too, and go to their places
+        cdef unsigned short[MAX_VL] rounded     # which nobody reads: the rows hold them, too
+        cdef Moments of_vector
+        cdef vec sum
         for phase in range(g.phases):
             rows = products + (phase * g.n + image) * patches * g.filters + first
-            complete_rows(&completion, 0, rows, g.filters, patches, vectors, rounded if g.half else NULL, 0)
-            merge_rows(rows, g.filters, patches, vectors, &moments)
+            if g.half:
+                for j in range(vectors):
+                    of_vector = moments_of(&moments, j * VL)
+                    sum = complete_halves(&completion, j, rows + j * VL, g.filters, patches, rounded, 0)
+                    merge_vector(rows + j * VL, g.filters, patches, sum, &of_vector)
+                moments.pixels += patches
+            else:
+                complete_rows(&completion, 0, rows, g.filters, patches, vectors)
+                merge_rows(rows, g.filters, patches, vectors, &moments)
             self.place_phase(g, image_of(g, call, image) + words_of(first, g.half), phase, rows, vectors)
 
     cdef void place_phase(self, const Geometry* g, float* out, long phase, const float* rows,

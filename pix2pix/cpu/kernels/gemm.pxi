@@ -81,7 +81,7 @@ cdef void multiply_in_registers(const Product* p, long panel, const Moments* mom
                 a, p.a_stride, p.taps, p.tap_count, p.depth, p.b + panel * p.b_panel, init,
                 p.c_stride if p.start == NULL else 0, c, p.c_stride)
             if moments != NULL:
-                complete_rows(&p.completion, first, c, p.c_stride, height, width_of(p, panel), NULL, 0)
+                complete_rows(&p.completion, 2 * panel, c, p.c_stride, height, width_of(p, panel))
                 merge_rows(c, p.c_stride, height, width_of(p, panel), &own)
 
 
@@ -91,7 +91,7 @@ cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept n
     cdef long shaped_upper = 0, shaped_lower = 0
     cdef TileRows upper, lower
     cdef TileSums sums
-    cdef Moments own = NONE, of_panel
+    cdef Moments own = NONE
     if moments != NULL:
         own = moments[0]
     while i < count:
@@ -104,8 +104,7 @@ cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept n
             if moments == NULL:
                 multiply_pair(p, panel, &upper, &lower)
             else:
-                of_panel = moments_of(&own, panel * NR)
-                complete_pair(p, panel, &upper, &lower, &sums.sums[0], &of_panel)
+                complete_pair(p, panel, &upper, &lower, &sums.sums[0], &own)
         if moments != NULL:
             own.pixels += upper.rows + lower.rows
         i = i + 2
@@ -137,10 +136,12 @@ cdef inline void multiply_pair(const Product* p, long panel, const TileRows* upp
 
 
 cdef inline void complete_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower, float* sums,
-                               Moments* moments) noexcept nogil:
+                               const Moments* moments) noexcept nogil:
     """One panel of two tiles of rows, complete: in C as float16, and merged into the moments."""
     cdef TileRows first = upper[0], second = lower[0]
-    cdef long vectors = width_of(p, panel)
+    cdef long j
+    cdef vec sum
+    cdef Moments of_vector
     cdef float* out = upper.c + words_of(panel * NR, True)
     cdef float* lower_out = lower.c + words_of(panel * NR, True)
     first.c, second.c = sums, sums + upper.rows * NR
@@ -148,11 +149,15 @@ cdef inline void complete_pair(const Product* p, long panel, const TileRows* upp
     second.init = first.init
     prefetch_rows(out, p.c_stride, upper.rows, 1)
     prefetch_rows(lower_out, p.c_stride, lower.rows, 1)
-    multiply_tiles(&first, &second, vectors, p.operand, p.a_stride, p.taps, p.tap_count, p.depth,
+    multiply_tiles(&first, &second, width_of(p, panel), p.operand, p.a_stride, p.taps, p.tap_count, p.depth,
                    p.b + panel * p.b_panel, 0, NR)
-    complete_rows(&p.completion, panel * NR, first.c, NR, upper.rows, vectors, out, p.c_stride)
-    complete_rows(&p.completion, panel * NR, second.c, NR, lower.rows, vectors, lower_out, p.c_stride)
-    merge_rows(sums, NR, upper.rows + lower.rows, vectors, moments)
+    for j in range(width_of(p, panel)):
+        sum = complete_halves(&p.completion, 2 * panel + j, first.c + j * VL, NR, upper.rows,
+                              <unsigned short*>out + j * VL, 2 * p.c_stride)
+        sum = sum + complete_halves(&p.completion, 2 * panel + j, second.c + j * VL, NR, lower.rows,
+                                    <unsigned short*>lower_out + j * VL, 2 * p.c_stride)
+        of_vector = moments_of(moments, panel * NR + j * VL)
+        merge_vector(sums + j * VL, NR, upper.rows + lower.rows, sum, &of_vector)
 
 
 cdef inline void prefetch_rows(const float* c, long stride, long rows, long lines) noexcept nogil:

@@ -54,22 +54,25 @@ cdef inline Moments moments_of(const Moments* moments, long first) noexcept nogi
 
 cdef void merge_rows(const float* c, long stride, long rows, long vectors, Moments* moments) noexcept nogil:
     """Merge `rows` pixels, `stride` floats apart, of `vectors` * VL channels into the moments."""
-    cdef float weight = <float>rows / <float>(moments.pixels + rows)
-    cdef float* mean = moments.mean
-    cdef float* m2 = moments.m2
-    cdef vec tile_mean, squares, delta
-    cdef vec w = splat(weight), cross = splat(weight * <float>moments.pixels)
+    cdef Moments rest
     cdef long j
     for j in range(vectors):
-        tile_mean = sum_rows(c + j * VL, stride, rows)
-        tile_mean = tile_mean * splat(1.0 / rows) if rows > 1 else tile_mean
-        squares = sum_squares(c + j * VL, stride, rows, tile_mean)
-        delta = tile_mean - (<vec*>(mean + j * VL))[0]
-        (<vec*>(mean + j * VL))[0] = (<vec*>(mean + j * VL))[0] + delta * w
-        (<vec*>(m2 + j * VL))[0] = (<vec*>(m2 + j * VL))[0] + squares + delta * delta * cross
-        if moments.finds_range:
-            merge_range(c + j * VL, stride, rows, moments.low + j * VL, moments.high + j * VL, moments.pixels == 0)
+        rest = moments_of(moments, j * VL)
+        merge_vector(c + j * VL, stride, rows, sum_rows(c + j * VL, stride, rows), &rest)
     moments.pixels += rows
+
+
+cdef inline void merge_vector(const float* c, long stride, long rows, vec total, const Moments* moments) noexcept nogil:
+    """Merge so many pixels of VL channels, whose sum is known, into the moments of the first channels."""
+    cdef float weight = <float>rows / <float>(moments.pixels + rows)
+    cdef vec* mean = <vec*>moments.mean
+    cdef vec* m2 = <vec*>moments.m2
+    cdef vec tile_mean = total * splat(1.0 / rows) if rows > 1 else total
+    cdef vec delta = tile_mean - mean[0]
+    m2[0] = m2[0] + sum_squares(c, stride, rows, tile_mean) + delta * delta * splat(weight * <float>moments.pixels)
+    mean[0] = mean[0] + delta * splat(weight)
+    if moments.finds_range:
+        merge_range(c, stride, rows, moments.low, moments.high, moments.pixels == 0)
 
 
 # Sums are found in four parts, extremes in two: each step waits for the one before it.
@@ -131,39 +134,47 @@ cdef struct Completion:
     float slope                 # of a leaky ReLU on them
 
 
-cdef void complete_rows(const Completion* how, long first, float* c, long stride, long rows, long vectors, float* out,
-                        long out_stride) noexcept nogil:
-    """Complete `rows` pixels, `stride` floats apart, of `vectors` * VL columns of which c is number `first`.
-
-    Unless `out` is NULL, they go there as float16, pixels out_stride words apart, and c becomes what that holds.
-    """
-    if how.integers:    # constants as arguments make the compiler specialise it
-        if out == NULL:
-            complete_as(how, first, c, stride, rows, vectors, out, out_stride, True, False)
-        else:
-            complete_as(how, first, c, stride, rows, vectors, out, out_stride, True, True)
-    elif out != NULL:
-        complete_as(how, first, c, stride, rows, vectors, out, out_stride, False, True)
-    elif how.slope != 1:
-        complete_as(how, first, c, stride, rows, vectors, out, out_stride, False, False)
-
-
-cdef inline void complete_as(const Completion* how, long first, float* c, long stride, long rows, long vectors,
-                             float* out, long out_stride, const bint integers, const bint half) noexcept nogil:
+cdef void complete_rows(const Completion* how, long first, float* c, long stride, long rows,
+                        long vectors) noexcept nogil:
+    """Complete `rows` pixels, `stride` floats apart, of the vectors of columns from `first` on."""
     cdef long i, j
-    cdef vec v, unit = splat(0), shift = splat(0), slope = splat(how.slope)
-    for j in range(vectors):
-        if integers:
-            unit = (<const vec*>(how.units + first + j * VL))[0] * splat(how.step)
-            shift = (<const vec*>(how.bias + first + j * VL))[0]
+    cdef vec unit, shift
+    cdef vec* at
+    for j in range(vectors if how.integers or how.slope != 1 else 0):
+        unit, shift = unit_of(how, first + j), shift_of(how, first + j)
         for i in range(rows):
-            v = (<vec*>(c + i * stride + j * VL))[0]
-            if integers:
-                v = fused(integers_to_floats(v), unit, shift)
-            v = larger(v, v * slope)
-            if half:
-                v = store_half(<unsigned short*>(out + i * out_stride) + j * VL, v)
-            (<vec*>(c + i * stride + j * VL))[0] = v
+            at = <vec*>(c + i * stride + j * VL)
+            at[0] = completed(how, at[0], unit, shift)
+
+
+cdef inline vec complete_halves(const Completion* how, long vector, float* c, long stride, long rows,
+                                unsigned short* out, long out_stride) noexcept nogil:
+    """Complete so many pixels of one vector of columns. They go to `out` as float16, and c becomes what that holds.
+
+    Returns their sum, found in two parts.
+    """
+    cdef vec unit = unit_of(how, vector), shift = shift_of(how, vector), sum = splat(0), other = splat(0), v
+    cdef long i
+    for i in range(rows):
+        v = completed(how, (<vec*>(c + i * stride))[0], unit, shift)
+        v = store_half(out + i * out_stride, v)
+        (<vec*>(c + i * stride))[0] = v
+        sum, other = other + v, sum
+    return sum + other
+
+
+cdef inline vec unit_of(const Completion* how, long vector) noexcept nogil:
+    return (<const vec*>(how.units + vector * VL))[0] * splat(how.step) if how.integers else splat(0)
+
+
+cdef inline vec shift_of(const Completion* how, long vector) noexcept nogil:
+    return (<const vec*>(how.bias + vector * VL))[0] if how.integers else splat(0)
+
+
+cdef inline vec completed(const Completion* how, vec sums, vec unit, vec shift) noexcept nogil:
+    if how.integers:
+        sums = fused(integers_to_floats(sums), unit, shift)
+    return larger(sums, sums * splat(how.slope)) if how.slope != 1 else sums
 
 
 cdef void finish_range(float* parts, long count, long filters) noexcept nogil:

@@ -327,7 +327,7 @@ cdef class WinogradConvolution(Convolution):
         moments = begin_moments(part, g.filters, 0, vectors, (bottom - top) * (right - left), g.finds_range)
         for y in range(top, bottom):
             row = image + (y * g.out_w + left) * g.filters
-            complete_rows(&completion, 0, row, g.filters, right - left, vectors, NULL, 0)
+            complete_rows(&completion, 0, row, g.filters, right - left, vectors)
             merge_rows(row, g.filters, right - left, vectors, &moments)
 
     cdef inline void write_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
