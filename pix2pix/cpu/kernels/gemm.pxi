@@ -112,10 +112,16 @@ cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept n
 
 
 cdef inline TileRows tile_rows(const Product* p, long index, long across) noexcept nogil:
-    """The rows of a tile; a line has `across` tiles. None beyond the last line."""
-    cdef long line = index // across, at = index % across * TILE_ROWS
+    """The rows of a tile; a line has `across` tiles. None beyond the last line.
+
+    Tiles of two lines take turns: those lines share more of the input than neighbours in a line do.
+    """
+    cdef long line = index // (2 * across) * 2, at = index % (2 * across)
     cdef TileRows tile
-    tile.rows = min(<long>TILE_ROWS, p.rows - at) if line < p.lines else 0
+    if line + 1 < p.lines:
+        line, at = line + at % 2, at // 2
+    at = at * TILE_ROWS
+    tile.rows = max(0, min(<long>TILE_ROWS, p.rows - at)) if line < p.lines else 0
     tile.a, tile.c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
     tile.init = p.start
     return tile
