@@ -3,12 +3,13 @@
 Each kernel turns a convolution, or a transposed one, into matrix products for the micro-kernels of simd.h. Names are
 those of BLIS: a *micro-kernel* computes MR rows x NR columns; a *panel* is NR columns of the weights, stored together.
 
-    maps.pxi        feature maps and images; reading rows of them, normalised, activated, joined and padded
+    maps.pxi        feature maps
+    reading.pxi     rows of maps and images as layers read them, normalised, activated, joined and padded
     packing.pxi     weights as the kernels read them
     statistics.pxi  mean and variance of a layer's output
     gemm.pxi        the loop around the micro-kernels
     convolution.pxi one layer at one size: phases, patches, blocks; the class all algorithms derive from
-    direct.pxi      direct convolution
+    taps.pxi, direct.pxi    direct convolution
     winograd_transforms.pxi, winograd.pxi   Winograd's minimal filtering
     depthwise.pxi   fixed filters
     output.pxi      the last layer: few channels, tanh, conversion to 8 bits
@@ -18,8 +19,8 @@ A *word* is 32 bits of an operand of the product: one float32 channel, two neigh
 8-bit integers. A float* may point to words of any kind; lengths in memory count words. Sums are float32, those of
 integers are integers of 32 bits until they are complete.
 
-A layer writes raw sums and gathers their mean and variance. The layer that reads them applies the norm, so no pass over
-memory is spent on it.
+A layer writes raw sums, with AMX as float16, and gathers their mean and variance. The layer that reads them applies the
+norm, so no pass over memory is spent on it.
 """
 
 from cython.parallel cimport prange, threadid
@@ -103,10 +104,12 @@ def padded(long channels) -> int:
 
 
 include "cpu/kernels/maps.pxi"
+include "cpu/kernels/reading.pxi"
 include "cpu/kernels/packing.pxi"
 include "cpu/kernels/statistics.pxi"
 include "cpu/kernels/gemm.pxi"
 include "cpu/kernels/convolution.pxi"
+include "cpu/kernels/taps.pxi"
 include "cpu/kernels/direct.pxi"
 include "cpu/kernels/winograd_transforms.pxi"
 include "cpu/kernels/winograd.pxi"

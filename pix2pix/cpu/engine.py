@@ -116,7 +116,7 @@ class CpuEngine(BaseEngine):
         parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
         norm, sources, tiles = op.epilogue.norm, op.sources, self._info.instruction_set == "amx"
         kernel, quantised = parts.get("kernel"), None
-        units = map_units(op, kernel, self._ranges) if tiles and kernel is not None else None
+        units = map_units(op, kernel, parts.get("bias"), self._ranges) if tiles and kernel is not None else None
         if self.plan.layers[name].kind == "int8":
             quantised = quantise(op, parts["kernel"], self._ranges)
             kernel = quantised.kernel

@@ -55,7 +55,9 @@ class CpuBackend:
             name: math.prod(shape) // (2 if self.convolutions[name].half else 1)
             for name, shape in self.shapes(n, h, w).items()
         }
-        return self.program.places(*({name: -(-size // LINE) * LINE for name, size in each.items()} for each in (sizes, scratch)))
+        return self.program.places(
+            *({name: -(-size // LINE) * LINE for name, size in each.items()} for each in (sizes, scratch))
+        )
 
     def size(self, n: int, h: int, w: int) -> int:
         """Floats of all maps and scratch."""
@@ -90,7 +92,9 @@ class Workspace:
         places = backend.places(n, h, w)
         for name, shape in backend.shapes(n, h, w).items():
             raw = memory[places.results[name]]
-            raw = raw.view(np.float16 if backend.convolutions[name].half else np.float32)[: math.prod(shape)].reshape(shape)
+            raw = raw.view(np.float16 if backend.convolutions[name].half else np.float32)[: math.prod(shape)].reshape(
+                shape
+            )
             mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
             shift = backend.convolutions[name].shift
             if backend.program[name].epilogue.residual:  # which is added to the value itself

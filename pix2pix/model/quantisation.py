@@ -66,7 +66,7 @@ def all_map_units(generator: Generator, weights: Weights) -> dict[str, MapUnits]
     folded, parts = fold(generator, weights)
     known = ranges(generator, weights)
     ops = [op for op in lower(folded).ops if not op.depthwise]
-    return {op.name: map_units(op, parts[f"{op.name}.kernel"], known) for op in ops}
+    return {op.name: map_units(op, parts[f"{op.name}.kernel"], parts.get(f"{op.name}.bias"), known) for op in ops}
 
 
 def _inverse(x: np.ndarray) -> np.ndarray:
@@ -106,7 +106,10 @@ def _range(layer: Layer, weights: Weights, known: Mapping[str, Range]) -> Range:
 
 def joined(sources: tuple[Source, ...], join: str, known: Mapping[str, Range]) -> Range:
     """The range of the activated values that a layer reads, joined along their channels or added up."""
-    parts = [activated(known[source.layer], source.slope) for source in sources]
+    return _join([activated(known[source.layer], source.slope) for source in sources], join)
+
+
+def _join(parts: list[Range], join: str) -> Range:
     lows, highs = zip(*parts, strict=True)
     if join == "concat":
         return Range(np.concatenate(lows), np.concatenate(highs))
@@ -127,17 +130,19 @@ class MapUnits(NamedTuple):
     values: np.ndarray  # sums become these where a residual is added
 
 
-def map_units(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> MapUnits:
+def map_units(op: Op, kernel: np.ndarray, bias: np.ndarray | None, known: Mapping[str, Range]) -> MapUnits:
     """The powers next to the root mean square that sums should have, and next to the standard deviation of values.
 
     In such units, float16 holds 2^15 times as much, and has all its digits for what is 2^14 times smaller.
     """
-    low, high = joined(op.sources, op.join, known)
-    squares = ((low + high) / 2) ** 2 + ((high - low) / (2 * SPREADS)) ** 2
+    low, high = _join([known[source.layer] for source in op.sources], op.join)
+    squares = ((low + high) / 2) ** 2 + ((high - low) / (2 * SPREADS)) ** 2  # the activation makes it less by half
     of_kernel = np.einsum("abcf,abcf->cf", kernel, kernel)
-    sums = np.sqrt(of_kernel @ squares if op.sampling.transposed else squares @ of_kernel)
+    sums = of_kernel @ squares if op.sampling.transposed else squares @ of_kernel
+    if bias is not None:
+        sums = sums + np.square(bias)
     low, high = known[op.name]
-    return MapUnits(_power_of_two(sums), _power_of_two((high - low) / (2 * SPREADS)))
+    return MapUnits(_power_of_two(np.sqrt(sums)), _power_of_two((high - low) / (2 * SPREADS)))
 
 
 def _power_of_two(x: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ def fold(generator: Generator, weights: Weights) -> tuple[Generator, dict[str, n
 def folded(generator: Generator) -> Generator:
     """What :func:`fold` makes of a generator.
 
-    Running statistics become part of kernels and biases; behind an inner leaky ReLU, of gamma and beta. The nearest
-    upsampling of a map that is then padded with zeros becomes part of the kernel: see :func:`transposed_kernel`.
+    Running statistics become part of kernels and biases; behind an inner leaky ReLU, of gamma and beta. A bias that a
+    norm by the image's own statistics takes away is left out. The nearest upsampling of a map that is then padded with
+    zeros becomes part of the kernel: see :func:`transposed_kernel`.
     """
     running = generator.statistics == "running"
     layers = tuple(_folded_layer(layer, running) for layer in generator.layers)
@@ -34,6 +35,8 @@ def folded(generator: Generator) -> Generator:
 
 def _folded_layer(layer: Layer, running: bool) -> Layer:
     norm = layer.norm
+    if _loses_bias(layer, running):
+        layer = dataclasses.replace(layer, bias=False)
     if norm and running and not norm.fixed:
         if layer.inner_slope == 1:
             layer = dataclasses.replace(layer, norm=None, bias=True)
@@ -53,6 +56,11 @@ def _folded_layer(layer: Layer, running: bool) -> Layer:
     )
 
 
+def _loses_bias(layer: Layer, running: bool) -> bool:
+    """Whether the norm takes away whatever is added to all pixels of a channel."""
+    return layer.norm is not None and not running and not layer.norm.fixed and layer.inner_slope == 1
+
+
 def _upsamples_nearest(layer: Layer) -> bool:
     """Whether a layer is a transposed convolution in disguise."""
     by_zeros = layer.padding_mode == "zeros" or layer.padding in (0, (0, 0, 0, 0))
@@ -65,9 +73,10 @@ def fold_parts(generator: Generator, layer: Layer, parts: Mapping[str, np.ndarra
 
     norm(conv(x, k) + b) = conv(x, k * r) + ((b - mean) * r + beta) with r = gamma / sqrt(variance + eps).
     """
-    parts = dict(parts)
-    norm = layer.norm
-    if norm and generator.statistics == "running" and not norm.fixed:
+    parts, norm, running = dict(parts), layer.norm, generator.statistics == "running"
+    if _loses_bias(layer, running):
+        parts.pop("bias", None)
+    if norm and running and not norm.fixed:
         ratio = parts.pop("gamma", 1.0) / np.sqrt(parts.pop("variance").astype(np.float64) + norm.eps)
         shift = parts.pop("beta", 0.0) - parts.pop("mean") * ratio
         if layer.inner_slope == 1:

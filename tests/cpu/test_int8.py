@@ -14,7 +14,6 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.files import metrics
-from pix2pix.model.generator import INPUT
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import MapUnits, Quantised, all_map_units, quantise_all
 from pix2pix.model.unet import unet

@@ -13,7 +13,6 @@ from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED
 from tests.cpu.isas import BFLOAT16, EACH_BFLOAT16, EXTENSIONS, NO_BFLOAT16
 
-
 FLOAT16_ROUNDING = 2.0**-11  # relative
 
 

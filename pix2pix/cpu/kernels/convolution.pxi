@@ -138,8 +138,8 @@ cdef class Sampled:
 cdef class Convolution(Sampled):
     """A layer's packed weights. Subclasses pack them, and compute the layer, by one algorithm each.
 
-    operand: as what the layer's input is read. half: whether its output is float16. `shift`: what is added to a normalised
-    map, its beta.
+    operand: as what the layer's input is read. half: whether its output is float16. `shift`: what is added to a
+    normalised map, its beta.
     """
     cdef readonly bint norm, tiles, half, finds_range
     cdef readonly Operand operand
@@ -163,22 +163,23 @@ cdef class Convolution(Sampled):
         self.where = joined_channels(spec.channels, ELEMENTS[<int>operand] if self.reads_image else VL, spec.adds)
         self.depth = len(self.where)
         self.words = self.depth // ELEMENTS[<int>operand]
-        keeps_units = half and spec.map_units is not None
-        units, bias = powers(spec.map_units.sums if keeps_units else None, self.filters), widened(spec.bias, self.filters + VL, 0.0)
-        gamma, eps = widened(spec.gamma, self.filters, 1.0), widened(None, self.filters, spec.eps or 0.0)
-        bias[: self.filters] /= units
-        if self.norm:
-            eps /= units**2
-        else:
-            gamma *= units
-        self.bias, self.gamma, self.eps, self.factors = bias, gamma, eps, 1 / units
-        self.value_units = powers(spec.map_units.values if keeps_units else None, self.filters)
+        self.set_epilogue(spec)
         self.shift = widened(spec.beta, self.filters, 0.0)
         if operand == INT8:
             joined = [self.joined(values) for values in spec.quantised.input_values()]
             self.zeros, self.inverses, self.least, self.most = joined
-            self.units = widened(spec.quantised.units, self.filters, 0.0) / units
+            self.units = widened(spec.quantised.units, self.filters, 0.0) * np.asarray(self.factors)
             self.factors[:] = 1
+
+    cdef set_epilogue(self, spec):
+        """What follows the sums, which a map of float16 holds in units of their own."""
+        own = spec.map_units if self.half else None
+        units = powers(own and own.sums, self.filters)
+        bias, gamma = widened(spec.bias, self.filters + VL, 0.0), widened(spec.gamma, self.filters, 1.0)
+        bias[: self.filters] /= units
+        self.bias, self.gamma = bias, gamma if self.norm else gamma * units
+        self.eps = widened(None, self.filters, spec.eps or 0.0) / units**2
+        self.factors, self.value_units = 1 / units, powers(own and own.values, self.filters)
 
     cdef joined(self, values):
         """One value for each channel of a pixel, 0 where it is padding."""

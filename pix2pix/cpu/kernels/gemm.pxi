@@ -1,7 +1,7 @@
 """The loops around the micro-kernels: panels of NR columns of C = A @ B, for any number of rows.
 
-In registers, a panel is multiplied by all rows before the next one; on tiles, two tiles of rows by all panels, for loading
-tiles is what costs, and the rows' operands stay in the first-level cache.
+In registers, all rows are multiplied by a panel before the next panel; on tiles, two tiles of rows by all panels before
+the next rows, for loading tiles is what costs, and the operands of those rows stay in the first-level cache.
 
 K is cut into taps. A table says where in a row of A, and where in B, each tap begins, so that A may be a padded feature
 map as well as a matrix (see simd.h).
@@ -46,8 +46,8 @@ cdef inline long width_of(const Product* p, long panel) noexcept nogil:
 cdef void multiply_rows(const Product* p, Moments* moments) noexcept nogil:
     """Compute the product.
 
-    Unless `moments` is NULL, the sums are complete then: they become the numbers of a map, and are merged into the moments
-    of all columns.
+    Unless `moments` is NULL, the sums are complete then: they become the numbers of a map, and are merged into the
+    moments of all columns.
     """
     cdef long panel
     if p.tiles:
@@ -127,7 +127,8 @@ cdef inline TileRows tile_rows(const Product* p, long index, long across) noexce
     return tile
 
 
-cdef inline void multiply_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower) noexcept nogil:
+cdef inline void multiply_pair(const Product* p, long panel, const TileRows* upper,
+                               const TileRows* lower) noexcept nogil:
     """One panel of two tiles of rows, in C."""
     cdef TileRows first = upper[0], second = lower[0]
     first.c, second.c = first.c + panel * NR, second.c + panel * NR

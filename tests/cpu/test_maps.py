@@ -1,0 +1,83 @@
+"""Maps that AMX keeps as float16: numbers of any size fit, for their units follow from the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pix2pix.cpu.engine import CpuEngine
+from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.model.generator import Generator, Norm
+from pix2pix.model.quantisation import all_map_units
+from tests.cpu.isas import BFLOAT16
+from tests.engines.layers import NETWORKS, body, network, weights_of
+from tests.models import VARIANTS, check_layer, pictures
+from tests.models import weights_of as unet_weights
+
+FAR = 2.0**30  # beyond 65504, and its inverse is beyond the least number of float16
+
+
+def residual_without_norm() -> tuple[Generator, dict[str, np.ndarray]]:
+    block, second = NETWORKS["residual"].layers[1:3]
+    generator, weights = network(block, dataclasses.replace(second, norm=None)), weights_of("residual")
+    return generator, {name: weights[name] for name in generator.tensors()}
+
+
+def scaled(weights: dict[str, np.ndarray], names: tuple[str, ...], factor: float) -> dict[str, np.ndarray]:
+    return {name: w * np.float32(factor) if name in names else w for name, w in weights.items()}
+
+
+CASES = {
+    "sums": (VARIANTS["tensorflow"], unet_weights("tensorflow"), ("encoder_2.kernel", "decoder_3.kernel")),
+    "a bias before a norm": (VARIANTS["tensorflow"], unet_weights("tensorflow"), ("encoder_2.bias",)),
+    "sums without a norm": (VARIANTS["no-norm"], unet_weights("no-norm"), ("encoder_2.kernel", "encoder_2.bias")),
+    "a norm's result": (VARIANTS["running"], unet_weights("running"), ("encoder_2.gamma", "encoder_2.beta")),
+    "sums with a residual": (*residual_without_norm(), ("body.kernel", "body.bias")),
+}
+
+
+@pytest.mark.skipif("amx" not in BFLOAT16, reason="this processor has no AMX")
+@pytest.mark.parametrize("factor", [FAR, 1 / FAR])
+@pytest.mark.parametrize("case", CASES)
+def test_maps_of_large_and_small_numbers(case, factor):
+    generator, weights, names = CASES[case]
+    weights = scaled({**weights}, names, factor)
+    inner = [layer.name for layer in generator.layers[:-1]]
+    if generator.statistics == "running":  # which are not those of what follows any more
+        inner = inner[: inner.index("encoder_2") + 1]
+    x = to_float(pictures(2, 64, 64, generator.in_channels))
+    with (
+        CpuEngine(generator, weights, precision="bfloat16", isa="amx") as engine,
+        ReferenceEngine(generator, weights) as oracle,
+    ):
+        assert all(engine.convolutions[name].half for name in inner)
+        got, expected = (each.run(x, outputs=inner) for each in (engine, oracle))
+    for name in inner:
+        check_layer(got[name], expected[name], "bfloat16", name)
+
+
+@pytest.mark.skipif("amx" not in BFLOAT16, reason="this processor has no AMX")
+def test_constant_maps_stay_constant():
+    """Their norm multiplies what is left of them by 1 / sqrt(eps): means must be those of the rounded numbers."""
+    g = network(body(padding_mode="reflect", norm=Norm(eps=1e-5)))
+    x = np.full((1, 16, 48, 3), 0.3, np.float32)
+    weights = weights_of("reflect") | {"body.kernel": weights_of("reflect")["body.kernel"][1:4, 1:4].copy()}
+    weights |= {"body.gamma": np.ones(4, np.float32), "body.beta": np.full(4, 0.25, np.float32)}
+    weights = {name: np.ascontiguousarray(weights[name]) for name in g.tensors()}
+    with CpuEngine(g, weights, precision="bfloat16", isa="amx") as engine:
+        np.testing.assert_array_equal(engine.run(x, outputs=["body"])["body"], 0.25)
+
+
+def test_units_are_powers_of_two_near_what_maps_hold():
+    generator, weights = VARIANTS["no-norm"], unet_weights("no-norm")
+    x = to_float(pictures(1, 64, 64))
+    inner = [layer.name for layer in generator.layers[:-1]]
+    with ReferenceEngine(generator, weights) as oracle:
+        values = oracle.run(x, outputs=inner)
+    units = all_map_units(generator, weights)
+    for name in inner:
+        assert np.all(np.frexp(units[name].sums)[0] == 0.5) and np.all(np.frexp(units[name].values)[0] == 0.5), name
+        root_mean_square = np.sqrt((values[name] ** 2).mean((0, 1, 2)))
+        assert np.all(np.abs(np.log2(root_mean_square / units[name].sums)) < 8), name
