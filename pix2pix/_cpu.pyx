@@ -7,6 +7,7 @@ those of BLIS: a *micro-kernel* computes MR rows x NR columns; a *panel* is NR c
     reading.pxi     rows of maps and images as layers read them, normalised, activated, joined and padded
     packing.pxi     weights as the kernels read them
     statistics.pxi  mean and variance of a layer's output
+    epilogue.pxi    what follows complete sums
     gemm.pxi        the loop around the micro-kernels
     convolution.pxi one layer at one size: phases, patches, blocks; the class all algorithms derive from
     taps.pxi, direct.pxi    direct convolution
@@ -30,7 +31,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 cdef extern from "cpu/kernels/simd.h" nogil:
-    ctypedef float vec  # VL floats; to Cython a float, on which it emits only + - *
+    ctypedef float vec  # VL floats; to Cython a float, on which it emits only + - * /
     ctypedef enum Operand:
         FLOAT32
         BFLOAT16
@@ -99,7 +100,7 @@ def aligned(long size):
 
 
 def padded(long channels) -> int:
-    """Floats that a pixel of that many channels takes in a map: the next multiple of VL."""
+    """Channels that a pixel of that many takes in a map: the next multiple of VL."""
     return (channels + VL - 1) // VL * VL
 
 
@@ -107,6 +108,7 @@ include "cpu/kernels/maps.pxi"
 include "cpu/kernels/reading.pxi"
 include "cpu/kernels/packing.pxi"
 include "cpu/kernels/statistics.pxi"
+include "cpu/kernels/epilogue.pxi"
 include "cpu/kernels/gemm.pxi"
 include "cpu/kernels/convolution.pxi"
 include "cpu/kernels/taps.pxi"

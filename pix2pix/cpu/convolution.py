@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..model.quantisation import MapUnits, Quantised
+from ..model.map_units import MapUnits
+from ..model.quantisation import Quantised
 from ..model.sampling import Sampling
 
 
@@ -26,13 +27,13 @@ class ConvolutionSpec(NamedTuple):
     beta: np.ndarray | None = None  # (out,)
     eps: float | None = None
     bfloat16: bool = False  # whether products are of bfloat16 numbers
-    tiles: bool = False  # whether AMX multiplies them
+    tiles: bool = False  # whether AMX multiplies them; direct convolution then keeps its map as float16
     reads_image: bool = False  # whether the layer reads the image itself
     adds: bool = False  # whether the maps are added up, not joined along their channels
     inner_slope: float = 1.0  # of the leaky ReLU before the norm
     quantised: Quantised | None = None  # how the input becomes 8-bit integers, if the kernel holds such
     finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
-    map_units: MapUnits | None = None  # in which the map is kept, if it is kept as float16; otherwise 1
+    map_units: MapUnits | None = None  # in which float16 is kept; None: units of 1
 
 
 def widened_to_four(spec: ConvolutionSpec) -> ConvolutionSpec:

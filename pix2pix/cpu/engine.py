@@ -17,8 +17,9 @@ from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
 from ..engines.sensitivity import sensitive_layers
 from ..model.generator import Generator, Weights
-from ..model.lowering import lower
-from ..model.quantisation import map_units, quantise, ranges
+from ..model.lowering import Op, lower
+from ..model.map_units import Expectations, MapUnits
+from ..model.quantisation import quantise, ranges
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
@@ -41,6 +42,8 @@ class CpuEngine(BaseEngine):
     from the weights and from each image by itself (see :mod:`pix2pix.model.quantisation`); the other layers are
     computed in bfloat16 where the processor has it, else in float32. Unless a plan is given, layers that would lose too
     much stay in floating point too (:mod:`pix2pix.engines.sensitivity`). Fixed filters are always computed in float32.
+    With AMX, maps are float16 in units that follow from the weights (:mod:`pix2pix.model.map_units`); a number that is
+    2^15 times as large as they let expect, for which no 8-bit image is known, becomes infinite.
 
     ``threads`` defaults to what OMP_NUM_THREADS says, else to the physical cores that this process may use. ``isa``
     forces an instruction set, as the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere
@@ -102,34 +105,38 @@ class CpuEngine(BaseEngine):
     @np.errstate(all="ignore")  # of damaged weights
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
-        known = self._info.precision == "int8" or self._info.instruction_set == "amx"
-        self._ranges = ranges(self.generator, remaining) if known else {}
-        served = [layer.name for layer in self.generator.layers if layer.name in self.layers]
-        convolutions = {name: self._pack(name, remaining) for name in served}
+        generator, program = self.generator, lower(folded(self.generator))
+        self._ranges = ranges(generator, remaining) if self._info.precision == "int8" else {}
+        self._tiles = self._info.instruction_set == "amx"
+        expectations, convolutions = Expectations(generator.in_channels), {}
+        for layer in generator.layers:
+            if not self._tiles and layer.name not in self.layers:
+                continue
+            op, tensors = program[layer.name], layer.tensors(generator.statistics)
+            parts = fold_parts(generator, layer, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
+            units = expectations.units(op, parts) if self._tiles else None
+            if layer.name in self.layers:
+                convolutions[layer.name] = self._pack(op, parts, units)
         remaining.clear()  # of what nothing reads
         return convolutions
 
-    def _pack(self, name: str, remaining: dict[str, np.ndarray]) -> Any:
-        """The convolution of a layer with its weights packed, which are taken out of ``remaining``."""
-        given, generator = self.generator[name], folded(self.generator)
-        op, tensors = lower(generator)[name], given.tensors(self.generator.statistics)
-        parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
-        norm, sources, tiles = op.epilogue.norm, op.sources, self._info.instruction_set == "amx"
+    def _pack(self, op: Op, parts: dict[str, np.ndarray], units: MapUnits | None) -> Any:
+        """The convolution of an operation with its weights packed, for a map that is kept in such units."""
+        norm, sources, algorithm = op.epilogue.norm, op.sources, self.plan.layers[op.name]
         kernel, quantised = parts.get("kernel"), None
-        units = map_units(op, kernel, parts.get("bias"), self._ranges) if tiles and kernel is not None else None
-        if self.plan.layers[name].kind == "int8":
+        if algorithm.kind == "int8":
             quantised = quantise(op, parts["kernel"], self._ranges)
             kernel = quantised.kernel
         spec = ConvolutionSpec(
             np.empty((0, 0, 0, 0), np.float32) if kernel is None else np.ascontiguousarray(kernel),
             op.sampling,
-            [generator.in_channels] if op.reads_image else [generator[source.layer].filters for source in sources],
+            [op.in_channels] if op.reads_image else [self.generator[source.layer].filters for source in sources],
             parts.get("bias"),
             parts.get("gamma"),
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
-            bfloat16=self._bfloat16 and (tiles or not op.reads_image),
-            tiles=tiles,
+            bfloat16=self._bfloat16 and (self._tiles or not op.reads_image),
+            tiles=self._tiles,
             reads_image=op.reads_image,
             adds=op.join == "add",
             inner_slope=op.epilogue.inner_slope,
@@ -137,7 +144,6 @@ class CpuEngine(BaseEngine):
             finds_range=self._info.precision == "int8",
             map_units=units,
         )
-        algorithm = self.plan.layers[name]
         if op.depthwise:
             return self._kernels.DepthwiseConvolution(spec, op.depthwise)
         if op.makes_image:

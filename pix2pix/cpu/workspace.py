@@ -18,6 +18,11 @@ LINE = 16  # floats of 64 bytes, to which maps and scratch are aligned
 Shape = tuple[int, int, int, int]
 
 
+def _in_lines(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes in floats, rounded up."""
+    return {name: -(-size // LINE) * LINE for name, size in sizes.items()}
+
+
 class CpuBackend:
     """Packed convolutions by the name of their operation, run with a number of OpenMP threads.
 
@@ -55,9 +60,7 @@ class CpuBackend:
             name: math.prod(shape) // (2 if self.convolutions[name].half else 1)
             for name, shape in self.shapes(n, h, w).items()
         }
-        return self.program.places(
-            *({name: -(-size // LINE) * LINE for name, size in each.items()} for each in (sizes, scratch))
-        )
+        return self.program.places(_in_lines(sizes), _in_lines(scratch))
 
     def size(self, n: int, h: int, w: int) -> int:
         """Floats of all maps and scratch."""
@@ -91,10 +94,8 @@ class Workspace:
         self._out: np.ndarray | None = None
         places = backend.places(n, h, w)
         for name, shape in backend.shapes(n, h, w).items():
-            raw = memory[places.results[name]]
-            raw = raw.view(np.float16 if backend.convolutions[name].half else np.float32)[: math.prod(shape)].reshape(
-                shape
-            )
+            kept_as = np.float16 if backend.convolutions[name].half else np.float32
+            raw = memory[places.results[name]].view(kept_as)[: math.prod(shape)].reshape(shape)
             mean, scale = np.zeros((n, shape[3]), np.float32), np.ones((n, shape[3]), np.float32)
             shift = backend.convolutions[name].shift
             if backend.program[name].epilogue.residual:  # which is added to the value itself

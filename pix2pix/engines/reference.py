@@ -19,7 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..model.generator import Generator, Source, Weights
 from ..model.lowering import Op
-from ..model.quantisation import LEVELS, MapUnits, Quantised, Range
+from ..model.map_units import MapUnits
+from ..model.quantisation import LEVELS, Quantised, Range
 from ..model.sampling import Sampling
 from .base import BaseEngine
 from .execution import Context, Maps, Runner
@@ -106,8 +107,8 @@ class ReferenceEngine(BaseEngine):
     """An engine that computes in NumPy, in float64 or float32.
 
     ``quantised`` has the layers that are computed in 8-bit integers; :func:`pix2pix.model.quantisation.quantise_all`
-    makes it, for a folded generator. ``kept_in`` has those whose map is kept as float16, and in which units; for all,
-    :func:`pix2pix.model.quantisation.all_map_units`.
+    makes it, for a folded generator. ``kept_in`` has those whose map is kept as float16, and in which units:
+    :func:`pix2pix.model.map_units.map_units`.
     """
 
     def __init__(

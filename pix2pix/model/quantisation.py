@@ -24,7 +24,6 @@ from .weights import fold
 
 SPREADS = 6.0  # standard deviations on either side of the mean that a range has
 LEVELS, MOST_WEIGHT = 255, 127  # the largest integers of inputs and weights
-MOST_EXPONENT = 60  # of a unit, whose square is a float32, too
 MOST_PRODUCTS = (2**31 - 1) // (LEVELS * MOST_WEIGHT)  # of a sum that cannot overflow 32 bits
 
 
@@ -59,14 +58,6 @@ def quantise_all(generator: Generator, weights: Weights, names: Collection[str])
     folded, parts = fold(generator, weights)
     program, known = lower(folded), ranges(generator, weights)
     return {name: quantise(program[name], parts[f"{name}.kernel"], known) for name in names}
-
-
-def all_map_units(generator: Generator, weights: Weights) -> dict[str, MapUnits]:
-    """:func:`map_units` of all layers with weights."""
-    folded, parts = fold(generator, weights)
-    known = ranges(generator, weights)
-    ops = [op for op in lower(folded).ops if not op.depthwise]
-    return {op.name: map_units(op, parts[f"{op.name}.kernel"], parts.get(f"{op.name}.bias"), known) for op in ops}
 
 
 def _inverse(x: np.ndarray) -> np.ndarray:
@@ -106,10 +97,7 @@ def _range(layer: Layer, weights: Weights, known: Mapping[str, Range]) -> Range:
 
 def joined(sources: tuple[Source, ...], join: str, known: Mapping[str, Range]) -> Range:
     """The range of the activated values that a layer reads, joined along their channels or added up."""
-    return _join([activated(known[source.layer], source.slope) for source in sources], join)
-
-
-def _join(parts: list[Range], join: str) -> Range:
+    parts = [activated(known[source.layer], source.slope) for source in sources]
     lows, highs = zip(*parts, strict=True)
     if join == "concat":
         return Range(np.concatenate(lows), np.concatenate(highs))
@@ -121,33 +109,6 @@ def activated(expected: Range, slope: float) -> Range:
     spread = (expected.high - expected.low) / (2 * SPREADS)
     low, high = (np.where(end > 0, end, end * slope) for end in expected)
     return Range(np.minimum(low, -spread * slope), np.maximum(high, spread))
-
-
-class MapUnits(NamedTuple):
-    """In which powers of two (filters,), float32, an operation's map is kept as float16."""
-
-    sums: np.ndarray
-    values: np.ndarray  # sums become these where a residual is added
-
-
-def map_units(op: Op, kernel: np.ndarray, bias: np.ndarray | None, known: Mapping[str, Range]) -> MapUnits:
-    """The powers next to the root mean square that sums should have, and next to the standard deviation of values.
-
-    In such units, float16 holds 2^15 times as much, and has all its digits for what is 2^14 times smaller.
-    """
-    low, high = _join([known[source.layer] for source in op.sources], op.join)
-    squares = ((low + high) / 2) ** 2 + ((high - low) / (2 * SPREADS)) ** 2  # the activation makes it less by half
-    of_kernel = np.einsum("abcf,abcf->cf", kernel, kernel)
-    sums = of_kernel @ squares if op.sampling.transposed else squares @ of_kernel
-    if bias is not None:
-        sums = sums + np.square(bias)
-    low, high = known[op.name]
-    return MapUnits(_power_of_two(np.sqrt(sums)), _power_of_two((high - low) / (2 * SPREADS)))
-
-
-def _power_of_two(x: np.ndarray) -> np.ndarray:
-    exponents = np.rint(np.log2(x, out=np.zeros_like(x), where=(x > 0) & np.isfinite(x)))
-    return np.exp2(np.clip(exponents, -MOST_EXPONENT, MOST_EXPONENT)).astype(np.float32)
 
 
 class Units(NamedTuple):

@@ -141,7 +141,7 @@ def test_one_layer(isa, transposed, algorithm, n, h, w, c, k):
     np.testing.assert_allclose(scale, gamma / np.sqrt(expected.var((1, 2)) + 1e-3), rtol=factor * 2e-5)
 
 
-DIVIDED = [(1, 32, 32, 40, 24), (3, 20, 20, 40, 24)]  # with tiles: by block or by panel; by patch if not transposed
+DIVIDED = [(1, 32, 32, 40, 112), (3, 20, 20, 40, 112)]  # with tiles: by block or panel; by patch if not transposed
 COLUMNS = [16, 20, 40]  # pairs of tiles are then of two lines; 16 + 4 of one line; 16 + 16, 8 + 16 and 16 + 8
 
 
@@ -185,29 +185,34 @@ def test_how_work_is_divided_never_changes_a_bit_in_bfloat16(isa, transposed, n,
     check_divisions(
         lambda images, threads: run_layer(extension(isa), transposed, images, kernel, None, threads=threads, **how),
         x,
+        (1, 2, 3, 16),
     )
 
 
-@pytest.mark.parametrize("isa", EXTENSIONS)
+@pytest.mark.parametrize("isa", [*EXTENSIONS, *(isa for isa in BFLOAT16 if isa == "amx")])
 def test_large_weights_never_change_a_bit(isa):
     """They let all threads share the input, unless the images are too many for it to be copied as a whole."""
-    kernels, rng = extension(isa), np.random.default_rng(8)
-    h, w, c, k = 32, 32, 160, 176
+    kernels, rng, tiles = extension(isa), np.random.default_rng(8), isa == "amx"
+    h, w, c, k = 32, 32, 320 if tiles else 160, 176
     x = rng.standard_normal((2, h, w, c)).astype(np.float32)
     kernel = rng.standard_normal((4, 4, c, k)).astype(np.float32)
-    layer = convolution(kernels, "direct", ConvolutionSpec(kernel, CONVOLUTION, [c]), 1)
+    spec = ConvolutionSpec(kernel, CONVOLUTION, [c], bfloat16=tiles, tiles=tiles)
+    layer, words = convolution(kernels, "direct", spec, 1), c // 2 if tiles else c
     many = 12
-    assert layer.scratch(1, h, w, 1) > h * w * c > layer.scratch(many, h, w, 1)  # holds an image, or a block of it
+    assert layer.scratch(1, h, w, 1) > h * w * words > layer.scratch(many, h, w, 1)  # an image, or a block of it
 
     def run(images, threads):
-        return run_layer(kernels, False, images, kernel, None, threads=threads, norm=(None, None, 1e-5))
+        how = {"norm": (None, None, 1e-5), "bfloat16": tiles, "tiles": tiles}
+        return run_layer(kernels, False, images, kernel, None, threads=threads, **how)
 
     check_divisions(run, x)
     expected = run(x, 2)
     for got, pair in zip(run(np.tile(x, (many // 2, 1, 1, 1)), 1), expected, strict=True):
         np.testing.assert_array_equal(got, np.concatenate([pair] * (many // 2)))
-    exact = strided_convolution(x[1].astype(np.float64), kernel.astype(np.float64))
-    np.testing.assert_allclose(expected[0][1], exact, rtol=0, atol=8e-6 * np.sqrt(16 * c))
+    image, weights = ((to_bfloat16(a) if tiles else a).astype(np.float64) for a in (x[1], kernel))
+    exact = strided_convolution(image, weights)
+    rounding = FLOAT16_ROUNDING if tiles else 0
+    np.testing.assert_allclose(expected[0][1], exact, rtol=rounding, atol=8e-6 * np.sqrt(16 * c))
 
 
 def check_moments(target, filters, eps):

@@ -116,7 +116,7 @@ LAST_LAYERS = [
 
 @pytest.mark.parametrize("isa, bfloat16", [(isa, False) for isa in EXTENSIONS] + [(isa, True) for isa in BFLOAT16])
 @pytest.mark.parametrize("sampling", LAST_LAYERS)
-@pytest.mark.parametrize("h, w, c, k", [(40, 33, 20, 3), (9, 300, 5, 17)])
+@pytest.mark.parametrize("h, w, c, k", [(40, 33, 20, 3), (9, 300, 5, 17), (5, 300, 500, 3)])
 def test_last_layers(isa, bfloat16, sampling, h, w, c, k):
     """Results, however many strips there are; infinity reaches the pixels that read it, and no others."""
     kernels, rng = extension(isa), np.random.default_rng([h, w, c, k])

@@ -146,7 +146,9 @@ cdef class Convolution(Sampled):
     cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
     cdef float[::1] weights, bias, gamma, eps
-    cdef float[::1] factors, value_units    # for each filter: of the weights when they are packed; see ConvolutionSpec
+    # for each filter: by what its weights are multiplied when they are packed, one over the unit of its sums; the unit
+    # of its values where a residual is added
+    cdef float[::1] weight_factors, value_units
     # of 8-bit integers: the unit of each filter's sums; for each channel, its zero, one over the unit of the input, and
     # over the ends of the range that the integers cover
     cdef float[::1] units, zeros, inverses, least, most
@@ -168,18 +170,19 @@ cdef class Convolution(Sampled):
         if operand == INT8:
             joined = [self.joined(values) for values in spec.quantised.input_values()]
             self.zeros, self.inverses, self.least, self.most = joined
-            self.units = widened(spec.quantised.units, self.filters, 0.0) * np.asarray(self.factors)
-            self.factors[:] = 1
+            self.units = widened(spec.quantised.units, self.filters, 0.0) * np.asarray(self.weight_factors)
+            self.weight_factors[:] = 1
 
     cdef set_epilogue(self, spec):
         """What follows the sums, which a map of float16 holds in units of their own."""
         own = spec.map_units if self.half else None
-        units = powers(own and own.sums, self.filters)
+        units = widened(own and own.sums, self.filters, 1.0, 1.0)
         bias, gamma = widened(spec.bias, self.filters + VL, 0.0), widened(spec.gamma, self.filters, 1.0)
         bias[: self.filters] /= units
         self.bias, self.gamma = bias, gamma if self.norm else gamma * units
         self.eps = widened(None, self.filters, spec.eps or 0.0) / units**2
-        self.factors, self.value_units = 1 / units, powers(own and own.values, self.filters)
+        self.weight_factors = 1 / units
+        self.value_units = widened(own and own.values, self.filters, 1.0, 1.0)
 
     cdef joined(self, values):
         """One value for each channel of a pixel, 0 where it is padding."""

@@ -4,8 +4,9 @@ The work is divided among threads in one of three ways, by the size of the layer
 A patch that is read into a matrix takes more memory than the input, since patches overlap; but the rows of all images
 then fill the micro-kernels, and each weight is read once.
 
-With AMX, a task is a *bundle* of panels, which two tiles of rows meet one after the other while their input stays in
-the first-level cache; sums are complete after one pass over all taps, and go to the map as float16.
+With AMX, blocks meet a *bundle* of panels at a time: two tiles of rows are multiplied by one panel after the other
+while their input stays in the first-level cache. All taps are added up in one pass, for the map is float16 and cannot
+hold sums that are incomplete. Products of patches are float32 until they are complete.
 """
 
 cdef enum Partitioning:
@@ -79,7 +80,7 @@ cdef class DirectConvolution(Convolution):
         cdef long count = min(<long>PACK_CHANNELS, self.depth - first), phase, u, v, r, s, k, j, a, b, at
         cdef float* out
         cdef const float* given
-        cdef const float* factors = &self.factors[filter]
+        cdef const float* factors = &self.weight_factors[filter]
         gather_taps(kernel, self.transposed, where, first, count, filter, taps)
         for phase in range(self.phases):
             r, s = phase // self.scale, phase % self.scale
@@ -136,14 +137,15 @@ cdef class DirectConvolution(Convolution):
     cdef void set_taps(self, Geometry* g) noexcept nogil:
         set_taps(g, self.tap_words, self.reads_image, self.how.padding)
 
-    cdef long bundles(self, const Geometry* g, long threads, long most) noexcept nogil:
-        """How many tasks the panels of a phase are, if each may be cut into `most` parts of the input.
+    cdef long bundles(self, const Geometry* g) noexcept nogil:
+        """How many bundles the panels of a phase are. Without AMX, each panel is one."""
+        cdef long bytes = 4 * self.weights.shape[0] // g.phases
+        return min(self.panels, (bytes + BUNDLE_BYTES - 1) // BUNDLE_BYTES) if g.tiles else self.panels
 
-        Enough for all threads. Without AMX, each panel is a task.
-        """
-        cdef long least = (4 * threads + g.phases * most - 1) // (g.phases * most)
-        cdef long fitting = (4 * self.weights.shape[0] // g.phases + BUNDLE_BYTES - 1) // BUNDLE_BYTES
-        return min(max(least, fitting), self.panels) if g.tiles else self.panels
+    cdef long shared_bundles(self, const Geometry* g, long threads, long most) noexcept nogil:
+        """The same where each meets up to `most` parts of the input by itself: enough for all threads."""
+        cdef long enough = (4 * threads + g.phases * most - 1) // (g.phases * most)
+        return min(self.panels, max(self.bundles(g), enough))
 
     cdef Task task(self, long phase, long bundle, long bundles) noexcept nogil:
         """One of so many bundles of a phase's panels, before their first tap."""
@@ -178,15 +180,15 @@ cdef class DirectConvolution(Convolution):
         if task.first == 0:
             p.start = start + task.panel * NR
 
-    cdef Completion completion(self, const Call* call, long image, long first) noexcept nogil:
+    cdef Epilogue epilogue(self, const Call* call, long image, long first) noexcept nogil:
         """How an image's sums become the numbers of the map, from that filter on."""
-        cdef Completion completion
-        completion.integers, completion.slope = self.operand == INT8, self.inner_slope
-        completion.units, completion.bias, completion.step = NULL, NULL, 1
+        cdef Epilogue epilogue
+        epilogue.integers, epilogue.slope = self.operand == INT8, self.inner_slope
+        epilogue.units, epilogue.bias, epilogue.step = NULL, NULL, 1
         if self.operand == INT8:
-            completion.units, completion.bias = &self.units[first], &self.bias[first]
-            completion.step = call.steps[image]
-        return completion
+            epilogue.units, epilogue.bias = &self.units[first], &self.bias[first]
+            epilogue.step = call.steps[image]
+        return epilogue
 
     cdef void multiply_block(self, const Geometry* g, const Call* call, const Task* task, long index,
                              const float* a) noexcept nogil:
@@ -205,7 +207,7 @@ cdef class DirectConvolution(Convolution):
         if complete:
             moments = begin_moments(part, g.filters, task.panel * NR, p.vectors, (b.y1 - b.y0) * (b.x1 - b.x0),
                                     g.finds_range)
-            p.completion = self.completion(call, b.image, task.panel * NR)
+            p.epilogue = self.epilogue(call, b.image, task.panel * NR)
         p.lines, p.rows = b.y1 - b.y0, b.x1 - b.x0
         p.a, p.a_stride, p.a_line = a, g.step * g.pixel, g.step * g.line
         p.c = image_of(g, call, b.image) + words_of(task.panel * NR, g.half)
@@ -224,7 +226,7 @@ cdef class DirectConvolution(Convolution):
     cdef void run_block(self, const Geometry* g, const Call* call, long index, float* a) noexcept nogil:
         """All filters of one block."""
         cdef Block b = block_at(&g.grid, index)
-        cdef long top = b.y0 * g.step - g.down.before, bundles = self.bundles(g, 1, 4), y, phase, bundle
+        cdef long top = b.y0 * g.step - g.down.before, bundles = self.bundles(g), y, phase, bundle
         cdef Task task
         for y in range(covered(g, &g.down, b.y1 - b.y0)):
             self.read_line(g, call, b.image, top + y, b.x0 * g.step, covered(g, &g.across, b.x1 - b.x0),
@@ -245,7 +247,7 @@ cdef class DirectConvolution(Convolution):
 
     cdef void run_panels(self, Geometry* g, const Call* call) noexcept nogil:
         cdef long height = covered(g, &g.down, g.grid.h), blocks = g.n * g.grid.down * g.grid.across
-        cdef long bundles = self.bundles(g, call.threads, blocks), item, groups
+        cdef long bundles = self.shared_bundles(g, call.threads, blocks), item, groups
         g.line = covered(g, &g.across, g.grid.w) * g.pixel + SKEW
         self.set_taps(g)
         for item in prange(g.n * height, num_threads=call.threads, schedule="static"):
@@ -314,7 +316,7 @@ cdef class DirectConvolution(Convolution):
         cdef float* part = call.moments + image * moments_size(g.filters)
         cdef float* rows
         cdef Moments moments = begin_moments(part, g.filters, first, vectors, g.out_h * g.out_w, g.finds_range)
-        cdef Completion completion = self.completion(call, image, first)
+        cdef Epilogue epilogue = self.epilogue(call, image, first)
         cdef unsigned short[MAX_VL] rounded     # which nobody reads: the rows hold them, too
         cdef Moments of_vector
         cdef vec sum
@@ -323,11 +325,11 @@ cdef class DirectConvolution(Convolution):
             if g.half:
                 for j in range(vectors):
                     of_vector = moments_of(&moments, j * VL)
-                    sum = complete_halves(&completion, j, rows + j * VL, g.filters, patches, rounded, 0)
+                    sum = finish_halves(&epilogue, j, rows + j * VL, g.filters, patches, rounded, 0)
                     merge_vector(rows + j * VL, g.filters, patches, sum, &of_vector)
                 moments.pixels += patches
             else:
-                complete_rows(&completion, 0, rows, g.filters, patches, vectors)
+                finish_rows(&epilogue, 0, rows, g.filters, patches, vectors)
                 merge_rows(rows, g.filters, patches, vectors, &moments)
             self.place_phase(g, image_of(g, call, image) + words_of(first, g.half), phase, rows, vectors)
 

@@ -30,7 +30,7 @@ cdef struct Product:
     float* c                    # float32; on tiles, float16 where moments are asked for
     long a_stride, c_stride     # from one row to the next
     long a_line, c_line         # from one line to the next
-    Completion completion       # of C, where moments are asked for
+    Epilogue epilogue       # of C, where moments are asked for
     bint fetch                  # whether to have what follows in B, as many words, fetched to the second-level cache
 
 
@@ -81,7 +81,7 @@ cdef void multiply_in_registers(const Product* p, long panel, const Moments* mom
                 a, p.a_stride, p.taps, p.tap_count, p.depth, p.b + panel * p.b_panel, init,
                 p.c_stride if p.start == NULL else 0, c, p.c_stride)
             if moments != NULL:
-                complete_rows(&p.completion, 2 * panel, c, p.c_stride, height, width_of(p, panel))
+                finish_rows(&p.epilogue, 2 * panel, c, p.c_stride, height, width_of(p, panel))
                 merge_rows(c, p.c_stride, height, width_of(p, panel), &own)
 
 
@@ -104,7 +104,7 @@ cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept n
             if moments == NULL:
                 multiply_pair(p, panel, &upper, &lower)
             else:
-                complete_pair(p, panel, &upper, &lower, &sums.sums[0], &own)
+                finish_pair(p, panel, &upper, &lower, &sums.sums[0], &own)
         if moments != NULL:
             own.pixels += upper.rows + lower.rows
         i = i + 2
@@ -112,16 +112,16 @@ cdef void multiply_in_tiles(const Product* p, const Moments* moments) noexcept n
 
 
 cdef inline TileRows tile_rows(const Product* p, long index, long across) noexcept nogil:
-    """The rows of a tile; a line has `across` tiles. None beyond the last line.
+    """The rows of a tile; a line has `across` tiles. None beyond the last tile.
 
     Tiles of two lines take turns: those lines share more of the input than neighbours in a line do.
     """
-    cdef long line = index // (2 * across) * 2, at = index % (2 * across)
+    cdef long line = index // (2 * across) * 2, column = index % (2 * across), at
     cdef TileRows tile
     if line + 1 < p.lines:
-        line, at = line + at % 2, at // 2
-    at = at * TILE_ROWS
-    tile.rows = max(0, min(<long>TILE_ROWS, p.rows - at)) if line < p.lines else 0
+        line, column = line + column % 2, column // 2
+    at = column * TILE_ROWS
+    tile.rows = max(0, min(<long>TILE_ROWS, p.rows - at))
     tile.a, tile.c = p.a + line * p.a_line + at * p.a_stride, p.c + line * p.c_line + at * p.c_stride
     tile.init = p.start
     return tile
@@ -142,8 +142,8 @@ cdef inline void multiply_pair(const Product* p, long panel, const TileRows* upp
                    p.b + panel * p.b_panel, p.c_stride if p.start == NULL else 0, p.c_stride)
 
 
-cdef inline void complete_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower, float* sums,
-                               const Moments* moments) noexcept nogil:
+cdef inline void finish_pair(const Product* p, long panel, const TileRows* upper, const TileRows* lower, float* sums,
+                             const Moments* moments) noexcept nogil:
     """One panel of two tiles of rows, complete: in C as float16, and merged into the moments."""
     cdef TileRows first = upper[0], second = lower[0]
     cdef long j
@@ -159,19 +159,19 @@ cdef inline void complete_pair(const Product* p, long panel, const TileRows* upp
     multiply_tiles(&first, &second, width_of(p, panel), p.operand, p.a_stride, p.taps, p.tap_count, p.depth,
                    p.b + panel * p.b_panel, 0, NR)
     for j in range(width_of(p, panel)):
-        sum = complete_halves(&p.completion, 2 * panel + j, first.c + j * VL, NR, upper.rows,
-                              <unsigned short*>out + j * VL, 2 * p.c_stride)
-        sum = sum + complete_halves(&p.completion, 2 * panel + j, second.c + j * VL, NR, lower.rows,
-                                    <unsigned short*>lower_out + j * VL, 2 * p.c_stride)
+        sum = finish_halves(&p.epilogue, 2 * panel + j, first.c + j * VL, NR, upper.rows,
+                            <unsigned short*>out + j * VL, 2 * p.c_stride)
+        sum = sum + finish_halves(&p.epilogue, 2 * panel + j, second.c + j * VL, NR, lower.rows,
+                                  <unsigned short*>lower_out + j * VL, 2 * p.c_stride)
         of_vector = moments_of(moments, panel * NR + j * VL)
         merge_vector(sums + j * VL, NR, upper.rows + lower.rows, sum, &of_vector)
 
 
-cdef inline void prefetch_rows(const float* c, long stride, long rows, long lines) noexcept nogil:
+cdef inline void prefetch_rows(const float* c, long stride, long rows, long vectors) noexcept nogil:
     """Fetch rows to the first-level cache while they are computed, so that storing them needs no wait."""
     cdef long i, j
     for i in range(rows):
-        for j in range(lines):
+        for j in range(vectors):
             prefetch_to_write(c + i * stride + j * VL)
 
 

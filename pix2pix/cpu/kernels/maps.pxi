@@ -47,6 +47,8 @@ cdef class Map:
     cdef float* words                   # of raw
 
     def __init__(self, raw, float[:, ::1] mean, float[:, ::1] scale, float[::1] shift):
+        if raw.dtype not in (np.float32, np.float16) or not raw.flags.c_contiguous:
+            raise ValueError(f"got a map of {raw.dtype}, strides {raw.strides}, expected float32 or float16 in order")
         cdef float[::1] words = raw.reshape(-1).view(np.float32)
         self.raw, self.mean, self.scale, self.shift = raw, mean, scale, shift
         self.n, self.h, self.w, self.channels = raw.shape

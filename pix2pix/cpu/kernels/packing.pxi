@@ -27,21 +27,12 @@ def joined_channels(channels, long multiple, bint adds):
     return np.array(where, np.int_)
 
 
-def widened(values, long size, float fill):
-    """values as float32, followed by zeros; `size` times `fill` if values is None."""
+def widened(values, long size, float fill, float rest=0):
+    """values as float32, followed by `rest`; `size` times `fill` if values is None."""
     wide = aligned(size)
-    if values is None:
-        wide[:] = fill
-    else:
+    wide[:] = fill if values is None else rest
+    if values is not None:
         wide[: len(values)] = values
-    return wide
-
-
-def powers(units, long size):
-    """units as float32, followed by ones; ones if units is None."""
-    wide = widened(None, size, 1.0)
-    if units is not None:
-        wide[: len(units)] = units
     return wide
 
 

@@ -31,8 +31,10 @@ cdef void set_taps(Geometry* g, long depth, bint reads_image, int padding) noexc
 
 
 cdef void set_passes(Geometry* g) noexcept nogil:
-    """How many taps are used before the next are begun: on tiles all of them, else as many as fit PANEL_BYTES, in
-    passes of equal length."""
+    """How many taps are used before the next are begun: as many as fit PANEL_BYTES, in passes of equal length.
+
+    On tiles, all of them: maps of float16 cannot hold sums that are incomplete.
+    """
     cdef long most = 1, fitting = max(1, PANEL_BYTES // (4 * NR * g.depth)), phase, passes
     for phase in range(g.phases):
         most = max(most, g.tap_count[phase])
@@ -50,7 +52,7 @@ cdef inline bint meets(long offset, long step, long grid, long size) noexcept no
 
 
 cdef inline bint next_taps(const Geometry* g, Task* task) noexcept nogil:
-    """Go on to as many taps as fit PANEL_BYTES; False if there are none left."""
+    """Go on to the next taps, `per_pass` at most; False if there are none left."""
     task.first = task.last
     task.last = min(task.first + g.per_pass, g.tap_count[task.phase])
     return task.first < task.last

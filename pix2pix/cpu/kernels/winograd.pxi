@@ -309,7 +309,7 @@ cdef class WinogradConvolution(Convolution):
         cdef long vectors = g.filters // VL
         cdef float* row
         cdef Moments moments
-        cdef Completion completion
+        cdef Epilogue epilogue
         if t.m == 2 and t.t == 3:
             self.write_tiles(g, t, tiles, &b, image, 2, 3)
         elif t.m == 2:
@@ -322,12 +322,12 @@ cdef class WinogradConvolution(Convolution):
             self.write_tiles(g, t, tiles, &b, image, 4, 5)
         else:
             self.write_tiles(g, t, tiles, &b, image, 4, 6)
-        completion.integers, completion.slope = False, self.inner_slope
-        completion.units, completion.bias, completion.step = NULL, NULL, 1
+        epilogue.integers, epilogue.slope = False, self.inner_slope
+        epilogue.units, epilogue.bias, epilogue.step = NULL, NULL, 1
         moments = begin_moments(part, g.filters, 0, vectors, (bottom - top) * (right - left), g.finds_range)
         for y in range(top, bottom):
             row = image + (y * g.out_w + left) * g.filters
-            complete_rows(&completion, 0, row, g.filters, right - left, vectors)
+            finish_rows(&epilogue, 0, row, g.filters, right - left, vectors)
             merge_rows(row, g.filters, right - left, vectors, &moments)
 
     cdef inline void write_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
