@@ -45,7 +45,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_maps_of_large_and_small_numbers(case, factor):
     generator, weights, names = CASES[case]
-    weights = scaled({**weights}, names, factor)
+    weights = scaled(weights, names, factor)
     inner = [layer.name for layer in generator.layers[:-1]]
     if generator.statistics == "running":  # which are not those of what follows any more
         inner = inner[: inner.index("encoder_2") + 1]
@@ -72,6 +72,19 @@ def test_constant_maps_stay_constant(width):
     with CpuEngine(g, weights, precision="bfloat16", isa="amx") as engine:
         assert engine.convolutions["body"].half
         np.testing.assert_allclose(engine.run(x, outputs=["body"])["body"], 0.25, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif("amx" not in BFLOAT16, reason="this processor has no AMX")
+def test_what_is_far_beyond_all_expectation_is_no_number():
+    """A caller may give it: a map that no 8-bit image leads to."""
+    generator, weights = VARIANTS["tensorflow"], unet_weights("tensorflow")
+    given = np.random.default_rng(0).standard_normal((1, 32, 32, generator["encoder_1"].filters)).astype(np.float32)
+    with CpuEngine(generator, weights, precision="bfloat16", isa="amx") as engine:
+        far, near = (
+            engine.run(inputs={"encoder_1": given * np.float32(factor)}, outputs=["encoder_2"])["encoder_2"]
+            for factor in (2.0**25, 2.0**10)
+        )
+    assert np.isnan(far).all() and np.isfinite(near).all()
 
 
 @pytest.mark.parametrize("shift", [0, 0.1])
