@@ -44,10 +44,10 @@ SAMPLED = 5  # seconds
 Peaks = Mapping[str, Mapping[str, float]]  # what common.peak measures, by precision
 STAGES = {  # by the functions' names
     "multiply": r"^(floats|bfloat16|int8)_\d+x\d|multiply_tiles|shape_tiles",
-    "read maps": r"read_row",
+    "read maps": r"read_row|join_pixel",
     "transform input": r"read_tile|read_phases|read_block",
-    "transform output, write": r"write_tile|write_block|place_patches",
-    "statistics": r"merge_rows|finish_norm",
+    "transform output, write": r"write_tile|write_block|place_",
+    "epilogue, statistics": r"merge_|finish_|multiply_in_",  # inlined in the loop around the products
     "last layer's sums, tanh": r"OutputConvolution|tanh",
 }
 
