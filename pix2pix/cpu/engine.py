@@ -43,7 +43,7 @@ class CpuEngine(BaseEngine):
     computed in bfloat16 where the processor has it, else in float32. Unless a plan is given, layers that would lose too
     much stay in floating point too (:mod:`pix2pix.engines.sensitivity`). Fixed filters are always computed in float32.
     With AMX, maps are float16 in units that follow from the weights (:mod:`pix2pix.model.map_units`); a number that is
-    2^15 times as large as they let expect, for which no 8-bit image is known, becomes infinite.
+    2^15 times as large as they let expect becomes infinite.
 
     ``threads`` defaults to what OMP_NUM_THREADS says, else to the physical cores that this process may use. ``isa``
     forces an instruction set, as the environment variable PIX2PIX_ISA does. Under a plan that places layers elsewhere
