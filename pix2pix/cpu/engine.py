@@ -17,8 +17,8 @@ from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
 from ..engines.sensitivity import sensitive_layers
 from ..model.generator import Generator, Weights
-from ..model.lowering import Op, lower
-from ..model.map_units import Expectations, MapUnits
+from ..model.lowering import lower
+from ..model.map_units import Expectations
 from ..model.quantisation import quantise, ranges
 from ..model.weights import fold_parts, folded
 from ..plans.heuristics import choose
@@ -105,24 +105,26 @@ class CpuEngine(BaseEngine):
     @np.errstate(all="ignore")  # of damaged weights
     def _pack_all(self, remaining: dict[str, np.ndarray]) -> dict[str, Any]:
         """The convolutions of all layers on this engine; ``remaining`` is empty afterwards."""
-        generator, program = self.generator, lower(folded(self.generator))
-        self._ranges = ranges(generator, remaining) if self._info.precision == "int8" else {}
-        self._tiles = self._info.instruction_set == "amx"
-        expectations, convolutions = Expectations(generator.in_channels), {}
-        for layer in generator.layers:
-            if not self._tiles and layer.name not in self.layers:
-                continue
-            op, tensors = program[layer.name], layer.tensors(generator.statistics)
-            parts = fold_parts(generator, layer, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
-            units = expectations.units(op, parts) if self._tiles else None
-            if layer.name in self.layers:
-                convolutions[layer.name] = self._pack(op, parts, units)
+        self._ranges = ranges(self.generator, remaining) if self._info.precision == "int8" else {}
+        self._expectations = Expectations(self.generator.in_channels)
+        packed = {layer.name: self._pack(layer.name, remaining) for layer in self.generator.layers}
         remaining.clear()  # of what nothing reads
-        return convolutions
+        return {name: packed[name] for name in packed if name in self.layers}
 
-    def _pack(self, op: Op, parts: dict[str, np.ndarray], units: MapUnits | None) -> Any:
-        """The convolution of an operation with its weights packed, for a map that is kept in such units."""
-        norm, sources, algorithm = op.epilogue.norm, op.sources, self.plan.layers[op.name]
+    def _pack(self, name: str, remaining: dict[str, np.ndarray]) -> Any:
+        """The convolution of a layer with its weights packed, which are taken out of ``remaining``.
+
+        None for a layer on another engine, of which only what to expect of its map is found out, for AMX.
+        """
+        given, tiles = self.generator[name], self._info.instruction_set == "amx"
+        if not tiles and name not in self.layers:
+            return None
+        op, tensors = lower(folded(self.generator))[name], given.tensors(self.generator.statistics)
+        parts = fold_parts(self.generator, given, {key.rpartition(".")[2]: remaining.pop(key) for key in tensors})
+        units = self._expectations.units(op, parts) if tiles else None
+        if name not in self.layers:
+            return None
+        norm, sources, algorithm = op.epilogue.norm, op.sources, self.plan.layers[name]
         kernel, quantised = parts.get("kernel"), None
         if algorithm.kind == "int8":
             quantised = quantise(op, parts["kernel"], self._ranges)
@@ -135,8 +137,8 @@ class CpuEngine(BaseEngine):
             parts.get("gamma"),
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
-            bfloat16=self._bfloat16 and (self._tiles or not op.reads_image),
-            tiles=self._tiles,
+            bfloat16=self._bfloat16 and (tiles or not op.reads_image),
+            tiles=tiles,
             reads_image=op.reads_image,
             adds=op.join == "add",
             inner_slope=op.epilogue.inner_slope,
