@@ -30,6 +30,11 @@ cdef inline void store_channels(float* pixel, long c, vec value, bint half) noex
         (<vec*>(pixel + c))[0] = value
 
 
+cdef inline vec value_of(vec raw, const float* mean, const float* scale, const float* shift) noexcept nogil:
+    """(raw - mean) * scale + shift for VL channels."""
+    return (raw - (<const vec*>mean)[0]) * (<const vec*>scale)[0] + (<const vec*>shift)[0]
+
+
 cdef class Map:
     """The value of one layer for N images: raw (N,H,W,C padded), mean and scale (N,C padded), shift (C padded).
 
@@ -58,11 +63,6 @@ cdef class Map:
     cdef inline float* at(self, long n, long y, long x) noexcept nogil:
         """The words of a pixel."""
         return self.words + ((n * self.h + y) * self.w + x) * words_of(self.channels, self.half)
-
-    cdef inline vec value(self, long n, const float* pixel, long c) noexcept nogil:
-        """The values of VL channels of a pixel of image n."""
-        cdef vec v = (load_channels(pixel, c, self.half) - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
-        return v + (<vec*>&self.shift[c])[0]
 
     def set_raw(self, const float[:, :, :, ::1] values, long threads, bint finds_range):
         """raw[..., :C] = values (N,H,W,C), of a map of float32."""
@@ -113,7 +113,8 @@ cdef class Map:
         for x in range(self.w):
             for j in range((channels + VL - 1) // VL):
                 c = j * VL
-                (<vec*>values)[0] = self.value(n, self.at(n, y, x), c)
+                (<vec*>values)[0] = value_of(load_channels(self.at(n, y, x), c, self.half), &self.mean[n, c],
+                                             &self.scale[n, c], &self.shift[c])
                 memcpy(out + x * channels + c, values, min(<long>VL, channels - c) * sizeof(float))
 
     def add_residual(self, const float[::1] shift, Map residual, float slope, const float[::1] units, long threads,
@@ -139,6 +140,7 @@ cdef class Map:
                 prefetch(out + words_of(c, self.half) + READ_AHEAD)
                 prefetch(add + words_of(c, residual.half) + READ_AHEAD)
                 v = (load_channels(out, c, self.half) - (<vec*>&self.mean[n, c])[0]) * (<vec*>&self.scale[n, c])[0]
-                r = residual.value(other, add, c)
+                r = value_of(load_channels(add, c, residual.half), &residual.mean[other, c], &residual.scale[other, c],
+                             &residual.shift[c])
                 v = (v + (<const vec*>&shift[c])[0] + larger(r, r * splat(slope))) / (<const vec*>&units[c])[0]
                 store_channels(out, c, v, self.half)
