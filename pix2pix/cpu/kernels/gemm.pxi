@@ -30,7 +30,7 @@ cdef struct Product:
     float* c                    # float32; on tiles, float16 where moments are asked for
     long a_stride, c_stride     # from one row to the next
     long a_line, c_line         # from one line to the next
-    Epilogue epilogue       # of C, where moments are asked for
+    Epilogue epilogue           # of C, where moments are asked for
     bint fetch                  # whether to have what follows in B, as many words, fetched to the second-level cache
 
 

@@ -92,8 +92,7 @@ cdef inline void store_zeros(const LayerInput* from_, float* row, long pixels) n
 cdef inline vec value_at(const Source* s, long n, const float* pixel, long c, const bint half) noexcept nogil:
     """leaky_relu((raw[c] - mean[n,c]) * scale[n,c] + shift[c]) for VL channels of a pixel."""
     cdef long at = n * s.channels + c
-    cdef vec v = (load_channels(pixel, c, half) - (<const vec*>(s.mean + at))[0]) * (<const vec*>(s.scale + at))[0]
-    v = v + (<const vec*>(s.shift + c))[0]
+    cdef vec v = value_of(load_channels(pixel, c, half), s.mean + at, s.scale + at, s.shift + c)
     return larger(v, v * splat(s.slope))
 
 
