@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -177,18 +177,6 @@ def median_peak(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(float(np.median([peak[name] for peak in peaks])), 1) for name in peaks[0]}
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def time_calls(call: Callable[[], Any], repetitions: int) -> list[float]:
-    """Seconds of each of so many calls."""
-    return [seconds_of(call) for _ in range(repetitions)]
-
-
 def rates(seconds: Sequence[float], n: int, flops: int, peak_gflops: float) -> dict[str, float]:
     """Rates by the minimum and the median of ``seconds``, of calls over ``n`` images of ``flops`` each."""
     report = {}
@@ -234,12 +222,6 @@ def mpiexec(ranks: int, *program: str | os.PathLike[str]) -> float:
     """Seconds that ``ranks`` MPI ranks of a Python module take. RuntimeError if they fail."""
     launcher = Path(sys.executable).with_name("mpiexec")
     return run_process(launcher if launcher.exists() else "mpiexec", "-n", str(ranks), sys.executable, "-m", *program)
-
-
-def peak_memory() -> float:
-    """The largest resident set (VmHWM, MiB) of this process so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
 
 
 # -- results ------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pix2pix.model.weights import random_weights
 
 from . import common
 from .checks import check_images
+from .clock import seconds_of
 
 NGF = 64
 Options = Mapping[str, Any]  # of pix2pix.load; the command line has them under the same names
@@ -129,7 +130,7 @@ def measure_workers(files: RawFiles, setting: Options, arguments: argparse.Names
         setup = time.perf_counter() - start
         warm = arguments.batch * arguments.workers
         engine.translate(b[:warm], out[:warm])
-        memory = rate_in_memory(len(b), common.seconds_of(lambda: engine.translate(b, out)))
+        memory = rate_in_memory(len(b), seconds_of(lambda: engine.translate(b, out)))
     files.verify(out)
     options["batch_size"] = arguments.batch
     command_line = files.time_command_line(common.command_line, options, out)

@@ -7,11 +7,11 @@ whether the process that began the file is still alive.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -61,7 +61,7 @@ def hidden_beside(path: Path, ending: str) -> Path:
     """The file ``.<name><ending>`` beside ``path``; its name is shortened if file systems would not take it."""
     name, room = os.fsencode(path.name), MAX_NAME - 1 - len(os.fsencode(ending))
     if len(name) > room:
-        name = name[: room - 9] + b"-" + hashlib.sha256(name).hexdigest()[:8].encode()
+        name = name[: room - 9] + b"-" + _checksum(name).encode()
     return path.with_name(f".{os.fsdecode(name)}{ending}")
 
 
@@ -82,7 +82,12 @@ def _where() -> str:
     facts = [platform.node()]
     with suppress(OSError):
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
-    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:8]
+    return _checksum("\0".join(facts).encode())
+
+
+def _checksum(content: bytes) -> str:
+    """Eight hexadecimal digits. hashlib would do, but takes 3 MiB of memory for OpenSSL in every process."""
+    return f"{zlib.crc32(content):08x}"
 
 
 def is_alive(process: str, was_active: bool) -> bool:

@@ -9,6 +9,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.factory import EngineOptions
 
 from .. import common
+from ..clock import seconds_of, time_calls
 from ..networks import Workload
 
 WARM_UP = 3  # calls
@@ -26,7 +27,7 @@ class TimedConvolution:
 
     def run(self, *arguments: Any) -> None:
         """Run the layer."""
-        self.seconds.append(common.seconds_of(partial(self._convolution.run, *arguments)))
+        self.seconds.append(seconds_of(partial(self._convolution.run, *arguments)))
 
 
 class TimedEngine:
@@ -51,7 +52,7 @@ class TimedEngine:
         self.engine.convolutions.update(self._convolutions)
         self.network: list[float] = []
         self._peaks: list[dict[str, float]] = []
-        common.time_calls(self.run, WARM_UP)
+        time_calls(self.run, WARM_UP)
 
     def run(self) -> None:
         """One call."""
@@ -65,7 +66,7 @@ class TimedEngine:
     def time_block(self, calls: int) -> None:
         """Measure the machine's peaks, then so many calls."""
         self._peaks.append(common.peak(self._threads, self._precision))
-        self.network += common.time_calls(self.run, calls)
+        self.network += time_calls(self.run, calls)
 
     @property
     def layers(self) -> dict[str, list[float]]:

@@ -34,6 +34,7 @@ from pix2pix.engines.pool import PoolEngine
 from tests.engines.fakes import SMALL, FakeDevice
 
 from .. import common, modes
+from ..clock import seconds_of
 
 SECONDS, SLOWER = 0.0025, 4
 WORKERS = (1, 2, 4, 8, 16)
@@ -48,7 +49,7 @@ class LockedDevice(FakeDevice):
     def compute(self, images: int, stop: threading.Event) -> None:
         """Do a batch of so many images."""
         with self.lock:
-            self.busy += common.seconds_of(lambda: time.sleep(self.seconds))
+            self.busy += seconds_of(lambda: time.sleep(self.seconds))
             self.batches.append(images)
 
 

@@ -36,7 +36,8 @@ from pix2pix.files import metrics
 
 from .. import common
 from ..checks import LEAST_PSNR, Oracle, check_images, required_psnr, to_bytes, verify
-from ..common import model, seconds_of
+from ..clock import seconds_of
+from ..common import model
 from ..peers.engines import Unavailable
 from ..peers.tables import OURS
 from . import tables

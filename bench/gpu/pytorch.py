@@ -24,7 +24,7 @@ import torch
 
 from pix2pix.engines.reference import to_float
 
-from ..common import seconds_of
+from ..clock import seconds_of
 from ..peers import torch_network as network
 from ..peers.engines import Unavailable, nchw, nhwc
 from .contenders import Contender

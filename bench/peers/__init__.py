@@ -1,1 +1,1 @@
-"""The whole network beside other runtimes on the CPU. See :mod:`bench.peers.__main__`."""
+"""The whole network beside other runtimes on the CPU. See :mod:`bench.peers.comparison`."""

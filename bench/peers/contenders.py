@@ -1,6 +1,7 @@
 """Contenders: engines, each in a process of its own, that run blocks of calls on demand.
 
-Separate processes keep the thread pools of different libraries apart. Only one of them works at a time.
+Separate processes keep the thread pools of different libraries apart. Only one of them works at a time. They import
+nothing beside their engine's own libraries that would take memory.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import common
+from ..clock import time_calls
 from .engines import ENGINES, Task
 
 
@@ -24,9 +26,15 @@ def _serve(connection: Connection, name: str, task: Task) -> None:
         output = np.array(to_nhwc(call()))
         connection.send((output, time.perf_counter() - start))
         while repetitions := connection.recv():
-            connection.send((common.time_calls(call, repetitions), common.peak_memory()))
+            connection.send((time_calls(call, repetitions), peak_memory()))
     except Exception as error:
         connection.send(error)
+
+
+def peak_memory() -> float:
+    """The largest resident set (VmHWM, MiB) of this process so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
 
 
 class Contender:

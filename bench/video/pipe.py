@@ -32,6 +32,7 @@ from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 
 from .. import common
+from ..clock import seconds_of
 from .films import frames
 
 WARM_UP = 3  # frames
@@ -104,10 +105,10 @@ def measure(engine: Engine, client: Client, images: list[np.ndarray], blocks: in
             raise RuntimeError("the pipe's result is not the engine's")
     seconds: dict[str, list[float]] = {"engine": [], "stream": [], "round_trip": []}
     for _ in range(blocks):
-        calls = [common.seconds_of(lambda given=given: engine.translate(given)) for given in padded]
+        calls = [seconds_of(lambda given=given: engine.translate(given)) for given in padded]
         seconds["engine"].append(float(np.median(calls)))
         seconds["stream"].append(stream_seconds(client, images))
-        trips = [common.seconds_of(lambda image=image: client.round_trip(image)) for image in images]
+        trips = [seconds_of(lambda image=image: client.round_trip(image)) for image in images]
         seconds["round_trip"].append(float(np.median(trips)))
     added = {name: np.array(seconds[name]) - seconds["engine"] for name in ("stream", "round_trip")}
     record = {

@@ -18,6 +18,8 @@ import numpy as np
 from .generator import INPUT, Generator, Layer, Norm, Source
 from .sampling import Sampling
 
+ORDERS = 4  # in which results and scratch are placed in memory, at most
+
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
@@ -68,6 +70,15 @@ class Places(NamedTuple):
     end: int
 
 
+class _Piece(NamedTuple):
+    """A result or scratch (True), its size, and the operations (by number) that need it first and last."""
+
+    key: tuple[str, bool]
+    size: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """The operations of a generator, in an order in which each finds its operands."""
@@ -108,27 +119,29 @@ class Program:
         """Where in one piece of memory results of these sizes are, and what operations need while they run.
 
         Two of them share memory unless both are needed at once. A result is needed from the operation that makes it to
-        the last that reads it. The largest are placed first.
+        the last that reads it. The largest are placed first. Where that leaves gaps, what ends last is placed before
+        all others, a few times.
         """
         made = {op.name: at for at, op in enumerate(self.ops)}
         read = dict(made)
         for at, op in enumerate(self.ops):
             read.update(dict.fromkeys(op.reads, at))
-        asked = [(size, made[name], read[name], (name, False)) for name, size in sizes.items()]
-        asked += [(size, made[name], made[name], (name, True)) for name, size in scratch.items()]
-        placed: list[tuple[int, int, int, int]] = []  # begin, end, when it is needed first and last; by begin
-        begins: dict[tuple[str, bool], int] = {}
-        for size, first, last, key in sorted(asked, key=lambda each: -each[0]):
-            at = 0
-            for begin, end, other_first, other_last in placed:
-                if first <= other_last and other_first <= last and at < end and begin < at + size:
-                    at = end
-            begins[key] = at
-            bisect.insort(placed, (at, at + size, first, last))
+        pieces = [_Piece((name, False), size, made[name], read[name]) for name, size in sizes.items()]
+        pieces += [_Piece((name, True), size, made[name], made[name]) for name, size in scratch.items()]
+        pieces.sort(key=lambda piece: -piece.size)
+        least = max((sum(p.size for p in pieces if p.first <= at <= p.last) for at in made.values()), default=0)
+        found: list[tuple[int, dict[tuple[str, bool], int]]] = []  # the end of all, and where each piece begins
+        for _ in range(ORDERS):
+            begins = _begins(pieces)
+            found.append((max((begins[p.key] + p.size for p in pieces), default=0), begins))
+            if found[-1][0] == least:
+                break
+            pieces.sort(key=lambda p: begins[p.key] + p.size < found[-1][0])
+        end, begins = min(found, key=lambda each: each[0])
         return Places(
             {name: slice(begins[name, False], begins[name, False] + size) for name, size in sizes.items()},
             {name: slice(begins[name, True], begins[name, True] + size) for name, size in scratch.items()},
-            max((end for _, end, _, _ in placed), default=0),
+            end,
         )
 
     def needed(self, outputs: Sequence[str], given: Iterable[str] = (INPUT,)) -> tuple[Op, ...]:
@@ -178,6 +191,20 @@ class Program:
             if op.name in given or any(name in changed for name in op.reads):
                 changed.update({op.name}.intersection(constants))
         return set(constants) - changed
+
+
+def _begins(pieces: Iterable[_Piece]) -> dict[tuple[str, bool], int]:
+    """Where pieces begin if, one after the other, each is placed as near the beginning as those before it allow."""
+    placed: list[tuple[int, int, _Piece]] = []  # begin and end; by begin
+    begins: dict[tuple[str, bool], int] = {}
+    for piece in pieces:
+        at = 0
+        for begin, end, other in placed:
+            if piece.first <= other.last and other.first <= piece.last and at < end and begin < at + piece.size:
+                at = end
+        begins[piece.key] = at
+        bisect.insort(placed, (at, at + piece.size, piece))
+    return begins
 
 
 @functools.lru_cache(maxsize=64)

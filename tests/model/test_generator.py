@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 
 from pix2pix.model.generator import Generator, Layer, Norm, Source
 from pix2pix.model.lowering import lower
+from pix2pix.model.resnet import resnet
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import fold, random_weights
 from tests.models import VARIANTS, weights_of
@@ -162,3 +164,12 @@ def test_results_and_scratch_share_memory_unless_both_are_needed_at_once():
             at_once = made[a] <= last[b] and made[b] <= last[a]
             apart = where[a].stop <= where[b].start or where[b].stop <= where[a].start
             assert a == b or apart or not at_once
+
+
+def test_the_maps_of_a_resnet_and_their_scratch_leave_no_gaps():
+    program = lower(resnet())
+    shapes = program.shapes(256, 256)
+    sizes = {op.name: math.prod(shapes[op.name]) for op in program.ops if not op.makes_image}
+    scratch = {name: 2_700_000 for name in sizes if name.startswith("block")}
+    at_first = sizes["first"] + sizes["down_1"]  # beside which the blocks' maps and their scratch have room
+    assert program.places(sizes, scratch).end == at_first

@@ -164,10 +164,14 @@ cdef class WinogradConvolution(Convolution):
                 and 4 * self.weights.shape[0] <= PER_THREAD_BYTES)
 
     cdef long cooperative_blocks(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
-        """Blocks that are worked on cooperatively: enough to make it worth reading all weights once."""
+        """Blocks that are worked on cooperatively: enough to make it worth reading all weights once.
+
+        As many each time, so that the last time is not shorter and the others need less memory.
+        """
         cdef long enough = max(COOPERATIVE_BYTES // 4, self.weights.shape[0]) // (t.points * (t.k_stride + t.n))
-        cdef long blocks = max(2 * threads, enough // (t.tiles.rows * t.tiles.columns))
-        return min(blocks, g.n * t.tiles.down * t.tiles.across)
+        cdef long most = max(2 * threads, enough // (t.tiles.rows * t.tiles.columns))
+        cdef long blocks = g.n * t.tiles.down * t.tiles.across, times = (blocks + most - 1) // most
+        return (blocks + times - 1) // times
 
     def scratch(self, long n, long h, long w, long threads) -> int:
         """Floats of scratch that `run` needs for n inputs of h x w."""
