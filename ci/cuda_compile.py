@@ -127,7 +127,8 @@ def products() -> dict[str, Kernel]:
 
 def finishing() -> dict[str, Kernel]:
     """What follows products: norms, and maps of partial sums."""
-    kernels, wide = {}, {"LDG.E.128": 1, "STG.E.128": 1}
+    wide = {"LDG.E.128": 1, "STG.E.128": 1}
+    kernels = {"group_statistics": Kernel(normalise.make_group_statistics(256), (FLOATS, NORM, *[WHOLE] * 3), {})}
     for precision, kind in KINDS.items():
         kernels[f"normalise_map {precision}"] = Kernel(
             normalise.make_normalise_map(8, 32, kind), (*[FLOATS] * 4, NORM, TARGETS), wide, precision == "float16"

@@ -21,10 +21,11 @@ def torch_weight(op: Op, weights: Weights) -> np.ndarray:
 
 
 def norm_of(op: Op) -> Norm | None:
-    """The operation's norm. ValueError for one that is not by the image's own statistics."""
+    """The operation's norm. ValueError for one that is not by each channel's own statistics."""
     norm = op.epilogue.norm
-    if norm is not None and norm.fixed:
-        raise ValueError(f"the peers' networks take norms by an image's own statistics, {op.name} has stored ones")
+    if norm is not None and (norm.fixed or norm.groups):
+        which = "stored ones" if norm.fixed else f"those of {norm.groups} groups"
+        raise ValueError(f"the peers' networks take norms by each channel's own statistics, {op.name} has {which}")
     return norm
 
 

@@ -109,7 +109,7 @@ def layer_table(generator: Generator, plan: Plan | None = None) -> str:
     for layer in generator.layers:
         h, w, c = shapes[layer.name]
         parameters = sum(map(math.prod, layer.tensors(generator.statistics).values()))
-        row = [layer.name, _reads(layer), _kernel(layer), f"{h}x{w}x{c}", "yes" if layer.norm else "-"]
+        row = [layer.name, _reads(layer), _kernel(layer), f"{h}x{w}x{c}", _norm(layer)]
         row += [f"{parameters:,}", f"{2 * macs[layer.name] / 1e6:,.1f}"]
         rows.append(row + ([f"{plan.hardware_of(layer.name)} {plan.layers[layer.name]}"] if plan else []))
     return table(rows, right={5, 6})
@@ -122,6 +122,12 @@ def _reads(layer: Layer) -> str:
 
 def _read(source: Source) -> str:
     return source.layer + {1.0: "", 0.0: " relu"}.get(source.slope, f" lrelu {source.slope:g}")
+
+
+def _norm(layer: Layer) -> str:
+    if layer.norm and layer.norm.groups:
+        return f"{layer.norm.groups} group{'s' * (layer.norm.groups > 1)}"
+    return "yes" if layer.norm else "-"
 
 
 def _kernel(layer: Layer) -> str:

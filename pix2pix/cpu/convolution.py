@@ -26,6 +26,7 @@ class ConvolutionSpec(NamedTuple):
     gamma: np.ndarray | None = None  # (out,)
     beta: np.ndarray | None = None  # (out,)
     eps: float | None = None
+    group: int = 1  # channels that are normalised together, by one mean and one variance
     bfloat16: bool = False  # whether products are of bfloat16 numbers
     tiles: bool = False  # whether AMX multiplies them; direct convolution then keeps its map as float16
     reads_image: bool = False  # whether the layer reads the image itself

@@ -137,6 +137,7 @@ class CpuEngine(BaseEngine):
             parts.get("gamma"),
             parts.get("beta"),
             eps=norm.eps if norm and not norm.fixed else None,
+            group=op.filters // norm.groups if norm and norm.groups else 1,
             bfloat16=self._bfloat16 and (tiles or not op.reads_image),
             tiles=tiles,
             reads_image=op.reads_image,

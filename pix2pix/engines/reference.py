@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..model.generator import Generator, Source, Weights
+from ..model.generator import Generator, Norm, Source, Weights
 from ..model.lowering import Op
 from ..model.map_units import MapUnits
 from ..model.quantisation import LEVELS, Quantised, Range
@@ -172,7 +172,7 @@ class _Context(Context):
             y = to_float16(y, units.sums)
         if epilogue.norm:
             if not epilogue.norm.fixed:
-                y = self._normalise(y, part, epilogue.norm.eps)
+                y = self._normalise(y, part, epilogue.norm)
             if epilogue.norm.affine:
                 y = y * part["gamma"] + part["beta"]
         if epilogue.activation == "tanh":
@@ -182,12 +182,13 @@ class _Context(Context):
             y = to_float16(y, units.values) if units else y
         self._values[op.name] = y
 
-    def _normalise(self, y: np.ndarray, part: dict[str, np.ndarray], eps: float) -> np.ndarray:
+    def _normalise(self, y: np.ndarray, part: dict[str, np.ndarray], norm: Norm) -> np.ndarray:
         """``y`` (H,W,C) by its own statistics, or by those among the layer's tensors."""
         if self._engine.generator.statistics == "running":
-            return normalise(y, part["mean"], part["variance"], eps)
+            return normalise(y, part["mean"], part["variance"], norm.eps)
         exact = y.astype(np.float64)
-        return normalise(y, exact.mean((0, 1)).astype(y.dtype), exact.var((0, 1)).astype(y.dtype), eps)
+        mean, variance = norm.statistics(exact.mean((0, 1)), exact.var((0, 1)))
+        return normalise(y, mean.astype(y.dtype), variance.astype(y.dtype), norm.eps)
 
     def _read(self, source: Source) -> np.ndarray:
         """The value of a source through its leaky ReLU."""

@@ -60,7 +60,8 @@ class Rounding(NamedTuple):
     def noise(self, op: Op, x: np.ndarray, step: float) -> np.ndarray:
         """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C), joined, enlarged."""
         norm, inexact = op.epilogue.norm, (x != 0).mean((0, 1))
-        power = x.var((0, 1)) if norm and not norm.fixed else np.square(x).mean((0, 1))
+        loses_mean = norm and not (norm.fixed or norm.groups)
+        power = x.var((0, 1)) if loses_mean else np.square(x).mean((0, 1))
         by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
         by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
         return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))
@@ -192,25 +193,27 @@ def _epilogue(op: Op, y: np.ndarray, part: Mapping[str, np.ndarray]) -> tuple[np
     epilogue, norm = op.epilogue, op.epilogue.norm
     if epilogue.bias:
         y = y + part["bias"]
-    factor = np.ones((), y.dtype)
+    factor, gamma = np.ones((), y.dtype), np.ones((), y.dtype)
     if epilogue.inner_slope != 1:
         factor = _slopes(y, epilogue.inner_slope)
         y = y * factor
     normalised = None
     if norm and not norm.fixed:
-        mean, variance = y.mean((0, 1)), y.var((0, 1))
+        mean, variance = norm.statistics(y.mean((0, 1)), y.var((0, 1)))
         y = normalised = normalise(y, mean, variance, norm.eps)
         factor = factor / np.sqrt(variance + np.float32(norm.eps))
     if norm and norm.affine:
-        y = y * part["gamma"] + part["beta"]
-        factor = factor * part["gamma"]
+        gamma = part["gamma"]
+        y = y * gamma + part["beta"]
     value = np.tanh(y) if epilogue.activation == "tanh" else y
 
     def adjoint(gradient: np.ndarray) -> np.ndarray:
         if epilogue.activation == "tanh":
             gradient = gradient * (1 - np.square(value))
-        if normalised is not None:
-            gradient = gradient - gradient.mean((0, 1)) - normalised * (gradient * normalised).mean((0, 1))
+        gradient = gradient * gamma
+        if norm and normalised is not None:
+            shifts, scales = (norm.of_groups(each.mean((0, 1))) for each in (gradient, gradient * normalised))
+            gradient = gradient - shifts - normalised * scales
         return np.asarray(gradient * factor)
 
     return value, adjoint

@@ -184,6 +184,7 @@ class GpuContext(Context):
             for images in product.chunks():
                 some = [output.from_pixel(images.start * product.pixels) for output in outputs]
                 self._multiply(packed, images, STATISTICS, [some[0].plain()])
+                self.writer.group_statistics(packed, images.stop - images.start, product.tiling())
                 self.writer.normalise(packed, images.stop - images.start, product.tiling(), some)
         else:
             self._multiply(packed, everything, MAPS, outputs)
@@ -201,6 +202,7 @@ class GpuContext(Context):
             elif product.normalises:
                 self._multiply(packed, images, STATISTICS, [result])
                 tiling = product.tiling()
+                self.writer.group_statistics(packed, images.stop - images.start, tiling)
             else:
                 self._multiply(packed, images, MAPS, [result])
             if value is None:

@@ -13,7 +13,7 @@ import numpy as np
 from .jit import SIMULATED, THREADS, launch_over
 from .kernels.epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, STATISTICS
 from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
-from .kernels.normalise import make_finish_map, make_normalise_map
+from .kernels.normalise import make_finish_map, make_group_statistics, make_normalise_map
 from .kernels.padding import make_pad_map, make_resize_map
 from .kernels.parameters import ZEROS, Frame, Norm, Padding, Residual, Resizing, Sums, Target, Values
 from .memory import PART_PIXELS
@@ -40,6 +40,7 @@ def kernels(kind: int) -> SimpleNamespace:
         copy_values=make_copy_values(THREADS),
         write_map={as_bytes: make_write_map(THREADS, kind, as_bytes) for as_bytes in (False, True)},
         read_map=make_read_map(THREADS, kind),
+        group_statistics=make_group_statistics(THREADS),
         normalise_map=make_normalise_map(LANES, ROWS, kind),
         pad_map={normalises: make_pad_map(LANES, ROWS, kind, normalises) for normalises in (False, True)},
         resize_map=make_resize_map(LANES, ROWS, kind),
@@ -101,12 +102,20 @@ class MapWriter:
             self.statistics, packed.affine, out, out2, tiling, targets
         )
 
+    def group_statistics(self, packed: PackedOp, images: int, tiling: Norm) -> None:
+        """Make the statistics of some images' tiles those of the norm's groups, if it has groups."""
+        norm = packed.op.epilogue.norm
+        if norm and norm.groups:
+            kernel, count = kernels(self.weights.kind).group_statistics, images * tiling.phases * tiling.tiles
+            sizes = images, norm.groups, packed.op.filters // norm.groups
+            launch_over(kernel, self.stream, count * norm.groups, self.statistics, tiling, *sizes)
+
     def finish(self, product: Product, outputs: list[Output]) -> Norm | None:
         """Make maps of partial sums. Returns how they were cut for their statistics, if they are to be normalised."""
         packed, shape, pixels = product.packed, product.shape, product.pixels
         norm, inner_slope = packed.op.epilogue.norm if product.normalises else None, packed.op.epilogue.inner_slope
         result, share = MAPS, max(PART_PIXELS, -(-pixels // MOST_PARTS))
-        if norm and pixels <= ONE_BLOCK_PIXELS and not packed.is_padded:
+        if norm and pixels <= ONE_BLOCK_PIXELS and not (packed.is_padded or norm.groups):
             result, share = NORMALISED, pixels
         elif norm:
             result = STATISTICS if inner_slope == 1 else LEAKY_STATISTICS
@@ -118,8 +127,11 @@ class MapWriter:
         finish_kernel(self.weights.kind, result)[blocks, LANES * ROWS, self.stream](
             self.scratch, packed.affine, out, out2, self.statistics, sums, targets
         )
-        is_done = result in (MAPS, NORMALISED)
-        return None if is_done else Norm(pixels, 1, parts, share, packed.columns, eps)
+        if result in (MAPS, NORMALISED):
+            return None
+        tiling = Norm(pixels, 1, parts, share, packed.columns, eps)
+        self.group_statistics(packed, self.n, tiling)
+        return tiling
 
     def pad(self, product: Product, images: slice, tiling: Norm | None, result: Any) -> None:
         """Make the maps of all readers of the result of some images, which is normalised if a tiling is given."""

@@ -52,11 +52,23 @@ class Norm:
     """Batch or instance normalisation over the pixels of a map: (x - mean) / sqrt(variance + eps) * gamma + beta.
 
     ``fixed`` is what folding leaves of running statistics where they can be no part of the kernel: x * gamma + beta.
+    ``groups``, if not 0, makes it a group normalisation: the channels are cut into so many groups of neighbours, each of
+    which has one mean and one variance. Gamma and beta are of channels all the same.
     """
 
     eps: float = DEFAULT_EPS
     affine: bool = True
     fixed: bool = False
+    groups: int = 0
+
+    def of_groups(self, x: np.ndarray) -> np.ndarray:
+        """For each channel the mean of ``x`` (C,) over its group."""
+        return np.repeat(x.reshape(self.groups, -1).mean(1), len(x) // self.groups) if self.groups else x
+
+    def statistics(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """By which mean and variance (C,) each channel is normalised, from those of the channels by themselves."""
+        together = self.of_groups(mean)
+        return together, self.of_groups(variance + (mean - together) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +376,8 @@ class Generator:
             for name, default in _LATER_FIELDS.items():
                 if entry[name] == default:
                     del entry[name]
-            if entry["norm"] and not entry["norm"]["fixed"]:
-                del entry["norm"]["fixed"]
+            if entry["norm"]:
+                entry["norm"] = {name: value for name, value in entry["norm"].items() if value or name in ("eps", "affine")}
         return description
 
     @classmethod
@@ -427,7 +439,7 @@ def _checked(layer: Layer) -> Layer:
         and all(isinstance(s.layer, str) and 0 <= s.slope <= 1 for s in read)
         and isinstance(layer.inner_slope, float | int)
         and 0 <= layer.inner_slope <= 1
-        and (layer.norm is None or 0 < layer.norm.eps < math.inf)
+        and (layer.norm is None or _is_sane(layer.norm, layer.filters))
         and all(isinstance(flag, bool) for flag in (layer.transposed, layer.bias))
         and not (layer.transposed and (layer.upsample > 1 or layer.padding_mode != "zeros"))
         and not (layer.output_padding and not layer.transposed)
@@ -437,3 +449,9 @@ def _checked(layer: Layer) -> Layer:
     if not sane:
         raise ValueError(f"not a layer that any engine could run: {layer}")
     return layer
+
+
+def _is_sane(norm: Norm, filters: int) -> bool:
+    groups = norm.groups
+    can_group = isinstance(groups, int) and 0 <= groups <= filters and not (groups and (norm.fixed or filters % groups))
+    return 0 < norm.eps < math.inf and can_group

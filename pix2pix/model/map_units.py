@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .generator import INPUT, Generator, Weights
+from .generator import INPUT, Generator, Norm, Weights
 from .lowering import Op, lower
 from .weights import fold
 
@@ -45,6 +45,18 @@ class Expected(NamedTuple):
         mean = positive + slope * (mean - positive)
         return Expected(mean, positive_square + slope**2 * (square - positive_square) - mean**2)
 
+    def of_groups(self, norm: Norm) -> Expected:
+        """Those of all channels of each group."""
+        return Expected(*norm.statistics(*self))
+
+    def normalised(self, norm: Norm) -> Expected:
+        """Those behind a norm by an image's own statistics, without gamma and beta."""
+        if not norm.groups:
+            return Expected(np.zeros_like(self.mean), np.ones_like(self.variance))
+        mean, variance = self.of_groups(norm)
+        variance = np.maximum(variance, np.finfo(float).tiny)
+        return Expected((self.mean - mean) / np.sqrt(variance), self.variance / variance)
+
 
 class MapUnits(NamedTuple):
     """Powers of two (filters,), float32."""
@@ -67,16 +79,15 @@ class Expectations:
         sums = value = Expected(*(join(each) for each in zip(*inputs, strict=True)))
         if not op.depthwise:
             sums = value = _sums(op, parts, sums)
-        if op.epilogue.norm:
+        if norm := op.epilogue.norm:
             gamma, beta = parts.get("gamma", np.ones(op.filters)), parts.get("beta", np.zeros(op.filters))
-            fixed = op.epilogue.norm.fixed
-            mean = sums.mean * gamma if fixed else 0
-            value = Expected(mean + beta, gamma.astype(np.float64) ** 2 * (sums.variance if fixed else 1))
+            normalised = sums if norm.fixed else sums.normalised(norm)
+            value = Expected(normalised.mean * gamma + beta, gamma.astype(np.float64) ** 2 * normalised.variance)
         if residual := op.epilogue.residual:
             added = self._known[residual.layer].activated(residual.slope)
             value = Expected(value.mean + added.mean, value.variance + added.variance)
         self._known[op.name] = value
-        return MapUnits(_unit(sums), _unit(value))
+        return MapUnits(_unit(sums.of_groups(norm) if norm else sums), _unit(value))
 
 
 def map_units(generator: Generator, weights: Weights) -> dict[str, MapUnits]:

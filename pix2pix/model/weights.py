@@ -58,7 +58,8 @@ def _folded_layer(layer: Layer, running: bool) -> Layer:
 
 def _loses_bias(layer: Layer, running: bool) -> bool:
     """Whether the norm takes away whatever is added to all pixels of a channel."""
-    return layer.norm is not None and not running and not layer.norm.fixed and layer.inner_slope == 1
+    norm = layer.norm
+    return norm is not None and not running and not (norm.fixed or norm.groups) and layer.inner_slope == 1
 
 
 def _upsamples_nearest(layer: Layer) -> bool:

@@ -58,6 +58,7 @@ def choose(
     shapes = program.shapes(generator.size, generator.size)
     measured = tables.table(processor, precision, tune)
     wanted = ALGORITHMS[hardware][str(plan)] if plan else None
+    wide = 0
     for op in program.ops:
         takes = algorithms(op, hardware, precision)
         if not takes:
@@ -68,7 +69,8 @@ def choose(
         elif precision == "int8" and op.name not in kept:
             best = Algorithm("int8")
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
-            best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision)
+            best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
+            wide += _transformed(op, 3) > WEIGHT_BYTES
         chosen = wanted or (best if op.name in kept else measured.get(tables.shape(generator, op), best))
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():
@@ -77,25 +79,33 @@ def choose(
     return Plan(layers, hardware, precision, tune)
 
 
-def _on_cpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:
+def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorithm:
     """What was fastest for an operation whose base grid is grid x grid; see bench/README.md.
 
     Larger tiles multiply less but have more weights to read. On small maps, and for one image at a time, reading
     weights is what costs. In bfloat16, F(4, 3) is too inaccurate. What is kept of a layer's weights is limited, for
-    those of 1024 channels alone would take four times what the file does.
+    those of 1024 channels alone would take four times what the file does: of layers so wide, ``wide`` of which come
+    before this one, every second has larger tiles.
     """
     large = grid >= 16 or (grid >= 8 and tune == "throughput")
     if op.sampling.kernel == 3:
         if op.sampling.stride > 1:
             return Algorithm("direct")
-        weights = {m: 4 * (m + 2) ** 2 * op.in_channels * op.filters for m in (4, 3, 2)}
-        fit = [m for m in weights if weights[m] <= WEIGHT_BYTES and (m < 4 or precision == "float32")]
+        tiles = (4, 3) if precision == "float32" else (3,)
+        fit = [m for m in tiles if _transformed(op, m) <= WEIGHT_BYTES]
+        if not fit and wide % 2 == 0:
+            fit = [3]
         return Algorithm("winograd", fit[0] if large and fit else 2)
     if op.sampling.transposed and grid >= 32:
         return Algorithm("winograd", 3, shared=True)
     if large:
         return Algorithm("winograd", 4)
     return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
+
+
+def _transformed(op: Op, m: int) -> int:
+    """Bytes of a 3x3 layer's weights for F(m, 3)."""
+    return 4 * (m + 2) ** 2 * op.in_channels * op.filters
 
 
 def _on_gpu(op: Op, grid: int, tune: str, precision: str) -> Algorithm:

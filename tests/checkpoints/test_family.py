@@ -27,7 +27,7 @@ TOLERANCE = 2e-5  # of float32; found: up to 4e-6
 FORMATS = {"keras": ".keras", "h5": ".h5", "saved_model": "", "tfjs": "_js"}  # and what follows a case's name
 
 EXPECTED = {keras: np.load(DATA / f"family_{keras}.npz") for keras in ("keras2", "keras3")}
-CASES = ("resnet", "functions", "upsampling", "sequential", "odd_kernels")
+CASES = ("resnet", "functions", "upsampling", "sequential", "odd_kernels", "grouped")
 KEYS = [f"{keras}/{name.removesuffix('/y')}" for keras, y in EXPECTED.items() for name in y if name.endswith("/y")]
 
 
@@ -148,12 +148,12 @@ OWN_NORM = {"class_name": "InstanceNormalization", "registered_name": "InstanceN
         ("activation_2", {}, {"activation": "sigmoid"}, "'activation_2' .*activation 'sigmoid'"),
         ("activation_2", {}, {"activation": "tanh"}, "follows the final tanh"),
         ("activation_2", {"class_name": "PReLU"}, {}, "'activation_2' .'PReLU'. is not supported: such layers"),
-        (NORM, {}, {"groups": 1}, "groups is 1: all channels together"),
-        (NORM, {}, {"groups": None}, "groups is None expected 4"),
-        (NORM, {}, {"groups": 2}, "groups is 2 expected 4, each channel by itself"),
+        (NORM, {}, {"groups": None}, "groups is None, expected a divisor of its 4 channels"),
+        (NORM, {}, {"groups": 3}, "groups is 3, expected a divisor"),
+        (NORM, {}, {"groups": 0}, "groups is 0, expected a divisor"),
         (NORM, {"class_name": "LayerNormalization"}, {}, "'LayerNormalization'. is not supported: such layers"),
         (NORM, OWN_NORM, {"axis": None}, "its axis shows keras_contrib's InstanceNormalization"),
-        (NORM, OWN_NORM, {"axis": -1, "groups": 1}, "groups is 1"),
+        (NORM, OWN_NORM, {"axis": -1, "groups": 8}, "groups is 8"),
         (NORM, OWN_NORM, {"momentum": 0.1}, "known by its name, but the entry 'momentum' of its config is not"),
         (NORM, OWN_NORM, {"epsilon": 0}, "epsilon is 0, expected a small positive number"),
         (NORM, {"class_name": "Norm", "module": None}, {}, "'Norm'. .*what a class of the program's own computes"),
@@ -272,14 +272,18 @@ def test_operations_that_are_not_known_are_named(saved: Path, old: bytes, new: b
         read(saved)
 
 
-def test_groups_of_several_channels_are_refused(unpacked: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split, groups", [((1, 3), 1), ((3, 1), 0), ((3, 3), None), ((0, 3), None), ((-1, 3), None)])
+def test_a_map_is_split_into_groups_of_channels(split, groups, unpacked: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(unpacked / "keras3" / "resnet", tmp_path / "model"))
     path = folder / "saved_model.pb"
-    data, each, together = path.read_bytes(), struct.pack("<5i", -1, 20, 20, 3, 1), struct.pack("<5i", -1, 20, 20, 1, 3)
+    data, each, others = path.read_bytes(), struct.pack("<5i", -1, 20, 20, 3, 1), struct.pack("<5i", -1, 20, 20, *split)
     assert each in data
-    path.write_bytes(data.replace(each, together))
-    with pytest.raises(CheckpointError, match="'Reshape'.*splits the channels into groups"):
-        read(folder)
+    path.write_bytes(data.replace(each, others))
+    if groups is None:
+        with pytest.raises(CheckpointError, match="'Reshape'.*otherwise than by splitting them into groups"):
+            read(folder)
+    else:
+        assert read(folder)[0]["first"].norm.groups == groups
 
 
 def test_two_layers_that_share_a_variable_are_refused(unpacked: Path, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_memory_is_bounded_by_the_largest_of_200_sizes():
         def peak():
             return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 
-        g = unet(ngf=8, depth=5)
+        g = unet(ngf=16, depth=5)
         sizes = [(32 * i, 32 * j) for i in range(1, 17) for j in range(1, 14)][:200]
         b = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
         with CpuEngine(g, random_weights(g), threads=2) as engine:

@@ -215,9 +215,10 @@ def test_int8_is_refused_where_nothing_would_be_computed_in_it(monkeypatch):
     g, weights = VARIANTS["tensorflow"], weights_of("tensorflow")
     for plan in ("direct", Plan({layer.name: "direct" for layer in g.layers}, precision="int8")):
         with pytest.raises(ValueError, match="no layer would be computed in it.*use bfloat16 or float32"):
-            CpuEngine(g, weights, precision="int8", plan=plan)
+            CpuEngine(g, weights, precision="int8", plan=plan, isa=INT8[0])
     with pytest.raises(ValueError, match="the plan has 'int8' for encoder_1"):
-        CpuEngine(g, weights, precision="int8", plan=Plan({layer.name: "int8" for layer in g.layers}, precision="int8"))
+        plan = Plan({layer.name: "int8" for layer in g.layers}, precision="int8")
+        CpuEngine(g, weights, precision="int8", plan=plan, isa=INT8[0])
     with pytest.raises(ValueError, match="no layer can be computed by 'int8' in precision 'float32'"):
         CpuEngine(g, weights, plan="int8")
     kernels = extension()

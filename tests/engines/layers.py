@@ -41,6 +41,10 @@ NETWORKS = {
         BLOCK, body(inputs=(Source("block", 0.0),), padding_mode="reflect", norm=Norm(), residual=Source("first", 0.0))
     ),
     "add": network(BLOCK, body(inputs=(Source("block"), Source("first", 0.2)), join="add")),
+    "group norm": network(
+        dataclasses.replace(BLOCK, norm=Norm(groups=1)),
+        body(inputs=(Source("block", 0.0),), inner_slope=0.2, norm=Norm(1e-3, groups=2), residual=Source("first", 0.0)),
+    ),
 }
 
 

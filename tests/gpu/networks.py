@@ -136,6 +136,7 @@ QUICK: list[Case] = [
     Sample("implicit-128x64", 1, 24, 32, "resnet"),
     Sample("implicit-128x64-split2", 2, 8, 12, "bilinear"),
     Sample("implicit-128x64", 2, 8, 12, "inner slope"),
+    Sample("tensor-64x64", 2, 8, 12, "group norm", "float16"),
     Sample("hopper-128x64", 1, 32, 64, "wide resnet", "float16"),
     replace(SAMPLES[1], precision="bfloat16"),
 ]

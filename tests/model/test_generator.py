@@ -173,3 +173,21 @@ def test_the_maps_of_a_resnet_and_their_scratch_leave_no_gaps():
     scratch = {name: 2_700_000 for name in sizes if name.startswith("block")}
     at_first = sizes["first"] + sizes["down_1"]  # beside which the blocks' maps and their scratch have room
     assert program.places(sizes, scratch).end == at_first
+
+
+def test_group_norms_keep_biases_and_small_maps_that_vary():
+    """What is added to all pixels of a channel, and a map of one pixel, do not vanish behind a norm of several."""
+    generators = [unet(ngf=2, depth=3, variant=UnetVariant(norm=Norm(groups=groups))) for groups in (0, 2)]
+    of_channels, of_groups = ({y.name for y in fold(g, random_weights(g))[0].layers if y.bias} for g in generators)
+    assert of_groups - of_channels == {y.name for y in generators[1].layers if y.norm and y.bias}
+    assert [bool(lower(g).constants(8, 8)) for g in generators] == [True, False]
+
+
+@pytest.mark.parametrize("groups", [-1, 3, 5, 2.0])
+def test_groups_divide_the_channels(groups):
+    g = unet(ngf=4, depth=2, variant=UnetVariant(norm=Norm(groups=2)))
+    description = json.loads(json.dumps(g.to_dict()))
+    assert Generator.from_dict(description) == g
+    description["layers"][1]["norm"]["groups"] = groups
+    with pytest.raises(ValueError, match="not a layer that any engine could run"):
+        Generator.from_dict(description)

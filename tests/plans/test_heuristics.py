@@ -23,8 +23,11 @@ def test_amx_needs_no_transforms():
 
 
 def test_transformed_weights_of_wide_layers_are_limited():
-    layers = choose(resnet(levels=4, size=512), "latency").layers
-    assert {str(layers[name]) for name in layers if name.startswith("block")} == {"winograd2"}
+    """Every second one has larger tiles, whatever of others is before them."""
+    for precision in ("float32", "bfloat16"):
+        layers = choose(resnet(levels=4, size=512), "latency", precision=precision).layers
+        assert {str(layers[name]) for name in layers if name.endswith("_1") and "block" in name} == {"winograd3"}
+        assert {str(layers[name]) for name in layers if name.endswith("_2") and "block" in name} == {"winograd2"}
 
 
 def test_a_u_net_uses_larger_tiles_for_more_images_at_once():

@@ -172,16 +172,17 @@ def norm(node: Node, channels: int) -> tuple[Norm, bool, bool]:
     assumed = False
     if is_own_norm(node):
         eps, assumed = _eps_of_instance_norm(node)
-    groups = config.get("groups", -1 if is_instance_norm(node) else None)
-    if node.kind != "BatchNormalization" and groups not in (-1, channels):
-        together = ": all channels together, as in Keras' own example of CycleGAN since 2024," if groups == 1 else ""
-        raise NotExpressible(f"groups is {shown(groups)}{together} expected {channels}, each channel by itself")
+    groups: Any = config.get("groups", -1 if is_instance_norm(node) else None)
+    if node.kind == "BatchNormalization" or groups in (-1, channels):
+        groups = 0
+    elif not _is_count(groups) or channels % groups:
+        raise NotExpressible(f"groups is {shown(groups)}, expected a divisor of its {channels} channels")
     center, scale, axis = config.get("center", True), config.get("scale", True), config.get("axis", -1)
     if axis not in (3, -1, [3], [-1]) or type(center) is not bool or center is not scale:
         raise NotExpressible("expected one norm over the channels, with both gamma and beta or neither")
     if type(eps) not in (int, float) or not 0 < eps <= 1:
         raise NotExpressible(f"epsilon is {shown(eps)}, expected a small positive number")
-    return Norm(float(eps), affine=scale), image_statistics, assumed
+    return Norm(float(eps), affine=scale, groups=groups), image_statistics, assumed
 
 
 def _eps_of_instance_norm(node: Node) -> tuple[Any, bool]:

@@ -25,13 +25,15 @@ class Factor(NamedTuple):
 
     ``squares`` are those of the differences from the mean; ``ones`` has a map's size, and its sum is the ``count``.
     ``of`` names the map or the variable. ``of_map`` is whether a root's variance is that of a map. ``number`` is a
-    root's eps, or how often rows are repeated.
+    root's eps, or how often rows are repeated. ``groups`` is into how many groups of several channels a map, or the one
+    of which something is known, has been split; 0 if each channel is by itself.
     """
 
     kind: Literal["map", "rows", "variable", "rsqrt", "sqrt"] | _Statistics
     of: str
     of_map: bool = False
     number: float = 0.0
+    groups: int = 0
 
 
 Product = tuple[Factor, ...]
@@ -39,7 +41,10 @@ Sum = dict[Product, float]
 
 
 class WrittenNorm(NamedTuple):
-    """A norm found in a sum: of which map, its eps, and the variables; no mean and variance if they are the map's."""
+    """A norm found in a sum: of which map, its eps, and the variables; no mean and variance if they are the map's.
+
+    ``groups`` is how many groups of channels have statistics together, 0 if each channel has its own.
+    """
 
     of: str
     eps: float
@@ -47,6 +52,7 @@ class WrittenNorm(NamedTuple):
     beta: str | None
     mean: str | None
     variance: str | None
+    groups: int = 0
 
 
 def single(factor: Factor) -> Sum:
@@ -100,7 +106,7 @@ def root(value: Sum, kind: Literal["rsqrt", "sqrt"]) -> Sum:
     variance = variances[0][0]
     if variance.kind not in ("variance", "variable"):
         raise NotExpressible("it is no root of a variance and a small number, as in a norm")
-    return single(Factor(kind, variance.of, variance.kind == "variance", eps))
+    return single(Factor(kind, variance.of, variance.kind == "variance", eps, variance.groups))
 
 
 def over(first: Sum, second: Sum) -> Sum:
@@ -136,14 +142,15 @@ def written_norm(value: Sum) -> WrittenNorm | None:
             return None
         left.remove(factor)
     if scale.of_map:
-        known = left == [Factor("mean", normed.of)] and scale.of == normed.of
+        known = left == [Factor("mean", normed.of, groups=normed.groups)] and scale.of == normed.of
+        known = known and scale.groups == normed.groups
     else:
         known = len(left) == 1 and left[0].kind == "variable"
     if not known or any(len(product) != 1 or product[0].kind != "variable" for product in shifts):
         return None
     gamma, beta = (factors[0].of if factors else None for factors in (scales, shifts[0] if shifts else ()))
     stored = (None, None) if scale.of_map else (left[0].of, scale.of)
-    return WrittenNorm(normed.of, scale.number, gamma, beta, *stored)
+    return WrittenNorm(normed.of, scale.number, gamma, beta, *stored, normed.groups)
 
 
 def _bounded(value: Sum) -> Sum:

@@ -52,7 +52,8 @@ def resized(trace: Trace, operation: Operation) -> Value:
 
 
 def reshaped(trace: Trace, operation: Operation) -> Sum | Value:
-    """A variable or a map that only gets or loses axes of one, or the end of a repetition."""
+    """A variable or a map that gets or loses axes of one, a map that is split into groups of channels, or the end of a
+    repetition."""
     inner = trace.function.at(operation.reads[0])
     if inner is not None and inner.kind == "Tile":
         return _repeated(trace, operation, inner)
@@ -62,9 +63,15 @@ def reshaped(trace: Trace, operation: Operation) -> Sum | Value:
     shape = trace.sizes.list_of(operation.reads[1])
     maps = {factor.of for product in value for factor in product if factor.kind == "map"}
     expected = trace.shape_of(next(iter(maps))) if len(maps) == 1 else None
-    if not expected or not shape or shape[3:] not in ([expected[3]], [expected[3], _ONE]):
-        raise NotExpressible("it splits the channels into groups: expected each channel by itself")
-    return value
+    if not expected or not shape or not expected[3]:
+        raise NotExpressible("it changes the shape of what is no map")
+    if shape[3:] in ([expected[3]], [expected[3], _ONE]):
+        return value
+    sizes = [length.pixels for length in shape[3:] if length and not length.share]
+    if alone := algebra.alone(value):
+        if len(shape) == 5 and len(sizes) == 2 and sizes[0] > 0 and sizes[0] * sizes[1] == expected[3].pixels:
+            return algebra.single(alone._replace(groups=sizes[0]))
+    raise NotExpressible("it changes the channels of a map otherwise than by splitting them into groups")
 
 
 def _is_vector(value: Sum) -> bool:

@@ -108,9 +108,9 @@ def _of_one(rule: Callable[[Sum], Sum]) -> Callable[[Trace, Operation], Sum]:
 def _squared_difference(trace: Trace, operation: Operation) -> Sum:
     """The squares of what a map differs by from its mean."""
     first, second = (trace.factor(name) for name in operation.reads[:2])
-    if not first or first.kind != "map" or second != Factor("mean", first.of):
+    if not first or first.kind != "map" or second != Factor("mean", first.of, groups=first.groups):
         raise NotExpressible("it squares what is no difference between a map and its mean")
-    return algebra.single(Factor("squares", first.of))
+    return algebra.single(Factor("squares", first.of, groups=first.groups))
 
 
 def _over_pixels(trace: Trace, operation: Operation) -> Factor:
@@ -120,8 +120,9 @@ def _over_pixels(trace: Trace, operation: Operation) -> Factor:
         trace.map_of(operation.reads[0])
         factor = trace.factor(operation.reads[0])
     axes = constant(trace.function.at(operation.reads[1]))
-    # A map of five axes has been split into groups of one channel each, the last axis. There is one image.
-    known = axes is not None and axes[1] in ([1, 2], [1, 2, 4], [0, 1, 2])
+    # A map of five axes has been split into groups, whose channels are the last axis. There is one image.
+    whole = ([1, 2, 4],) if factor and factor.groups else ([1, 2], [1, 2, 4], [0, 1, 2])
+    known = axes is not None and axes[1] in whole
     if factor is None or not known or not operation.flag("keep_dims"):
         raise NotExpressible("expected the mean over height and width, which norms take of an image")
     return factor
@@ -131,7 +132,8 @@ def _mean(trace: Trace, operation: Operation) -> Sum:
     factor = _over_pixels(trace, operation)
     if factor.kind == "ones":
         raise NotExpressible("it is the mean of what is no map")
-    return algebra.single(Factor("variance" if factor.kind == "squares" else "mean", factor.of))
+    kind: Literal["variance", "mean"] = "variance" if factor.kind == "squares" else "mean"
+    return algebra.single(Factor(kind, factor.of, groups=factor.groups))
 
 
 def _summed(trace: Trace, operation: Operation) -> Sum:

@@ -99,7 +99,7 @@ class Trace:
         if (norm.gamma is None) is not (norm.beta is None):
             raise NotExpressible("a norm with only one of gamma and beta")
         affine, by_image = norm.gamma is not None, norm.mean is None
-        value = self.network.normalise(self.maps[norm.of], Norm(norm.eps, affine), by_image)
+        value = self.network.normalise(self.maps[norm.of], Norm(norm.eps, affine, groups=norm.groups), by_image)
         variables = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "variance": norm.variance}
         self.own(value, variables)
         return value

@@ -142,6 +142,7 @@ cdef class Convolution(Sampled):
     normalised map, its beta.
     """
     cdef readonly bint norm, tiles, half, finds_range
+    cdef readonly long group                    # channels that are normalised together
     cdef readonly Operand operand
     cdef readonly long depth, words, filters    # depth: channels of a pixel with padding; words: of a pixel
     cdef readonly float[::1] shift
@@ -160,7 +161,7 @@ cdef class Convolution(Sampled):
         cdef const float[:, :, :, ::1] kernel = spec.kernel
         self.operand, self.tiles, self.half, self.inner_slope = operand, spec.tiles, half, spec.inner_slope
         self.finds_range = spec.finds_range
-        self.norm = spec.eps is not None
+        self.norm, self.group = spec.eps is not None, spec.group
         self.filters = padded(kernel.shape[2] if self.transposed else kernel.shape[3])
         self.where = joined_channels(spec.channels, ELEMENTS[<int>operand] if self.reads_image else VL, spec.adds)
         self.depth = len(self.where)
@@ -218,8 +219,8 @@ cdef class Convolution(Sampled):
             size = parts * moments_size(g.filters)
             if self.norm:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
-                    finish_norm(call.moments + image * size, parts, g.filters, &self.gamma[0], &self.eps[0],
-                                &target.mean[image, 0], &target.scale[image, 0])
+                    finish_norm(call.moments + image * size, parts, g.filters, self.group, &self.gamma[0],
+                                &self.eps[0], &target.mean[image, 0], &target.scale[image, 0])
             if g.finds_range:
                 for image in prange(g.n, num_threads=threads, schedule="static"):
                     low = call.moments + image * size + 2 * g.filters

@@ -141,20 +141,27 @@ cdef void finish_range(float* parts, long count, long filters) noexcept nogil:
             high[c] = max(high[c], part[3 * filters + c])
 
 
-cdef void finish_norm(const float* parts, long count, long filters, const float* gamma, const float* eps, float* mean,
-                      float* scale) noexcept nogil:
-    """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts."""
-    cdef long c, p
+cdef void finish_norm(const float* parts, long count, long filters, long group, const float* gamma, const float* eps,
+                      float* mean, float* scale) noexcept nogil:
+    """One image's mean and scale = gamma / sqrt(variance + eps), each of `filters`, from its `count` parts.
+
+    Mean and variance are those of `group` neighbouring channels together; the last channels may be fewer.
+    """
+    cdef long first = 0, last, c, p
     cdef double pixels, total, mu, m2, delta
     cdef const float* part
-    for c in range(filters):
+    while first < filters:
+        last = min(first + group, filters)
         total, mu, m2 = 0.0, 0.0, 0.0
-        for p in range(count):
-            part = parts + p * moments_size(filters)
-            pixels = part[4 * filters]
-            delta = part[c] - mu
-            mu = mu + delta * (pixels / (total + pixels))
-            m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))
-            total = total + pixels
-        mean[c] = <float>mu
-        scale[c] = <float>(gamma[c] / sqrt(m2 / total + eps[c]))
+        for c in range(first, last):
+            for p in range(count):
+                part = parts + p * moments_size(filters)
+                pixels = part[4 * filters]
+                delta = part[c] - mu
+                mu = mu + delta * (pixels / (total + pixels))
+                m2 = m2 + part[filters + c] + delta * delta * (total * pixels / (total + pixels))
+                total = total + pixels
+        for c in range(first, last):
+            mean[c] = <float>mu
+            scale[c] = <float>(gamma[c] / sqrt(m2 / total + eps[c]))
+        first = last

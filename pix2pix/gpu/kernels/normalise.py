@@ -125,6 +125,36 @@ def make_normalise_map(lanes: int, rows: int, kind: int) -> Any:
     return normalise_map
 
 
+def make_group_statistics(threads: int) -> Any:
+    """The statistics of groups of channels."""
+
+    @kernel(threads)
+    def group_statistics(statistics: Array, shape: Norm, images: int, groups: int, width: int) -> None:
+        """Of each tile, the mean of `width` neighbouring channels becomes that of all of them, and the sum of squared
+        deviations from it the mean of theirs.
+
+        statistics: as normalise_map has them. Other channels than groups * width keep their own.
+        """
+        columns, tiles = shape.columns, images * shape.phases * shape.tiles
+        for i in range(cuda.grid(1), tiles * groups, cuda.gridsize(1)):
+            tile = i // groups
+            at = tile * 2 * columns + (i - tile * groups) * width
+            count = float32(min(shape.tile, shape.pixels // shape.phases - tile % shape.tiles * shape.tile))
+            mean, squares = ZERO, ZERO
+            for c in range(width):
+                mean += statistics[at + c]
+            mean /= float32(width)
+            for c in range(width):
+                deviation = statistics[at + c] - mean
+                squares += statistics[at + columns + c] + count * (deviation * deviation)
+            squares /= float32(width)
+            for c in range(width):
+                statistics[at + c] = mean
+                statistics[at + columns + c] = squares
+
+    return group_statistics
+
+
 def make_finish_map(lanes: int, rows: int, kind: int, epilogue: int) -> Any:
     """Maps from partial sums: MAPS, NORMALISED maps, or maps before their norm and their (LEAKY_)STATISTICS.
 

@@ -176,6 +176,20 @@ def odd_kernels(side: int | None) -> keras.Model:
     return keras.Model(inputs, L.Conv2D(3, 6, padding="same", activation="tanh")(x))
 
 
+def grouped(side: int | None) -> keras.Model:
+    """Norms of all channels together, as in Keras' example of CycleGAN since 2024, and of several groups."""
+
+    def norm(groups: int, **options: object) -> L.Layer:
+        return L.GroupNormalization(groups=groups, **options)
+
+    x = inputs = L.Input([side, side, 3])
+    x = norm(3, epsilon=1e-5)(leaky(0.2)(L.Conv2D(6, 4, strides=2, padding="same")(x)))
+    block = L.ReLU()(norm(1)(L.Conv2D(6, 3, use_bias=False)(ReflectionPadding2D()(x))))
+    x = L.Add()([x, norm(1)(L.Conv2D(6, 3)(ReflectionPadding2D()(block)))])
+    x = L.ReLU()(norm(2, center=False, scale=False)(L.Conv2DTranspose(4, 3, strides=2, padding="same")(x)))
+    return keras.Model(inputs, L.Conv2D(3, 7, padding="same", activation="tanh")(x))
+
+
 # case -> the network, the sizes (height, width) to compare, the side in the graph
 CASES: dict[str, tuple[Callable[[int | None], keras.Model], list[tuple[int, int]], int | None]] = {
     "resnet": (resnet, [(20, 28), (36, 20)], 20),
@@ -183,6 +197,7 @@ CASES: dict[str, tuple[Callable[[int | None], keras.Model], list[tuple[int, int]
     "upsampling": (upsampling, [(24, 40), (8, 24)], 40),
     "sequential": (sequential, [(20, 12)], None),
     "odd_kernels": (odd_kernels, [(12, 36)], None),
+    "grouped": (grouped, [(20, 12)], None),
 }
 
 

@@ -52,7 +52,8 @@ def output(generator: Generator, weights: dict[str, np.ndarray], x: np.ndarray) 
         y = convolved(layer, torch.cat(read, 1) if layer.join == "concat" else sum(read), own)
         y = functional.leaky_relu(y, layer.inner_slope)
         if layer.norm:
-            y = functional.instance_norm(y, weight=own["gamma"], bias=own["beta"], eps=layer.norm.eps)
+            groups = layer.norm.groups or layer.filters
+            y = functional.group_norm(y, groups, own["gamma"], own["beta"], layer.norm.eps)
         if layer.activation == "tanh":
             y = torch.tanh(y)
         if layer.residual:

@@ -40,8 +40,9 @@ ALSO_WRITTEN = {
     "mma_gemm": ("statistics",),
     "hopper_gemm": ("statistics",),
     "finish_map": ("statistics", "partial"),
+    "group_statistics": ("statistics",),
 }
-READ_TOO = {"finish_map": ("partial",), "normalise_map": ("out",)}  # of what they write
+READ_TOO = {"finish_map": ("partial",), "normalise_map": ("out",), "group_statistics": ("statistics",)}  # of what they write
 # Calls that Numba makes, with the types that it expects of results.
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "cuCtxGetCurrent": lambda device: binding.CUcontext(0 if device is None else device + 1),

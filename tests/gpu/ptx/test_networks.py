@@ -43,6 +43,7 @@ OPCODES = {
         "fence.proxy.async",
     ),
     "normalise_map": ("ld.global.v4", "st.global.v4", "ld.shared", "st.shared", "bar.sync"),
+    "group_statistics": ("ld.global", "st.global"),
     "pad_map": ("ld.global.v4", "st.global.v4"),
     "resize_map": ("ld.global.v4", "st.global.v4"),
     "finish_map": ("ld.global.v4", "st.global.v4"),
