@@ -32,7 +32,16 @@ from numba.cuda.typing.typeof import typeof
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pix2pix.gpu.kernels import hopper_gemm, im2col, maps, mma_gemm, normalise, padding, simt_gemm  # noqa: E402
+from pix2pix.gpu.kernels import (  # noqa: E402
+    averages,
+    hopper_gemm,
+    im2col,
+    maps,
+    mma_gemm,
+    normalise,
+    padding,
+    simt_gemm,
+)
 from pix2pix.gpu.kernels.epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, PARTIAL_SUMS, STATISTICS  # noqa: E402
 from pix2pix.gpu.kernels.parameters import (  # noqa: E402
     NO_TARGET,
@@ -159,11 +168,12 @@ def finishing() -> dict[str, Kernel]:
 
 
 def maps_and_images() -> dict[str, Kernel]:
-    """Maps and values, images, and the readable route."""
+    """Maps and values, images, averages, and the readable route."""
     source, window, grid = (typeof(part) for part in (*OPERANDS, Grid(1, 1, 1, 1)))
     wide = {"LDG.E.128": 1, "STG.E.128": 1}
     kernels = {
         "copy_values": Kernel(maps.make_copy_values(256), (FLOATS, FLOATS, WHOLE, WHOLE), {}),
+        "average_sums": Kernel(averages.make_average_sums(256), (FLOATS, FLOATS, GEMM), wide),
         "insert_zeros": Kernel(im2col.make_insert_zeros(256), (FLOATS, FLOATS, WHOLE, source, INSERTED), wide),
         "im2col": Kernel(im2col.make_im2col(256), (FLOATS, FLOATS, WHOLE, WHOLE, source, window, grid), wide),
     }

@@ -31,7 +31,7 @@ def norm_of(op: Op) -> Norm | None:
 
 def is_average(op: Op) -> bool:
     """Whether the operation is an average that leaves the padding out. ValueError for other filters that do."""
-    if op.sampling.padding_mode != "uncounted":
+    if op.sampling.counts_padding:
         return False
     taps = op.depthwise
     if len(set(taps)) != 1 or not math.isclose(sum(taps), 1) or op.sampling.padding != (op.sampling.padding[0],) * 4:

@@ -232,7 +232,7 @@ def convolve(op: Op, x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
     if sampling.transposed:
         return conv2d_transpose(x, kernel, sampling)
     y = conv2d(pad(x, sampling.padding, sampling.padding_mode), kernel, sampling.stride)
-    if sampling.padding_mode != "uncounted":
+    if sampling.counts_padding:
         return y
     counted = pad(np.ones_like(x[..., :1]), sampling.padding)
     return y / conv2d(counted, kernel, sampling.stride) * kernel.sum()

@@ -223,3 +223,5 @@ class GpuContext(Context):
             product.launch_im2col(memory)
         else:
             product.launch(memory, images, epilogue, outputs)
+        if packed.averaged is not None:
+            product.launch_average(memory)

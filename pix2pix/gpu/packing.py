@@ -85,6 +85,7 @@ class PackedOp:
     affine: Any  # (3, columns): bias, gamma, beta; 0, 1, 0 where there is none
     residual: Use | None  # where it is read
     is_padded: bool  # whether pad_map writes the readers' maps
+    averaged: Any  # (kernel): taps over their sum, of a filter that leaves its padding out; else None
 
 
 class DeviceWeights:
@@ -151,7 +152,7 @@ class DeviceWeights:
         s = op.sampling
         is_narrow = op.reads == (INPUT,) and self.channels[INPUT] <= NARROW and ELEMENTS[self.kind] == 2
         is_even = s.kernel % 2 == s.stride % 2 == 0 and min(s.padding) == max(s.padding) > 0
-        return is_narrow and is_even and s.upsample == 1 and not s.transposed
+        return is_narrow and is_even and s.upsample == 1 and not s.transposed and s.counts_padding
 
     def _is_padded(self, op: Op) -> bool:
         """Whether the maps of a value's readers are more than the product, or the norm after it, can write."""
@@ -181,7 +182,10 @@ class DeviceWeights:
                 affine[row, : op.filters] = found
         words = self.device.upload(words_of(matrix, self.kind).view(np.float32))
         residual, is_padded = self.residuals.get(op.name), not op.makes_image and self._is_padded(op)
-        return PackedOp(op, algorithm, words, columns, self.device.upload(affine), residual, is_padded)
+        averaged = None
+        if not op.sampling.counts_padding:
+            averaged = self.device.upload((_filter_taps(op) / sum(op.depthwise)).astype(np.float32))
+        return PackedOp(op, algorithm, words, columns, self.device.upload(affine), residual, is_padded, averaged)
 
     def _matrix(self, kernel: np.ndarray, op: Op, algorithm: Algorithm) -> tuple[np.ndarray, int]:
         """W as the product's kernel reads it, and its number of columns (padded, but not in W's order)."""
@@ -202,7 +206,16 @@ class DeviceWeights:
 
 def _dense_filter(op: Op) -> np.ndarray:
     """The kernel (kh, kw, channels, channels) of a filter that is applied to each channel by itself."""
-    return np.multiply.outer(np.outer(op.depthwise, op.depthwise), np.eye(op.filters)).astype(np.float32)
+    taps = _filter_taps(op)
+    return np.multiply.outer(np.outer(taps, taps), np.eye(op.filters)).astype(np.float32)
+
+
+def _filter_taps(op: Op) -> np.ndarray:
+    """The taps of such a filter along either axis. Those of an average are over the largest, for their sums are divided
+    anyway, and 1 is exact in every precision, 1/9 is not.
+    """
+    taps = np.array(op.depthwise)
+    return taps if op.sampling.counts_padding else taps / np.abs(taps).max()
 
 
 def _check_capability(device: Device, algorithms: Mapping[str, Algorithm]) -> None:

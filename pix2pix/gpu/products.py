@@ -16,6 +16,7 @@ import numpy as np
 from ..plans.algorithms import Algorithm, multiplies_all_taps, multiplies_columns
 from .device import Device
 from .jit import SIMULATED, THREADS, launch_over
+from .kernels.averages import make_average_sums
 from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
 from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
 from .kernels.im2col import make_im2col, make_insert_zeros
@@ -59,6 +60,12 @@ def gemm_kernel(tile: Tile, kind: int, epilogue: int) -> Any:
 def im2col_kernels() -> tuple[Any, Any]:
     """insert_zeros and im2col."""
     return make_insert_zeros(THREADS), make_im2col(THREADS)
+
+
+@functools.cache
+def average_kernel() -> Any:
+    """average_sums."""
+    return make_average_sums(THREADS)
 
 
 class Output(NamedTuple):
@@ -145,8 +152,9 @@ class Product:
         """Whether it writes partial sums, from which another kernel makes maps or an image."""
         op, algorithm, is_small = self.packed.op, self.packed.algorithm, self.shape.rows < self.tile.bm
         by_im2col, has_norm = algorithm.kind == "im2col", self.normalises
-        is_leaky = has_norm and op.epilogue.inner_slope != 1
-        return by_im2col or algorithm.splits > 1 or op.makes_image or (has_norm and is_small) or is_leaky
+        is_leaky, is_average = has_norm and op.epilogue.inner_slope != 1, self.packed.averaged is not None
+        has_more = op.makes_image or (has_norm and is_small) or is_leaky or is_average
+        return by_im2col or algorithm.splits > 1 or has_more
 
     @property
     def normalises(self) -> bool:
@@ -263,6 +271,14 @@ class Product:
             gemm = Gemm(Source(1, rows, depth), ONE_PIXEL, grid._replace(h=1, w=rows), self.packed.columns, 1, 1)
             sums = memory._replace(scratch=memory.scratch[begin * self.packed.columns :])
             self._launch(sums, grid.tiles, PARTIAL_SUMS, (scratch, self.packed.weights), gemm, [])
+
+    def launch_average(self, memory: Memory) -> None:
+        """Take the padding out of the partial sums of all images, which memory.scratch holds."""
+        (h, w, _), splits, columns = self.shape, self.packed.algorithm.splits, self.packed.columns
+        gemm = Gemm(self.source, self.window, Grid(h, w, self.n * h * w, 1), columns, 1, splits)
+        launch_over(
+            average_kernel(), memory.stream, self.sums_size // CHUNK, memory.scratch, self.packed.averaged, gemm
+        )
 
     def _launch(
         self, memory: Memory, tiles: int, epilogue: int, operands: tuple[Any, Any], gemm: Gemm, outputs: list[Output]

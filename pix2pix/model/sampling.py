@@ -64,6 +64,11 @@ class Sampling:
         """Output pixels from one position of the base grid to the next."""
         return self.stride if self.transposed else 1
 
+    @property
+    def counts_padding(self) -> bool:
+        """Whether a fixed filter sums the padding too: an average may leave it out."""
+        return self.padding_mode != "uncounted"
+
     def output_size(self, h: int, w: int) -> tuple[int, int]:
         """(H, W) of the output for an h x w input."""
         top, left, bottom, right = self.padding

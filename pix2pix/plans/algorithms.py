@@ -119,7 +119,7 @@ def _gpu_samples(s: Sampling) -> bool:
         extra = s.kernel + s.output_padding
         fills_phases = extra - s.padding[0] - s.padding[2] == extra - s.padding[1] - s.padding[3] == s.stride
         return fills_phases and s.stride <= 2 and s.stride <= s.kernel <= GPU_TAPS
-    return s.kernel <= GPU_TAPS and s.padding_mode != "uncounted"
+    return s.kernel <= GPU_TAPS
 
 
 def _gpu_ends(op: Op) -> bool:
@@ -140,10 +140,12 @@ def multiplies_all_taps(op: Op) -> bool:
 def multiplies_columns(op: Op) -> bool:
     """Whether a GPU's product for an image sums each column of taps by itself, and the columns are added up afterwards.
 
-    An image has few channels: so they fill a tile of the product that would be empty nearly.
+    An image has few channels: so they fill a tile of the product that would be empty nearly. An average that leaves its
+    padding out needs the sum of each pixel.
     """
     s = op.sampling
-    return op.makes_image and not s.transposed and s.stride == 1 and s.kernel * op.filters <= IMAGE_COLUMNS
+    is_plain = not s.transposed and s.stride == 1 and s.counts_padding
+    return op.makes_image and is_plain and s.kernel * op.filters <= IMAGE_COLUMNS
 
 
 def _tensor_cores(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
@@ -230,6 +232,6 @@ def unsupported(op: Op, hardware: str) -> str:
 _TAKES = {
     "cpu": f"kernels up to {CPU_KERNEL}x{CPU_KERNEL} over up to {CPU_SOURCES} maps, transposed ones that enlarge maps "
     "exactly 2 times, tanh at the end alone, and neither a norm nor a residual there",
-    "cuda": f"kernels up to {GPU_TAPS}x{GPU_TAPS}, transposed ones that enlarge maps exactly 2 times, averages that "
-    "count their padding, tanh at the end alone, and neither a norm nor a residual there",
+    "cuda": f"kernels up to {GPU_TAPS}x{GPU_TAPS}, transposed ones that enlarge maps exactly 2 times, tanh at "
+    "the end alone, and neither a norm nor a residual there",
 }

@@ -4,12 +4,14 @@ of other layers than U-Nets have."""
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from pix2pix.engines.reference import ReferenceEngine, to_float, to_uint8
 from pix2pix.gpu.ptx.packed_words import KINDS, floats_of, words_of
 from pix2pix.model.generator import INPUT, Generator, Layer, Norm, Source
+from pix2pix.model.pix2pixhd import Coarse, local_enhancer
 from pix2pix.model.resnet import ResnetVariant, resnet
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
@@ -76,12 +78,19 @@ RESNETS = {
     "small resnet": resnet(3, 2, size=16),
     "running resnet": resnet(3, 1, size=16, statistics="running", variant=ResnetVariant(norm=Norm(), pads_after=True)),
     "blurred resnet": resnet(3, 1, size=16, variant=ResnetVariant(down="blurred", up="bilinear", activation="none")),
+    "local enhancer": local_enhancer(3, 1, size=16, coarse=Coarse(1, 1)),
+    "two enhancers of labels": local_enhancer(2, 1, 10, size=16, coarse=Coarse(1, 1), enhancers=2),
 }
 
 
 def _layer(name: str, *inputs: Source, **fields: object) -> Layer:
     """A 3x3 layer of 4 channels to 4, or of what `fields` say."""
     return Layer(name, inputs, **{"in_channels": 4, "filters": 4, "kernel": 3, "stride": 1} | fields)
+
+
+def _average_of(*taps: float) -> dict[str, Any]:
+    """Fields of a layer that averages pixels by taps along both axes, and leaves the padding out."""
+    return {"padding_mode": "uncounted", "bias": False, "depthwise": taps}
 
 
 _IMAGE, _FIRST = Source(INPUT), _layer("first", Source(INPUT), in_channels=3)
@@ -141,6 +150,15 @@ UNUSUAL = {
         ),
         size=8,
     ),
+    "averages": Generator(
+        (
+            _layer("first", _IMAGE, in_channels=3, filters=3, kernel=4, stride=2, **_average_of(*[0.25] * 4)),
+            _layer("odd", Source("first", 0.5), in_channels=3, kernel=2, padding=0),
+            _layer("body", Source("odd"), stride=2, norm=Norm(), **_average_of(0.25, 0.5, 0.5)),
+            _layer("last", Source("body", 0.2), activation="tanh", **_average_of(0.5, 0.5, 0.5)),
+        ),
+        size=8,
+    ),
     "running, inner slope": Generator(
         (_FIRST, _layer("body", Source("first", 0.0), norm=Norm(), inner_slope=0.2), _LAST),
         size=8,
@@ -165,7 +183,7 @@ def check_network(name: str, precision: str, algorithm: str | None, n: int, h: i
 
     g, weights = sample(name)
     names = [layer.name for layer in g.layers]
-    b = pictures(n, h, w)
+    b = pictures(n, h, w, g.in_channels)
     expected = ReferenceEngine(g, weights).run(to_float(b), outputs=names)
     with GpuEngine(g, weights, precision=precision, plan=algorithm) as engine:
         got = engine.run(to_float(b), outputs=names)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pix2pix.engines.reference import conv2d, conv2d_transpose, pad, to_float, to_uint8
+from pix2pix.model.sampling import Sampling
 from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED
 from tests.gpu.gpus import MISSING, SIMULATED
 
@@ -34,7 +35,7 @@ from pix2pix.gpu.kernels.parameters import (
 )
 from pix2pix.gpu.kernels.simt_gemm import SIMT_TILES, SIMULATED_SIMT_TILE
 from pix2pix.gpu.map_writer import FINISH_LANES, LANES, ROWS, finish_kernel, kernels
-from pix2pix.gpu.products import gemm_kernel, im2col_kernels
+from pix2pix.gpu.products import average_kernel, gemm_kernel, im2col_kernels
 from pix2pix.gpu.ptx.fragments import column_order
 from pix2pix.gpu.ptx.packed_words import FLOAT32
 from pix2pix.gpu.windows import ONE_PIXEL, square, window_of
@@ -157,6 +158,19 @@ def test_im2col_and_zero_insertion_are_the_convolution(transposed):
         part = columns[begin:] if begin else columns[: rows // 3]
         launch(im2col, 2, THREADS, source, part, begin, len(part), Source(*source.shape[1:]), window, grid)
     np.testing.assert_allclose(columns @ matrix, expected.reshape(rows, filters), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride, padding", [(2, (1, 1, 1, 1)), (1, (0, 2, 2, 1))])
+def test_averages_leave_the_padding_out(stride, padding):
+    n, h, w, columns, taps = 2, 5, 7, 8, np.float32([0.5, 1, 0.25])
+    kernel = np.outer(taps, taps)[..., None, None].astype(float)
+    sums = np.stack([conv2d(pad(image, padding), kernel, stride) for image in noise(n, h, w, columns).astype(float)])
+    expected = sums / conv2d(pad(np.ones((h, w, 1)), padding), kernel, stride) * kernel.sum()
+    partial = np.stack([0.25 * sums, 0.75 * sums]).astype(np.float32)
+    grid = Grid(*sums.shape[1:3], sums.size // columns, 1)
+    gemm = Gemm(Source(h, w, columns), window_of(Sampling(3, stride, padding, "uncounted")), grid, columns, 1, 2)
+    launch(average_kernel(), 2, THREADS, partial, taps / taps.sum(), gemm)
+    np.testing.assert_allclose(partial.sum(0), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 # -- norms ------------------------------------------------------------------------------------------------------------

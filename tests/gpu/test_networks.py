@@ -8,9 +8,10 @@ import pytest
 from pix2pix.engines.reference import ReferenceEngine, to_float
 from pix2pix.model.lowering import lower
 from pix2pix.model.resnet import resnet
+from pix2pix.model.weights import random_weights
 from pix2pix.plans.algorithms import supports
 from pix2pix.plans.heuristics import choose
-from tests.engines.layers import NETWORKS
+from tests.engines.layers import NETWORKS, body, network
 from tests.gpu.gpus import MISSING, SIMULATED
 from tests.gpu.layers import PRECISIONS, RESNETS, UNUSUAL, check_network, sample
 from tests.models import check_layer, pictures
@@ -21,12 +22,11 @@ if MISSING:
 from pix2pix.gpu.engine import GpuEngine
 
 pytestmark = pytest.mark.gpu
-SUPPORTED = [name for name in NETWORKS if name != "average"]
-ON_TENSOR_CORES = [(name, precision) for name in (*SUPPORTED, *UNUSUAL) for precision in PRECISIONS]
+ON_TENSOR_CORES = [(name, precision) for name in (*NETWORKS, *UNUSUAL) for precision in PRECISIONS]
 FEW = [("output padding", "float16"), ("residual", "bfloat16")]  # in the simulator: tests/gpu/ptx has all kinds
 
 
-@pytest.mark.parametrize("name", [*SUPPORTED, *UNUSUAL])
+@pytest.mark.parametrize("name", [*NETWORKS, *UNUSUAL])
 def test_every_kind_of_layer(name):
     check_network(name, "float32", None, 2, 8, 12)
 
@@ -84,7 +84,7 @@ def test_the_published_resnet_has_plans_that_fit_it(precision, tune):
 
 
 def test_what_no_kernel_computes_is_named():
-    g, weights = sample("average")
+    g = network(body(kernel=17, padding=8))
     assert not supports(lower(g)["body"], "cuda")
-    with pytest.raises(ValueError, match=r"no kernel for body .*uncounted padding.*averages that count their padding"):
-        GpuEngine(g, weights)
+    with pytest.raises(ValueError, match=r"no kernel for body \(17x17 convolution.*it takes kernels up to 15x15"):
+        GpuEngine(g, random_weights(g))

@@ -165,7 +165,8 @@ def wgmma(acc, shared, a, b, columns, kind):
     def product(sums):
         left = floats_of(shared[_swizzled(a, WARPGROUP_ROWS)].view(np.uint32), kind)
         right = floats_of(shared[_swizzled(b, columns)].view(np.uint32), kind)
-        for warp, rows in enumerate(np.split(left @ right.T, WARPGROUP_ROWS // 16)):
+        sums_of_rows = np.einsum("mk,nk->mn", left, right)  # not by BLAS, as in fma_tile
+        for warp, rows in enumerate(np.split(sums_of_rows, WARPGROUP_ROWS // 16)):
             accumulate(sums[LANES * warp : LANES * (warp + 1)], rows, 1, columns // 8)
 
     collective((acc, (a, b)), work, WARPGROUP)

@@ -106,7 +106,8 @@ def mma_sync(acc, a, b, mf, nf, kind):
         for lane, (_, _, a_words, b_words) in enumerate(brought):
             left[:, A_ROW[lane], A_WORD[lane]] = np.reshape(a_words, (mf, 4))
             right[:, B_COLUMN[lane], B_WORD[lane]] = np.reshape(b_words, (nf, 2))
-        product = floats_of(left, kind).reshape(16 * mf, -1) @ floats_of(right, kind).reshape(8 * nf, -1).T
+        rows, columns = floats_of(left, kind).reshape(16 * mf, -1), floats_of(right, kind).reshape(8 * nf, -1)
+        product = np.einsum("mk,nk->mn", rows, columns)  # not by BLAS, as in fma_tile
         accumulate([sums for _, sums, _, _ in brought], product, mf, nf)
 
     loads = this_thread().__dict__.pop("loads", [])

@@ -30,6 +30,9 @@ def _indices(count, step, depth, pitch):
 
 
 def fma_tile(acc, a, a_at, b, b_at, tm, tn, depth, a_pitch, b_pitch, a_step, b_step):
-    """See pix2pix.gpu.ptx.simt. One matrix product, as the simulator would take minutes for single FMAs."""
-    left = a[a_at + _indices(tm, a_step, depth, a_pitch)]
-    acc += (left.T @ b[b_at + _indices(tn, b_step, depth, b_pitch)]).ravel()
+    """See pix2pix.gpu.ptx.simt. One matrix product, as the simulator would take minutes for single FMAs.
+
+    By einsum: what BLAS gives for a row may depend on the row's place.
+    """
+    left, right = a[a_at + _indices(tm, a_step, depth, a_pitch)], b[b_at + _indices(tn, b_step, depth, b_pitch)]
+    acc += np.einsum("km,kn->mn", left, right).ravel()

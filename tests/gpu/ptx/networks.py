@@ -37,7 +37,7 @@ def launches_of(case: Case, architecture: str) -> set[str]:
     session = DryRun(architecture)
     g, weights = case.model
     with on_machine(session), GpuEngine(g, weights, precision=case.precision, plan=case.algorithm) as engine:
-        x = np.zeros((case.images, case.h, case.w, 3), np.float32)
+        x = np.zeros((case.images, case.h, case.w, g.in_channels), np.float32)
         engine.run(x, outputs=[layer.name for layer in g.layers])
         engine.run(x)
         if g.shapes(case.h, case.w)[g.layers[-1].name] == x.shape[1:]:

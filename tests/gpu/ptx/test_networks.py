@@ -51,6 +51,7 @@ OPCODES = {
     "read_map": ("ld.global", "st.global"),
     "copy_values": ("ld.global", "st.global"),
     "to_image": ("ld.global", "st.global", "ex2.approx"),
+    "average_sums": ("ld.global.v4", "st.global.v4"),
     "insert_zeros": ("ld.global.v4", "st.global.v4"),
     "im2col": ("ld.global.v4", "st.global.v4"),
 }
