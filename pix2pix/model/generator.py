@@ -52,8 +52,8 @@ class Norm:
     """Batch or instance normalisation over the pixels of a map: (x - mean) / sqrt(variance + eps) * gamma + beta.
 
     ``fixed`` is what folding leaves of running statistics where they can be no part of the kernel: x * gamma + beta.
-    ``groups``, if not 0, makes it a group normalisation: the channels are cut into so many groups of neighbours, each of
-    which has one mean and one variance. Gamma and beta are of channels all the same.
+    ``groups``, if not 0, makes it a group normalisation: the channels are cut into so many groups of neighbours, each
+    of which has one mean and one variance. Gamma and beta are of channels all the same.
     """
 
     eps: float = DEFAULT_EPS
@@ -377,7 +377,8 @@ class Generator:
                 if entry[name] == default:
                     del entry[name]
             if entry["norm"]:
-                entry["norm"] = {name: value for name, value in entry["norm"].items() if value or name in ("eps", "affine")}
+                norm = entry["norm"].items()
+                entry["norm"] = {name: value for name, value in norm if value or name in ("eps", "affine")}
         return description
 
     @classmethod

@@ -92,3 +92,17 @@ def test_endless_products_are_refused() -> None:
     with pytest.raises(NotExpressible):
         for _ in range(9):
             value = times(value, value)
+
+
+def test_groups_of_channels_are_those_of_one_split() -> None:
+    def of(groups: int, kind: str) -> Sum:
+        return single(Factor(kind, "x", groups=groups))
+
+    def norm(x: int, mean: int, variance: int) -> Sum:
+        return plus(times(times(GAMMA, minus(of(x, "map"), of(mean, "mean"))), rsqrt(of(variance, "variance"))), BETA)
+
+    assert written_norm(norm(2, 2, 2)) == WrittenNorm("x", 1e-3, "g", "b", None, None, 2)
+    assert not any(written_norm(norm(*groups)) for groups in ((0, 2, 2), (2, 0, 2), (2, 2, 0), (2, 2, 1)))
+    assert over(of(2, "sum"), of(2, "count")) == of(2, "mean")
+    with pytest.raises(NotExpressible):
+        over(of(2, "sum"), of(0, "count"))

@@ -112,8 +112,9 @@ def root(value: Sum, kind: Literal["rsqrt", "sqrt"]) -> Sum:
 def over(first: Sum, second: Sum) -> Sum:
     """first / second, which is a root, or the number of pixels that first is a sum of."""
     divisor, summed = alone(second), alone(first)
-    if summed and divisor == Factor("count", summed.of) and summed.kind in ("sum", "sum of squares"):
-        return single(Factor("mean" if summed.kind == "sum" else "variance", summed.of))
+    if summed and summed.kind in ("sum", "sum of squares"):
+        if divisor == Factor("count", summed.of, groups=summed.groups):
+            return single(Factor("mean" if summed.kind == "sum" else "variance", summed.of, groups=summed.groups))
     if divisor is None or divisor.kind != "sqrt":
         raise NotExpressible("it divides by what is no root of a variance")
     return times(first, single(divisor._replace(kind="rsqrt")))
@@ -150,7 +151,7 @@ def written_norm(value: Sum) -> WrittenNorm | None:
         return None
     gamma, beta = (factors[0].of if factors else None for factors in (scales, shifts[0] if shifts else ()))
     stored = (None, None) if scale.of_map else (left[0].of, scale.of)
-    return WrittenNorm(normed.of, scale.number, gamma, beta, *stored, normed.groups)
+    return WrittenNorm(normed.of, scale.number, gamma, beta, *stored, groups=normed.groups)
 
 
 def _bounded(value: Sum) -> Sum:

@@ -61,7 +61,7 @@ def reshaped(trace: Trace, operation: Operation) -> Sum | Value:
     if _is_vector(value):
         return value
     shape = trace.sizes.list_of(operation.reads[1])
-    maps = {factor.of for product in value for factor in product if factor.kind == "map"}
+    maps = {factor.of for product in value for factor in product if factor.kind in ("map", "ones")}
     expected = trace.shape_of(next(iter(maps))) if len(maps) == 1 else None
     if not expected or not shape or not expected[3]:
         raise NotExpressible("it changes the shape of what is no map")
@@ -76,7 +76,7 @@ def reshaped(trace: Trace, operation: Operation) -> Sum | Value:
 
 def _is_vector(value: Sum) -> bool:
     """Whether there is one number for each channel."""
-    return not any(factor.kind in ("map", "rows", "squares") for product in value for factor in product)
+    return not any(factor.kind in ("map", "rows", "squares", "ones") for product in value for factor in product)
 
 
 def unchanged(trace: Trace, operation: Operation) -> Sum:

@@ -139,14 +139,15 @@ def _mean(trace: Trace, operation: Operation) -> Sum:
 def _summed(trace: Trace, operation: Operation) -> Sum:
     factor = _over_pixels(trace, operation)
     if factor.kind == "ones":
-        return algebra.single(Factor("count", factor.of))
-    return algebra.single(Factor("sum of squares" if factor.kind == "squares" else "sum", factor.of))
+        return algebra.single(Factor("count", factor.of, groups=factor.groups))
+    kind: Literal["sum of squares", "sum"] = "sum of squares" if factor.kind == "squares" else "sum"
+    return algebra.single(Factor(kind, factor.of, groups=factor.groups))
 
 
 def _ones(trace: Trace, operation: Operation) -> Sum:
     trace.map_of(operation.reads[0])
     factor = trace.factor(operation.reads[0])
-    return algebra.single(Factor("ones", factor.of)) if factor else {}
+    return algebra.single(Factor("ones", factor.of, groups=factor.groups)) if factor else {}
 
 
 def _zeros(trace: Trace, operation: Operation) -> Sum:

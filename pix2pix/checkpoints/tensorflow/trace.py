@@ -120,9 +120,9 @@ class Trace:
                 self.parts[f"{value.parts[0].layer}.{part}"] = variable
 
     def shape_of(self, name: str) -> Lengths | None:
-        """(images, height, width, channels) of the map that an operation makes; None if it makes none."""
+        """(images, height, width, channels) of the map, or ones, that an operation makes; None if it makes none."""
         factor = algebra.alone(self.sums.get(self.function.passed(name), {}))
-        value = self.maps.get(factor.of) if factor and factor.kind in ("map", "rows") else None
+        value = self.maps.get(factor.of) if factor and factor.kind in ("map", "rows", "ones") else None
         if factor is None or value is None or value.padding != (0, 0, 0, 0):
             return None
         side = value.upsample / self.network.pixels[value.parts[0].layer]

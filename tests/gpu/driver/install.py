@@ -42,7 +42,8 @@ ALSO_WRITTEN = {
     "finish_map": ("statistics", "partial"),
     "group_statistics": ("statistics",),
 }
-READ_TOO = {"finish_map": ("partial",), "normalise_map": ("out",), "group_statistics": ("statistics",)}  # of what they write
+# Of what they write.
+READ_TOO = {"finish_map": ("partial",), "normalise_map": ("out",), "group_statistics": ("statistics",)}
 # Calls that Numba makes, with the types that it expects of results.
 RESULTS: dict[str, Callable[[Any], Any]] = {
     "cuCtxGetCurrent": lambda device: binding.CUcontext(0 if device is None else device + 1),
