@@ -150,8 +150,8 @@ def written_norm(value: Sum) -> WrittenNorm | None:
     if not known or any(len(product) != 1 or product[0].kind != "variable" for product in shifts):
         return None
     gamma, beta = (factors[0].of if factors else None for factors in (scales, shifts[0] if shifts else ()))
-    stored = (None, None) if scale.of_map else (left[0].of, scale.of)
-    return WrittenNorm(normed.of, scale.number, gamma, beta, *stored, groups=normed.groups)
+    mean, variance = (None, None) if scale.of_map else (left[0].of, scale.of)
+    return WrittenNorm(normed.of, scale.number, gamma, beta, mean, variance, normed.groups)
 
 
 def _bounded(value: Sum) -> Sum:
