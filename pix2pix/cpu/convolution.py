@@ -26,7 +26,6 @@ class ConvolutionSpec(NamedTuple):
     gamma: np.ndarray | None = None  # (out,)
     beta: np.ndarray | None = None  # (out,)
     eps: float | None = None
-    group: int = 1  # channels that are normalised together, by one mean and one variance
     bfloat16: bool = False  # whether products are of bfloat16 numbers
     tiles: bool = False  # whether AMX multiplies them; direct convolution then keeps its map as float16
     reads_image: bool = False  # whether the layer reads the image itself
@@ -35,6 +34,7 @@ class ConvolutionSpec(NamedTuple):
     quantised: Quantised | None = None  # how the input becomes 8-bit integers, if the kernel holds such
     finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
     map_units: MapUnits | None = None  # in which float16 is kept; None: units of 1
+    group: int = 1  # channels that are normalised together, by one mean and one variance
 
 
 def widened_to_four(spec: ConvolutionSpec) -> ConvolutionSpec:

@@ -85,7 +85,7 @@ class PackedOp:
     affine: Any  # (3, columns): bias, gamma, beta; 0, 1, 0 where there is none
     residual: Use | None  # where it is read
     is_padded: bool  # whether pad_map writes the readers' maps
-    averaged: Any  # (kernel): taps over their sum, of a filter that leaves its padding out; else None
+    averaged: Any  # (kernel): taps, to scale, of a filter that leaves its padding out; else None
 
 
 class DeviceWeights:

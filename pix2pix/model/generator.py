@@ -53,7 +53,7 @@ class Norm:
 
     ``fixed`` is what folding leaves of running statistics where they can be no part of the kernel: x * gamma + beta.
     ``groups``, if not 0, makes it a group normalisation: the channels are cut into so many groups of neighbours, each
-    of which has one mean and one variance. Gamma and beta are of channels all the same.
+    of which has one mean and one variance, those of the image, and each channel its own gamma and beta.
     """
 
     eps: float = DEFAULT_EPS
@@ -376,9 +376,9 @@ class Generator:
             for name, default in _LATER_FIELDS.items():
                 if entry[name] == default:
                     del entry[name]
-            if entry["norm"]:
-                norm = entry["norm"].items()
-                entry["norm"] = {name: value for name, value in norm if value or name in ("eps", "affine")}
+            for name, default in _LATER_NORM_FIELDS.items() if entry["norm"] else ():
+                if entry["norm"][name] == default:
+                    del entry["norm"][name]
         return description
 
     @classmethod
@@ -416,7 +416,9 @@ def _overridden(layer: Layer, values: Mapping[str, Any], in_block: bool) -> Laye
     return layer
 
 
-_LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-6:]}  # since version 0.1.0
+# Since version 0.1.0:
+_LATER_FIELDS = {f.name: f.default for f in dataclasses.fields(Layer)[-6:]}
+_LATER_NORM_FIELDS = {f.name: f.default for f in dataclasses.fields(Norm)[-2:]}
 
 
 def _checked(layer: Layer) -> Layer:
@@ -454,5 +456,5 @@ def _checked(layer: Layer) -> Layer:
 
 def _is_sane(norm: Norm, filters: int) -> bool:
     groups = norm.groups
-    can_group = isinstance(groups, int) and 0 <= groups <= filters and not (groups and (norm.fixed or filters % groups))
-    return 0 < norm.eps < math.inf and can_group
+    can_group = type(groups) is int and 0 <= groups <= filters and not (groups and (norm.fixed or filters % groups))
+    return 0 < norm.eps < math.inf and can_group and type(norm.fixed) is bool

@@ -165,8 +165,8 @@ class Program:
     def constants(self, h: int, w: int) -> tuple[str, ...]:
         """Operations whose result is the same for every h x w image.
 
-        A 1x1 map normalised by its own statistics is exactly beta, whatever it was; what reads only such maps is
-        constant too.
+        A 1x1 map whose channels are normalised by their own statistics is exactly beta, whatever it was; what reads
+        only such maps is constant too.
         """
         if self.generator.statistics != "image":
             return ()

@@ -4,8 +4,9 @@ float16 has 11 digits from 6.1e-5 to 65504 and none beyond. A map holds the sums
 filter are multiples of a power of two near their expected root mean square. So 2^15 times as much fits, and what is
 2^14 times smaller still has all its digits.
 
-What is expected follows from the weights: a normalised channel has mean beta and standard deviation gamma; other
-channels what their weights make of the channels that they read, as if pixels were independent and normally distributed.
+What is expected follows from the weights: a channel that is normalised by itself has mean beta and standard deviation
+gamma; other channels what their weights make of the channels that they read, as if pixels were independent and normally
+distributed. Channels that are normalised together have one unit, for their statistics are added up in it.
 """
 
 from __future__ import annotations

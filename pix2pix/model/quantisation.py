@@ -7,8 +7,9 @@ that it meets, multiplied by ``unit_c`` beforehand, as whole numbers from -127 t
 
 The units and zeros follow from the weights: a normalised channel has mean beta and standard deviation gamma in every
 image, whatever it shows. Its range is taken as beta +- SPREADS * gamma through the activation, and 0 is a whole number
-in it, so that padding is exact. ``step`` is one number for each image, the least with which the ranges hold all values
-of that image; so nothing is clipped, and images don't depend on each other.
+in it, so that padding is exact. Channels that are normalised together count as if each had been by itself. ``step`` is
+one number for each image, the least with which the ranges hold all values of that image; so nothing is clipped, and
+images don't depend on each other.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _folded_layer(layer: Layer, running: bool) -> Layer:
         if layer.inner_slope == 1:
             layer = dataclasses.replace(layer, norm=None, bias=True)
         else:
-            layer = dataclasses.replace(layer, norm=dataclasses.replace(norm, fixed=True, affine=True))
+            layer = dataclasses.replace(layer, norm=dataclasses.replace(norm, fixed=True, affine=True, groups=0))
     if not _upsamples_nearest(layer):
         return layer
     factor, kernel = layer.upsample, layer.kernel

@@ -70,7 +70,7 @@ def choose(
             best = Algorithm("int8")
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
-            wide += _transformed(op, 3) > WEIGHT_BYTES
+            wide += _is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
         chosen = wanted or (best if op.name in kept else measured.get(tables.shape(generator, op), best))
         layers[op.name] = chosen if chosen in takes else takes[0]
     if wanted and wanted not in layers.values():
@@ -89,7 +89,7 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     """
     large = grid >= 16 or (grid >= 8 and tune == "throughput")
     if op.sampling.kernel == 3:
-        if op.sampling.stride > 1:
+        if not _is_three_by_three(op):
             return Algorithm("direct")
         tiles = (4, 3) if precision == "float32" else (3,)
         fit = [m for m in tiles if _transformed(op, m) <= WEIGHT_BYTES]
@@ -101,6 +101,11 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     if large:
         return Algorithm("winograd", 4)
     return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
+
+
+def _is_three_by_three(op: Op) -> bool:
+    """Whether an operation is a convolution of 3x3 taps and stride 1."""
+    return op.sampling.kernel == 3 and op.sampling.stride == 1 and not op.depthwise
 
 
 def _transformed(op: Op, m: int) -> int:

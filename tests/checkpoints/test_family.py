@@ -153,7 +153,7 @@ OWN_NORM = {"class_name": "InstanceNormalization", "registered_name": "InstanceN
         (NORM, {}, {"groups": 0}, "groups is 0, expected a divisor"),
         (NORM, {"class_name": "LayerNormalization"}, {}, "'LayerNormalization'. is not supported: such layers"),
         (NORM, OWN_NORM, {"axis": None}, "its axis shows keras_contrib's InstanceNormalization"),
-        (NORM, OWN_NORM, {"axis": -1, "groups": 8}, "groups is 8"),
+        (NORM, OWN_NORM, {"axis": -1, "groups": 1}, "groups is 1, which no instance norm has"),
         (NORM, OWN_NORM, {"momentum": 0.1}, "known by its name, but the entry 'momentum' of its config is not"),
         (NORM, OWN_NORM, {"epsilon": 0}, "epsilon is 0, expected a small positive number"),
         (NORM, {"class_name": "Norm", "module": None}, {}, "'Norm'. .*what a class of the program's own computes"),

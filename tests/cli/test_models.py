@@ -10,6 +10,9 @@ import pytest
 import pix2pix
 from pix2pix import checkpoints
 from pix2pix.cli import main
+from pix2pix.model.generator import Norm
+from pix2pix.model.unet import UnetVariant, unet
+from pix2pix.model.weights import random_weights
 from tests.cli.commands import GENERATOR, names, pixels_of, translate
 from tests.models import with_cancelling_layer
 
@@ -58,6 +61,13 @@ def test_info_of_a_model(capsys):
         assert fact in printed
     assert main(["info", "--plan"]) == 2
     capsys.readouterr()
+
+
+def test_info_names_groups_of_channels(tmp_path, capsys):
+    generator = unet(ngf=4, depth=2, variant=UnetVariant(norm=Norm(groups=2)))
+    checkpoints.write(tmp_path / "grouped.safetensors", generator, random_weights(generator))
+    assert main(["info", str(tmp_path / "grouped.safetensors")]) == 0
+    assert "2 groups" in capsys.readouterr().out
 
 
 def plan_column(argv, capsys) -> dict[str, str]:

@@ -29,6 +29,7 @@ RESNETS = {
     "nearest": resnet(ngf=8, blocks=1, variant=ResnetVariant(up="nearest", up_padding="reflect", activation="none")),
     "cut": resnet(ngf=17, blocks=1, variant=ResnetVariant(down="blurred", up="bilinear")),
     "tensorflow": resnet(ngf=6, blocks=1, out_channels=4, variant=ResnetVariant(pads_after=True, norm=Norm(1e-3))),
+    "groups": resnet(ngf=9, blocks=1, variant=ResnetVariant(norm=Norm(groups=3), bias="all")),
     "pix2pixhd": local_enhancer(8, blocks=1, coarse=Coarse(blocks=1, levels=2), size=64),
     "running": resnet(ngf=10, blocks=2, variant=ResnetVariant(norm=Norm(), bias="last"), statistics="running"),
 }

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pix2pix.cpu.engine import CpuEngine
-from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, normalise, to_float
 from pix2pix.model.generator import Generator, Norm
-from pix2pix.model.map_units import map_units
+from pix2pix.model.map_units import Expected, map_units
 from pix2pix.model.unet import UnetVariant, unet
 from pix2pix.model.weights import random_weights
 from tests.cpu.isas import BFLOAT16
-from tests.engines.layers import NETWORKS, body, network, weights_of
+from tests.engines.layers import FIRST, LAST, NETWORKS, body, network, weights_of
 from tests.models import VARIANTS, check_layer, pictures
 from tests.models import weights_of as unet_weights
 
@@ -102,3 +102,23 @@ def test_units_are_powers_of_two_near_what_maps_hold(shift):
         root_mean_square = np.sqrt((values[name] ** 2).mean((0, 1, 2)))
         exponents = np.log2(root_mean_square / units[name].sums)  # 15 would be infinite, -14 would lose digits
         assert -10 < exponents.min() and exponents.max() < 2, name
+
+
+def test_channels_that_are_normalised_together_have_one_unit():
+    """Whatever they hold by themselves: statistics are added up in it."""
+    norm = Norm(groups=3)
+    generator = Generator((FIRST, body(filters=12, norm=norm), dataclasses.replace(LAST, in_channels=12)), size=8)
+    weights = random_weights(generator, seed=2)
+    weights["body.kernel"] *= np.exp2(2 * np.arange(12, dtype=np.float32))
+    units = map_units(generator, weights)["body"].sums.reshape(norm.groups, -1)
+    assert (units == units[:, :1]).all() and (np.diff(np.log2(units[:, 0])) > 4).all()
+
+
+@pytest.mark.parametrize("norm", [Norm(), Norm(groups=2)])
+def test_what_is_expected_behind_a_norm_is_what_it_makes(norm):
+    rng = np.random.default_rng(0)
+    expected = Expected(np.float64([1, -2, 0, 5]), np.float64([1, 9, 4, 0.25]))
+    y = rng.normal(expected.mean, np.sqrt(expected.variance), (300, 300, 4))
+    found = normalise(y, *norm.statistics(y.mean((0, 1)), y.var((0, 1))), norm.eps)
+    for want, got in zip(expected.normalised(norm), (found.mean((0, 1)), found.var((0, 1))), strict=True):
+        np.testing.assert_allclose(got, want, atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ from pix2pix.cpu.engine import CpuEngine
 from pix2pix.engines import sensitivity
 from pix2pix.engines.reference import ReferenceEngine, convolve, gather, leaky_relu, step_of, to_integers
 from pix2pix.engines.sensitivity import Rounding, output_losses, probe_image, sensitive_layers
+from pix2pix.model.generator import Norm
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import quantise, quantise_all, ranges
 from pix2pix.model.resnet import resnet
@@ -56,7 +58,10 @@ def test_losses_are_those_of_the_emulation(name):
         assert lost[layer] / 2 - total / 20 < losses[layer] < lost[layer] * 2 + total / 20, layer
 
 
-@pytest.mark.parametrize("name, statistics", [("add", "image"), ("inner slope", "image"), ("inner slope", "running")])
+@pytest.mark.parametrize(
+    "name, statistics",
+    [("add", "image"), ("inner slope", "image"), ("inner slope", "running"), ("group norm", "image")],
+)
 def test_noise_is_that_of_emulated_sums(name, statistics):
     """Over kernels, of which each is rounded otherwise. Norms by the image's own statistics take the mean away."""
     generator, x = (
@@ -74,10 +79,24 @@ def test_noise_is_that_of_emulated_sums(name, statistics):
         read, step = gather(op, inputs), step_of(op, inputs, rounding.ends)
         whole = convolve(op, to_integers(read, step, quantised), quantised.kernel.astype(np.float64))
         error = whole * (step * quantised.units) - convolve(op, read.astype(np.float64), kernel)
-        is_fixed = op.epilogue.norm is None or op.epilogue.norm.fixed
-        expected += (np.square(error).mean((0, 1)) if is_fixed else error.var((0, 1))).sum()
+        norm = op.epilogue.norm
+        keeps_mean = norm is None or norm.fixed or norm.groups
+        expected += (np.square(error).mean((0, 1)) if keeps_mean else error.var((0, 1))).sum()
         found += rounding.noise(op, read, step).sum()
     assert 1 / 1.2 < found / expected < 1.2
+
+
+@pytest.mark.parametrize("norm", [Norm(), Norm(groups=2)])
+@pytest.mark.parametrize("activation", ["none", "tanh"])
+def test_the_adjoint_of_an_epilogue_is_that_of_its_derivative(norm, activation):
+    op = lower(layers.network(layers.body(norm=norm, inner_slope=0.2)))["body"]
+    op = dataclasses.replace(op, epilogue=dataclasses.replace(op.epilogue, activation=activation))
+    rng = np.random.default_rng(0)
+    part = {name: rng.normal(1, 0.5, op.filters) for name in ("bias", "gamma", "beta")}
+    y, change, gradient = rng.normal(0, [1, 3, 9, 2], (3, 6, 7, op.filters))
+    _, adjoint = sensitivity._epilogue(op, y, part)
+    after, before = (sensitivity._epilogue(op, y + step * change, part)[0] for step in (1e-6, -1e-6))
+    assert np.sum(gradient * (after - before) / 2e-6) == pytest.approx(np.sum(adjoint(gradient) * change), rel=1e-5)
 
 
 def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():

@@ -78,6 +78,7 @@ RESNETS = {
     "small resnet": resnet(3, 2, size=16),
     "running resnet": resnet(3, 1, size=16, statistics="running", variant=ResnetVariant(norm=Norm(), pads_after=True)),
     "blurred resnet": resnet(3, 1, size=16, variant=ResnetVariant(down="blurred", up="bilinear", activation="none")),
+    "grouped resnet": resnet(9, 1, size=16, variant=ResnetVariant(norm=Norm(groups=3), bias="all")),
     "local enhancer": local_enhancer(3, 1, size=16, coarse=Coarse(1, 1)),
     "two enhancers of labels": local_enhancer(2, 1, 10, size=16, coarse=Coarse(1, 1), enhancers=2),
 }

@@ -183,7 +183,7 @@ def test_group_norms_keep_biases_and_small_maps_that_vary():
     assert [bool(lower(g).constants(8, 8)) for g in generators] == [True, False]
 
 
-@pytest.mark.parametrize("groups", [-1, 3, 5, 2.0])
+@pytest.mark.parametrize("groups", [-1, 3, 5, 2.0, True])
 def test_groups_divide_the_channels(groups):
     g = unet(ngf=4, depth=2, variant=UnetVariant(norm=Norm(groups=2)))
     description = json.loads(json.dumps(g.to_dict()))

@@ -23,9 +23,9 @@ def test_amx_needs_no_transforms():
 
 
 def test_transformed_weights_of_wide_layers_are_limited():
-    """Every second one has larger tiles, whatever of others is before them."""
-    for precision in ("float32", "bfloat16"):
-        layers = choose(resnet(levels=4, size=512), "latency", precision=precision).layers
+    """Every second one has larger tiles, whatever is before them: with ngf=256, a layer of stride 2 that is as wide."""
+    for ngf, precision in ((64, "float32"), (64, "bfloat16"), (256, "float32")):
+        layers = choose(resnet(ngf, levels=4 if ngf == 64 else 3, size=512), "latency", precision=precision).layers
         assert {str(layers[name]) for name in layers if name.endswith("_1") and "block" in name} == {"winograd3"}
         assert {str(layers[name]) for name in layers if name.endswith("_2") and "block" in name} == {"winograd2"}
 

@@ -175,6 +175,8 @@ def norm(node: Node, channels: int) -> tuple[Norm, bool, bool]:
     groups: Any = config.get("groups", -1 if is_instance_norm(node) else None)
     if node.kind == "BatchNormalization" or groups in (-1, channels):
         groups = 0
+    elif is_instance_norm(node):
+        raise NotExpressible(f"groups is {shown(groups)}, which no instance norm has: expected -1 or {channels}")
     elif not _is_count(groups) or channels % groups:
         raise NotExpressible(f"groups is {shown(groups)}, expected a divisor of its {channels} channels")
     center, scale, axis = config.get("center", True), config.get("scale", True), config.get("axis", -1)
@@ -190,7 +192,7 @@ def _eps_of_instance_norm(node: Node) -> tuple[Any, bool]:
     if "axis" in node.config and "groups" not in node.config:
         raise NotExpressible(
             "its axis shows keras_contrib's InstanceNormalization or a copy, which adds epsilon to the deviation and "
-            "not to the variance, and by default takes all channels together: no layer of a generator does"
+            "not to the variance: no layer of a generator does"
         )
     _check_entries(node, {"epsilon", "eps", "center", "scale", "axis", "groups"})
     given = node.config.get("epsilon", node.config.get("eps"))

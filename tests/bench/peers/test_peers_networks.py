@@ -15,7 +15,8 @@ from pix2pix.model.unet import unet
 from pix2pix.model.weights import folded, random_weights
 from tests.engines.layers import CHANNELS, NETWORKS, weights_of
 
-EVERY = {**NETWORKS, "unet": unet(ngf=4, depth=4)}
+GROUPED = "group norm"  # which no network has that peers are compared on
+EVERY = {name: g for name, g in NETWORKS.items() if name != GROUPED} | {"unet": unet(ngf=4, depth=4)}
 
 
 def case(name: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -60,3 +61,5 @@ def test_what_the_peers_cannot_express_is_refused():
     running = folded(NETWORKS["inner slope"].with_statistics("running"))
     with pytest.raises(ValueError, match="body has stored ones"):
         operands.norm_of(lower(running)["body"])
+    with pytest.raises(ValueError, match="body has those of 2 groups"):
+        operands.norm_of(lower(NETWORKS[GROUPED])["body"])
