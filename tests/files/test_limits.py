@@ -19,7 +19,7 @@ from pix2pix.errors import ImageError
 from pix2pix.files import codecs, limits
 from pix2pix.files.fitting import Fitting
 from pix2pix.files.jobs import find_jobs
-from pix2pix.files.limits import Admission, Deferred, Limits, Need, TimedReader, network_bytes
+from pix2pix.files.limits import VECTOR, Admission, Deferred, Limits, Need, TimedReader, network_bytes
 from pix2pix.files.provenance import Source
 from pix2pix.files.raw import translate_raw
 from pix2pix.files.stream import translate_files
@@ -259,7 +259,8 @@ def test_the_cpu_engine_takes_no_more_than_is_estimated(generator):
         backend = engine._forward._backend
         for h, w in ((2048, 2048), (256, 16384), (16384, 256)):
             taken = 4 * backend.size(1, h, w) / (h * w)
-            assert taken <= network_bytes(engine) < 5 * taken
+            shorter = VECTOR // engine._kernels.padded(1)  # the estimate is for the longest vectors
+            assert taken <= network_bytes(engine) < 5 * shorter * taken
 
 
 def test_engines_take_memory_of_the_machine_for_what_they_compute_there(engine, monkeypatch):
