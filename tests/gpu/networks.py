@@ -110,7 +110,7 @@ SAMPLES = [
     Sample("tensor-64x64", 2, 8, 12, "bilinear"),
     Sample("tensor-64x64", 2, 8, 12, "inner slope"),
 ]
-REST = [name for name in (*UNUSUAL, *NETWORKS) if name not in ("bilinear", "inner slope")]
+REST = [name for name in (*UNUSUAL, *NETWORKS) if name not in ("bilinear", "inner slope", "group norm")]
 # Networks of `make test`. They launch every specialisation, but of bfloat16 only some, and of tf32 only some of
 # Hopper's: these differ from float16 in their format alone.
 QUICK: list[Case] = [
@@ -153,6 +153,7 @@ MORE: list[Case] = [
     *(Sample("im2col", 1, 16, 24, name) for name in ("resnet", "local enhancer")),
     *_in_all(PRECISIONS, [Sample("tensor-128x64-split4", 2, 16, 24, "two enhancers of labels")]),
     Sample("implicit-128x64", 2, 16, 24, "two enhancers of labels"),
+    Sample("implicit-128x64", 2, 16, 24, "grouped resnet"),
     *_in_all(["bfloat16"], TENSOR),
     *_in_all(["bfloat16", "tf32"], [*HOPPER, SMALL_HOPPER]),
     Network("implicit-32x128-split32", 1, 16, 32, False, 8, 4),
