@@ -60,8 +60,7 @@ class Rounding(NamedTuple):
     def noise(self, op: Op, x: np.ndarray, step: float) -> np.ndarray:
         """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C), joined, enlarged."""
         norm, inexact = op.epilogue.norm, (x != 0).mean((0, 1))
-        loses_mean = norm and not (norm.fixed or norm.groups)
-        power = x.var((0, 1)) if loses_mean else np.square(x).mean((0, 1))
+        power = x.var((0, 1)) if norm and norm.removes_means else np.square(x).mean((0, 1))
         by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
         by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
         return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))

@@ -61,6 +61,11 @@ class Norm:
     fixed: bool = False
     groups: int = 0
 
+    @property
+    def removes_means(self) -> bool:
+        """Whether statistics of the image take away the mean of each channel by itself."""
+        return not (self.fixed or self.groups)
+
     def of_groups(self, x: np.ndarray) -> np.ndarray:
         """For each channel the mean of ``x`` (C,) over its group."""
         return np.repeat(x.reshape(self.groups, -1).mean(1), len(x) // self.groups) if self.groups else x

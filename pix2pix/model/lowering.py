@@ -175,7 +175,7 @@ class Program:
         for op in self.ops:
             residual = op.epilogue.residual
             norm = op.epilogue.norm
-            is_beta = norm is not None and not (norm.fixed or norm.groups) and shapes[op.name][:2] == (1, 1)
+            is_beta = norm is not None and norm.removes_means and shapes[op.name][:2] == (1, 1)
             if (
                 (is_beta and (residual is None or residual.layer in constant))
                 or constant

@@ -58,8 +58,7 @@ def _folded_layer(layer: Layer, running: bool) -> Layer:
 
 def _loses_bias(layer: Layer, running: bool) -> bool:
     """Whether the norm takes away whatever is added to all pixels of a channel."""
-    norm = layer.norm
-    return norm is not None and not running and not (norm.fixed or norm.groups) and layer.inner_slope == 1
+    return layer.norm is not None and not running and layer.norm.removes_means and layer.inner_slope == 1
 
 
 def _upsamples_nearest(layer: Layer) -> bool:

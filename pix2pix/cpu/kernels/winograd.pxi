@@ -166,7 +166,7 @@ cdef class WinogradConvolution(Convolution):
     cdef long cooperative_blocks(self, const Geometry* g, const Tiling* t, long threads) noexcept nogil:
         """Blocks that are worked on cooperatively: enough to make it worth reading all weights once.
 
-        As many each time, so that the last time is not shorter and the others need less memory.
+        In equal shares, for with a small last one the others would need more memory.
         """
         cdef long enough = max(COOPERATIVE_BYTES // 4, self.weights.shape[0]) // (t.points * (t.k_stride + t.n))
         cdef long most = max(2 * threads, enough // (t.tiles.rows * t.tiles.columns))
