@@ -47,8 +47,8 @@ def _serve(comm: MPI.Intracomm) -> int:
     try:
         mpi.serve(comm, ignored)
     except Exception as error:
-        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        comm.Abort(2)
+        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        mpi.abort(comm, 2)
     return 0
 
 

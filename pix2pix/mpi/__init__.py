@@ -20,7 +20,7 @@ from ..engines.base import Engine
 from ..factory import EngineOptions, make_engine
 from ..loading import read_model
 from ..model.generator import Statistics
-from .launch import RANK_TIMEOUT, launched, world
+from .launch import RANK_TIMEOUT, abort, launched, world
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .heartbeat import Heartbeat
     from .root import Ranks
 
-__all__ = ["launched", "leading", "load", "serve", "world"]
+__all__ = ["abort", "launched", "leading", "load", "serve", "world"]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ communicator from one thread at a time.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from mpi4py import MPI
 from ..errors import RankHungError, RanksLostError
 from ..model.generator import Weights
 from .heartbeat import Heartbeat
-from .launch import RANK_TIMEOUT
+from .launch import RANK_TIMEOUT, abort
 from .messages import POLL_SECONDS, ROOT
 
 MESSAGE, ARRAY = 0, 1  # tags
@@ -94,9 +93,7 @@ class Communicator:
         """Collective. If a rank hangs, this ends the job, because MPI's own end would wait for that rank."""
         if not self.heartbeat.close():
             log.critical("%s", self.heartbeat.failure)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            self.comm.Abort(1)
+            abort(self.comm, 1)
 
     def broadcast(self, shapes: Mapping[str, tuple[int, ...]], weights: Weights | None) -> Weights:
         """The weights of rank 0, float32 of ``shapes`` by name. Collective; the other ranks pass None."""

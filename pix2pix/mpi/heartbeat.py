@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .launch import RANK_TIMEOUT
+from .launch import RANK_TIMEOUT, abort
 from .messages import POLL_SECONDS, ROOT
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Heartbeat:
             if self.failure:
                 if not self._closing.wait(SECONDS_TO_END):
                     log.critical("%s", self.failure)
-                    self._comm.Abort(1)
+                    abort(self._comm, 1)
                 return
         self._exchange_last()
 

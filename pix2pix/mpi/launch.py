@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from types import ModuleType
@@ -25,6 +26,7 @@ VARIABLES = (
 )
 
 RANK_TIMEOUT = 300.0  # seconds without a sign of life after which a rank is taken to hang
+SECONDS_TO_FORWARD = 1.0  # in which a launcher forwards what a rank has written
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -61,6 +63,14 @@ def world() -> MPI.Intracomm | None:
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise RuntimeError("this MPI can be called from one thread only: pix2pix needs MPI_THREAD_SERIALIZED")
     return MPI.COMM_WORLD
+
+
+def abort(comm: MPI.Intracomm, status: int) -> None:
+    """End the job, all ranks of it. The launcher, told so, may drop what it has not forwarded yet of their messages."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(SECONDS_TO_FORWARD)
+    comm.Abort(status)
 
 
 def _imported() -> ModuleType:

@@ -1,7 +1,11 @@
-"""Whether a process is one of several ranks, by the environment."""
+"""Whether a process is one of several ranks, by the environment; and the end of their job."""
 
 from __future__ import annotations
 
+import io
+import sys
+
+from pix2pix.mpi import launch
 from pix2pix.mpi.launch import launched
 
 
@@ -11,3 +15,21 @@ def test_launchers_are_known_by_the_environment():
     assert launched({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "PMI_SIZE": "x"}) == (1, 3)
     assert launched({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}) == (0, 1), "a batch script, not a job step"
     assert launched({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16"}) == (5, 16)
+
+
+def test_a_job_ends_when_its_messages_have_been_forwarded(monkeypatch):
+    """A launcher that is told to end a job may drop what it has read from its ranks."""
+    events = []
+
+    class Stream(io.StringIO):
+        def flush(self) -> None:
+            events.append("flushed")
+
+    class Comm:
+        def Abort(self, status: int) -> None:
+            events.append(status)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    monkeypatch.setattr(launch.time, "sleep", events.append)
+    launch.abort(Comm(), 2)
+    assert events == ["flushed", launch.SECONDS_TO_FORWARD, 2]
