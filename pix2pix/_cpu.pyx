@@ -30,6 +30,8 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from pix2pix.model.winograd import kernel_transform
+
 cdef extern from "cpu/kernels/simd.h" nogil:
     ctypedef float vec  # VL floats; to Cython a float, on which it emits only + - * /
     ctypedef enum Operand:

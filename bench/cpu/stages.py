@@ -34,7 +34,7 @@ from pix2pix.cpu.peaks import MEASURED
 from pix2pix.cpu.topology import available_cores
 from pix2pix.factory import EngineOptions
 from pix2pix.model.lowering import Op, lower
-from pix2pix.plans.algorithms import Algorithm
+from pix2pix.plans.algorithms import Algorithm, shares_tiles
 
 from .. import common, networks
 from ..networks import Workload
@@ -62,7 +62,7 @@ def products(op: Op, algorithm: Algorithm, h: int, w: int) -> tuple[int, int]:
     m, scale = algorithm.m, op.sampling.scale
     taps = -(-op.sampling.kernel // stride)  # r of F(m x m, r x r): with stride 2, a kernel is four smaller ones
     weights = stride**2 * (m + taps - 1) ** 2 * pairs
-    if algorithm.shared:  # a tile covers all phases of its outputs, and starts one output before the first
+    if shares_tiles(op, algorithm):  # a tile covers all phases of its outputs, and starts one output before the first
         tiles = [math.ceil((scale * edge + 1) / (scale * m)) for edge in grid]
     else:
         tiles = [math.ceil(edge / m) for edge in grid]
@@ -73,7 +73,7 @@ def computed_in(op: Op, algorithm: Algorithm, precision: str) -> str:
     """The precision of an operation's products, under a plan for ``precision``."""
     if op.depthwise:
         return "float32"
-    if precision == "int8" and algorithm.kind != "int8":
+    if precision == "int8" and not algorithm.integers:
         precision = "bfloat16" if extension().build_facts()["bfloat16"] == "yes" else "float32"
     return "float32" if op.reads_image and chosen(precision=precision) != "amx" else precision
 

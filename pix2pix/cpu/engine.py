@@ -21,6 +21,7 @@ from ..model.lowering import lower
 from ..model.map_units import Expectations
 from ..model.quantisation import quantise, ranges
 from ..model.weights import fold_parts, folded
+from ..plans.algorithms import shares_tiles
 from ..plans.heuristics import choose
 from ..plans.plan import Plan
 from ..plans.precisions import PRECISIONS, check_precision
@@ -126,9 +127,9 @@ class CpuEngine(BaseEngine):
             return None
         norm, sources, algorithm = op.epilogue.norm, op.sources, self.plan.layers[name]
         kernel, quantised = parts.get("kernel"), None
-        if algorithm.kind == "int8":
-            quantised = quantise(op, parts["kernel"], self._ranges)
-            kernel = quantised.kernel
+        if algorithm.integers:
+            quantised = quantise(op, parts["kernel"], self._ranges, algorithm.m)
+            kernel = kernel if quantised.is_transformed else quantised.kernel
         spec = ConvolutionSpec(
             np.empty((0, 0, 0, 0), np.float32) if kernel is None else np.ascontiguousarray(kernel),
             op.sampling,
@@ -155,7 +156,7 @@ class CpuEngine(BaseEngine):
             return self._kernels.DirectConvolution(spec, self.threads)
         if op.sampling.kernel == 3 and op.sampling.stride == 2:
             spec = widened_to_four(spec)
-        return self._kernels.WinogradConvolution(spec, algorithm.m, algorithm.shared, self.threads)
+        return self._kernels.WinogradConvolution(spec, algorithm.m, shares_tiles(op, algorithm), self.threads)
 
     def _compute(self, given: Maps, results: Maps, stop: threading.Event) -> None:
         """Compute in the engine's own thread. If the wait for it is interrupted, it is given up after an operation."""

@@ -10,6 +10,7 @@ Layers may be computed in 8-bit integers instead, by the definition in :mod:`pix
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..model import winograd
 from ..model.generator import Generator, Norm, Source, Weights
 from ..model.lowering import Op
 from ..model.map_units import MapUnits
@@ -159,9 +161,13 @@ class _Context(Context):
         x = gather(op, inputs)
         if op.name in self._engine.quantised:
             quantised = self._engine.quantised[op.name]
-            step = step_of(op, inputs, quantised.ends)
-            sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
-            y: np.ndarray = (sums * (step * quantised.units)).astype(self._engine.dtype)
+            if quantised.is_transformed:
+                sums = convolve_tiles(op, x.astype(np.float64), quantised)
+            else:
+                step = step_of(op, inputs, quantised.ends)
+                sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
+                sums *= step * quantised.units
+            y: np.ndarray = sums.astype(self._engine.dtype)
         else:
             y = convolve(op, x, part.get("kernel"))
         if epilogue.bias:
@@ -200,10 +206,46 @@ def to_float16(y: np.ndarray, units: np.ndarray) -> np.ndarray:
     return (y / units).astype(np.float16).astype(y.dtype) * units
 
 
-def to_integers(x: np.ndarray, step: float, quantised: Quantised) -> np.ndarray:
+def to_integers(x: np.ndarray, step: float | np.ndarray, quantised: Quantised) -> np.ndarray:
     """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0, in float64."""
     q = np.rint(x / (step * quantised.scales) + quantised.zeros)
     return np.clip(q, 0, LEVELS).astype(np.float64) - quantised.zeros
+
+
+def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
+    """The input (H,W,C), enlarged, through an operation's convolution by Winograd's F(m x m, r x r) in whole numbers.
+
+    Each point of each tile has the least ``step`` that holds all of its channels. The phases of a transposed
+    convolution share their tiles, of which those of later rows and columns begin a pixel earlier.
+    """
+    s, taps, t = op.sampling, 3 if op.sampling.stride == 1 else 2, math.isqrt(len(quantised.kernel))
+    m, step = t - taps + 1, s.step
+    a, b = winograd.output_transform(m, t), winograd.input_transform(t)
+    h, w = s.output_size(x.shape[0] // s.upsample, x.shape[1] // s.upsample)
+    tiles = [(edge // s.scale + s.transposed + m - 1) // m for edge in (h, w)]
+    before = (1, 1) if s.transposed else s.padding[:2]
+    after = [
+        step * (m * count + taps - 1) - size - first
+        for count, size, first in zip(tiles, x.shape, before, strict=False)
+    ]
+    x = pad(x, (*before, *after), s.padding_mode)
+    phases = np.concatenate([x[p::step, q::step] for p in range(step) for q in range(step)], 2)
+    windows = sliding_window_view(phases, (t, t), (0, 1))[::m, ::m]
+    points = np.einsum("yxkij,pi,qj->pqyxk", windows, b, b, optimize=True).reshape(-1, *tiles, phases.shape[2])
+    products = []
+    for i, point in enumerate(points):
+        own = Quantised(*(each[i] for each in quantised))
+        shares = (np.divide(point, end, out=np.zeros_like(point), where=end != 0) for end in own.ends)
+        largest = np.maximum(*shares).max(2, keepdims=True)
+        largest[largest == 0] = 1
+        products.append((to_integers(point, largest, own) @ own.kernel.astype(np.float64)) * (largest * own.units))
+    sums = np.reshape(products, (t, t, *tiles, s.scale, s.scale, -1))
+    y = np.einsum("pqyxrsn,ip,jq->rsyixjn", sums, a, a, optimize=True)
+    y = y.reshape(s.scale, s.scale, *(m * count for count in tiles), y.shape[-1])
+    result = np.empty((h, w, y.shape[-1]))
+    for r, c in np.ndindex(s.scale, s.scale):
+        result[r :: s.scale, c :: s.scale] = y[r, c, r:, c:][: h // s.scale, : w // s.scale]
+    return result
 
 
 def step_of(op: Op, inputs: list[np.ndarray], ends: Range) -> float:

@@ -10,6 +10,9 @@ image, whatever it shows. Its range is taken as beta +- SPREADS * gamma through 
 in it, so that padding is exact. Channels that are normalised together count as if each had been by itself. ``step`` is
 one number for each image, the least with which the ranges hold all values of that image; so nothing is clipped, and
 images don't depend on each other.
+
+In Winograd's minimal filtering (:mod:`.winograd`) the transformed input becomes integers, whose ranges are the largest
+that a transform can make of the input's. Each point of each tile has a ``step`` of its own there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 from .generator import INPUT, Generator, Layer, Source, Weights
 from .lowering import Op, lower
 from .weights import fold
+from .winograd import input_transform, single_stride, transformed_kernel
 
 SPREADS = 6.0  # standard deviations on either side of the mean that a range has
 LEVELS, MOST_WEIGHT = 255, 127  # the largest integers of inputs and weights
@@ -36,12 +40,21 @@ class Range(NamedTuple):
 
 
 class Quantised(NamedTuple):
-    """A layer's kernel as whole numbers, and the units of what it holds; float32, in the generator's layouts."""
+    """A layer's kernel as whole numbers, and the units of what it holds; float32, in the generator's layouts.
+
+    Of a kernel that is transformed, all have the points in front: kernel (points, K, N) in int8, units (points, N),
+    scales and zeros (points, K); K and N are those of :func:`pix2pix.model.winograd.single_stride`.
+    """
 
     kernel: np.ndarray  # as the layer's: whole numbers from -127 to 127
     units: np.ndarray  # (filters,) of its sums
     scales: np.ndarray  # (channels,): the unit of each input channel
     zeros: np.ndarray  # (channels,): the integer that stands for 0
+
+    @property
+    def is_transformed(self) -> bool:
+        """Whether it is for Winograd's minimal filtering."""
+        return self.kernel.ndim == 3
 
     @property
     def ends(self) -> Range:
@@ -54,11 +67,16 @@ class Quantised(NamedTuple):
         return self.zeros, _inverse(self.scales), _inverse(low), _inverse(high)
 
 
-def quantise_all(generator: Generator, weights: Weights, names: Collection[str]) -> dict[str, Quantised]:
-    """The layers ``names`` of the folded generator (:func:`pix2pix.model.weights.fold`) in whole numbers."""
+def quantise_all(
+    generator: Generator, weights: Weights, names: Collection[str], outputs: Mapping[str, int] = {}
+) -> dict[str, Quantised]:
+    """The layers ``names`` of the folded generator (:func:`pix2pix.model.weights.fold`) in whole numbers.
+
+    ``outputs`` are the m of those that Winograd's F(m x m, r x r) computes.
+    """
     folded, parts = fold(generator, weights)
     program, known = lower(folded), ranges(generator, weights)
-    return {name: quantise(program[name], parts[f"{name}.kernel"], known) for name in names}
+    return {name: quantise(program[name], parts[f"{name}.kernel"], known, outputs.get(name, 0)) for name in names}
 
 
 def _inverse(x: np.ndarray) -> np.ndarray:
@@ -122,13 +140,7 @@ class Units(NamedTuple):
 
 def units_of(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Units:
     """The units in which an operation and its kernel become whole numbers, for inputs of the ranges ``known``."""
-    low, high = joined(op.sources, op.join, known)
-    low, high = np.minimum(low, 0), np.maximum(high, 0)
-    scales = (high - low) / LEVELS
-    scales[scales == 0] = 1
-    zeros = np.clip(np.rint(-low / scales), low < 0, LEVELS - (high > 0))  # each side has an integer
-    for side, levels in ((-low, zeros), (high, LEVELS - zeros)):  # what rounding takes from either side
-        scales = np.maximum(scales, np.divide(side, levels, out=np.zeros_like(side), where=levels > 0))
+    scales, zeros = _input_units(*joined(op.sources, op.join, known))
     largest = np.maximum(kernel.max((0, 1)), -kernel.min((0, 1)))  # over the taps
     largest = largest.T if op.sampling.transposed else largest
     units = (largest * scales[:, None]).max(0) / MOST_WEIGHT
@@ -136,11 +148,46 @@ def units_of(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Units:
     return Units(units, scales, zeros)
 
 
-def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Quantised:
-    """The kernel of an operation, in whole numbers for inputs of the ranges ``known``."""
+def _input_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The units in which the integers 0 to 255 hold a range and 0, and the integers that stand for 0."""
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    scales = (high - low) / LEVELS
+    scales[scales == 0] = 1
+    zeros = np.clip(np.rint(-low / scales), low < 0, LEVELS - (high > 0))  # each side has an integer
+    for side, levels in ((-low, zeros), (high, LEVELS - zeros)):  # what rounding takes from either side
+        scales = np.maximum(scales, np.divide(side, levels, out=np.zeros_like(side), where=levels > 0))
+    return scales, zeros
+
+
+def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int = 0) -> Quantised:
+    """The kernel of an operation, in whole numbers for inputs of the ranges ``known``.
+
+    With ``m``, it is transformed for Winograd's F(m x m, r x r), and so are the ranges.
+    """
+    if m:
+        return _quantise_transformed(op, kernel, known, m)
     units, scales, zeros = units_of(op, kernel, known)
     transposed = op.sampling.transposed
     whole = kernel * (scales if transposed else scales[:, None])
     whole /= units[:, None] if transposed else units
     np.rint(whole, out=whole)
     return Quantised(*(np.ascontiguousarray(each, np.float32) for each in (whole, units, scales, zeros)))
+
+
+def _quantise_transformed(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int) -> Quantised:
+    single = single_stride(op.sampling, kernel)
+    low, high = (np.tile(each, op.sampling.step**2) for each in joined(op.sources, op.join, known))
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    rows = input_transform(m + len(single) - 1)
+    of_points = np.stack([np.outer(a, b).ravel() for a in rows for b in rows])
+    more, less = (np.maximum(sign * of_points, 0).sum(1)[:, None] for sign in (1, -1))
+    scales, zeros = _input_units(more * low - less * high, more * high - less * low)
+    wholes, units = [], []
+    for point, of_point in zip(transformed_kernel(single, m), scales, strict=True):
+        point *= of_point[:, None]
+        unit = np.maximum(point.max(0), -point.min(0)) / MOST_WEIGHT
+        unit[unit == 0] = 1
+        point /= unit
+        wholes.append(np.rint(point, out=point).astype(np.int8))
+        units.append(unit)
+    return Quantised(np.stack(wholes), *(np.ascontiguousarray(each, np.float32) for each in (units, scales, zeros)))

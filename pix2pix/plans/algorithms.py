@@ -40,6 +40,11 @@ class Algorithm:
     tile: tuple[int, int] | None = None
     splits: int = 1
 
+    @property
+    def integers(self) -> bool:
+        """Whether it multiplies 8-bit integers."""
+        return self.kind in ("int8", "int8-winograd")
+
     def __str__(self) -> str:
         winograd = ("-shared" if self.shared else "") + str(self.m or "")
         tile = f"-{self.tile[0]}x{self.tile[1]}" if self.tile else ""
@@ -78,21 +83,37 @@ def _integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
     return inside and fits and _direct_on_cpu(op, algorithm, precision)
 
 
+def _winograd_integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
+    """Kernels that need not be widened, whose transformed sums fit 32 bits."""
+    s = op.sampling
+    plain = s in (CONVOLUTION, TRANSPOSED) or _by_one(s)
+    fits = s.step**2 * op.in_channels <= MOST_PRODUCTS
+    return plain and fits and _integers_on_cpu(op, algorithm, precision)
+
+
 def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
     """An image has too few channels for it; what is shared is the input of a transposed convolution's phases.
 
     Of 3x3 taps with stride 2, it makes 4x4.
     """
     s = op.sampling
-    by_one = s.kernel == 3 and s.stride == 1 and not s.transposed
     by_two = s in _by_two(s.transposed)
     inside = not (op.reads_image or op.makes_image or op.depthwise)
     return (
         _direct_on_cpu(op, algorithm, precision)
         and inside
-        and (by_one or by_two)
+        and (_by_one(s) or by_two)
         and (s.transposed or not algorithm.shared)
     )
+
+
+def shares_tiles(op: Op, algorithm: Algorithm) -> bool:
+    """Whether all phases of an output use one transformed input; in integers those of transposed convolutions do."""
+    return algorithm.shared or (algorithm.integers and op.sampling.transposed)
+
+
+def _by_one(s: Sampling) -> bool:
+    return s.kernel == 3 and s.stride == 1 and not s.transposed
 
 
 def _by_two(transposed: bool) -> tuple[Sampling, ...]:
@@ -173,6 +194,12 @@ _TENSOR_CORES = ("bfloat16", "float16", "tf32")
 REGISTRY = (
     Implementation("cpu", ("float32", "bfloat16", "int8"), (Algorithm("direct"),), _direct_on_cpu),
     Implementation("cpu", ("int8",), (Algorithm("int8"),), _integers_on_cpu),
+    Implementation(
+        "cpu",
+        ("int8",),
+        (Algorithm("int8-winograd", 2), Algorithm("int8-winograd", 3)),
+        _winograd_integers_on_cpu,
+    ),
     Implementation(
         "cpu",
         ("float32", "bfloat16", "int8"),

@@ -67,7 +67,7 @@ def choose(
         if hardware == "cuda":
             best = _on_gpu(op, grid, tune, precision)
         elif precision == "int8" and op.name not in kept:
-            best = Algorithm("int8")
+            best = _in_integers(op, grid, processor)
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
             wide += _is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
@@ -101,6 +101,16 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     if large:
         return Algorithm("winograd", 4)
     return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
+
+
+def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
+    """What should be fastest in 8-bit integers for an operation whose base grid is grid x grid.
+
+    Tiles of 4 x 4 points lose no more than direct convolution. AMX multiplies so fast that nothing is gained by them.
+    """
+    tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
+    by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")
+    return tiles if by_tiles else Algorithm("int8")
 
 
 def _is_three_by_three(op: Op) -> bool:

@@ -97,7 +97,7 @@ class Plan:
 
 def check_integers(layers: Mapping[str, Algorithm], precision: str) -> None:
     """Raise ValueError for a plan in int8 under which no layer would be computed in it."""
-    if precision == "int8" and Algorithm("int8") not in layers.values():
+    if precision == "int8" and not any(algorithm.integers for algorithm in layers.values()):
         raise ValueError(
             "precision 'int8': no layer would be computed in it, for the layers that read and make images, and fixed "
             "filters, stay in floating point: use bfloat16 or float32, or a plan that has int8 for some layers"

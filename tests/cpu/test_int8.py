@@ -12,15 +12,16 @@ from pix2pix import checkpoints, demo
 from pix2pix.cpu.convolution import ConvolutionSpec
 from pix2pix.cpu.engine import CpuEngine
 from pix2pix.cpu.instruction_sets import extension
-from pix2pix.engines.reference import ReferenceEngine, to_float
+from pix2pix.engines.reference import ReferenceEngine, convolve, convolve_tiles, to_float
 from pix2pix.files import metrics
-from pix2pix.model.generator import INPUT
-from pix2pix.model.lowering import lower
+from pix2pix.model.generator import INPUT, Source
+from pix2pix.model.lowering import Epilogue, Op, lower
 from pix2pix.model.map_units import MapUnits, map_units
-from pix2pix.model.quantisation import Quantised, quantise_all
+from pix2pix.model.quantisation import Quantised, Range, quantise, quantise_all
+from pix2pix.model.sampling import Sampling
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import fold, random_weights
-from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms, parse
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
 from tests.cpu.isas import INT8
@@ -124,23 +125,94 @@ def test_moments_of_ragged_tiles(isa, transposed, columns):
     check_moments(target, 40, 1e-3 / units_for(40) ** 2 if target.half else 1e-3)
 
 
+def run_tiles(isa, sampling, x, kernel, m, threads=2, known=None):
+    """The Map that Winograd's F(m x m, r x r) in 8-bit integers makes of ``x``; and the operation and its integers."""
+    kernels, c, k = extension(isa), x.shape[3], kernel.shape[2 if sampling.transposed else 3]
+    op = Op("op", (Source("map"),), "concat", c, k, sampling, (), Epilogue(False, None, "none", None, None), ("map",))
+    quantised = quantise(op, kernel, known or {"map": Range(np.full(c, -3.0), np.full(c, 3.0))}, m)
+    spec = ConvolutionSpec(kernel, sampling, [c], eps=1e-3, quantised=quantised, finds_range=True)
+    algorithm = f"winograd{'-shared' if sampling.transposed else ''}{m}"
+    return run_spec(kernels, spec, [(as_map(kernels, x), 1.0)], algorithm, threads), op, quantised
+
+
+def normal(rng: np.random.Generator, sampling: Sampling, n: int, h: int, w: int, c: int, k: int):
+    """Maps and a kernel of random numbers."""
+    taps = (sampling.kernel, sampling.kernel)
+    kernel = rng.standard_normal((*taps, k, c) if sampling.transposed else (*taps, c, k))
+    return rng.standard_normal((n, h, w, c)).astype(np.float32), kernel.astype(np.float32)
+
+
+TILED = (CONVOLUTION, TRANSPOSED, Sampling(3, 1, (1, 1, 1, 1)), Sampling(3, 1, (1, 1, 1, 1), "reflect"))
+IDS = ("convolution", "transposed", "3x3", "3x3 reflect")
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("m", [2, 3])
+@pytest.mark.parametrize("sampling", TILED, ids=IDS)
+@pytest.mark.parametrize("n, h, w, c, k", [(3, 4, 4, 16, 16), (2, 6, 10, 5, 7), (1, 48, 6, 8, 33), (1, 26, 26, 64, 64)])
+def test_tiles_of_integers_compute_what_their_emulation_does(isa, m, sampling, n, h, w, c, k):
+    x, kernel = normal(np.random.default_rng([n, h, w, c, k]), sampling, n, h, w, c, k)
+    x[:, :, : w // 2] *= 1e-3  # each tile has steps of its own
+    target, op, quantised = run_tiles(isa, sampling, x, kernel, m)
+    got = np.asarray(target.raw)[..., :k]
+    expected, exact = (
+        np.stack([function(op, image, each) for image in x.astype(np.float64)])
+        for function, each in ((convolve_tiles, quantised), (convolve, kernel.astype(np.float64)))
+    )
+    for part in (np.s_[:, :, : got.shape[2] // 2 - 6], np.s_[:]):
+        error, noise = (np.sqrt(np.square(each - expected)[part].sum()) for each in (got, exact))
+        assert error <= noise / 10
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("sampling", TILED, ids=IDS)
+@pytest.mark.parametrize("n, h, w, c, k", [*DIVIDED, (3, 64, 64, 8, 16)])
+def test_how_tiles_are_divided_never_changes_a_bit(isa, sampling, n, h, w, c, k):
+    x, kernel = normal(np.random.default_rng(7), sampling, n, h, w, c, k)
+    check_divisions(
+        lambda images, threads: parts_of(run_tiles(isa, sampling, images, kernel, 3, threads)[0], k), x, (1, 2)
+    )
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_in_tiles(isa, value):
+    x, kernel = normal(np.random.default_rng(0), CONVOLUTION, 2, 12, 12, 40, 8)
+    x[1, 5, 5, 33] = value
+    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 3)[0].raw)[..., :8]
+    assert np.isfinite(raw[0]).all() and not np.isfinite(raw[1, 2:4, 2:4]).any()
+
+
+@pytest.mark.parametrize("isa", INT8)
+def test_empty_tiles_are_zeros(isa):
+    x, kernel = normal(np.random.default_rng(0), CONVOLUTION, 1, 12, 12, 8, 8)
+    x[...] = 0
+    x[0, 11, 11] = 1e-38
+    known = {"map": Range(np.zeros(8), np.full(8, 1e-6))}
+    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 2, known=known)[0].raw)
+    assert np.abs(raw).max() < 1e-36 and np.all(raw[0, :4, :4] == 0)
+
+
 NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "keras", "running")}
 NETWORKS |= {name: CASES[name] for name in (*RESNETS, "inner slope", "residual", "add", "bilinear")}
 
 
 @pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("plan", ["int8", "int8-winograd2", "int8-winograd3"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_compute_what_their_emulation_does(name, isa):
+def test_networks_compute_what_their_emulation_does(name, plan, isa):
     """Both round the same numbers, layer by layer; only those that lie halfway between two may fall on either side."""
     generator, weights = NETWORKS[name]
     x = to_float(pictures(2, *[max(32, generator.multiple)] * 2, generator.in_channels))
     names = [layer.name for layer in generator.layers]
-    with CpuEngine(generator, weights, precision="int8", threads=2, isa=isa) as engine:
-        integers = [layer for layer, algorithm in engine.plan.layers.items() if algorithm.kind == "int8"]
+    with CpuEngine(generator, weights, precision="int8", threads=2, isa=isa, plan=plan) as engine:
+        integers = [layer for layer, algorithm in engine.plan.layers.items() if str(algorithm) == plan]
         got = engine.run(x, outputs=names)
     assert integers
-    quantised = quantise_all(generator, weights, integers)
+    quantised = quantise_all(generator, weights, integers, dict.fromkeys(integers, parse(plan).m))
     kept_in = map_units(generator, weights) if isa == "amx" else {}
+    if plan != "int8":  # whose maps are float32
+        kept_in = {name: units for name, units in kept_in.items() if name not in integers}
     oracle = ReferenceEngine(generator, weights)
     emulation = ReferenceEngine(*fold(generator, weights), quantised=quantised, kept_in=kept_in)
     for each in integers:
@@ -171,7 +243,7 @@ def test_the_demo_model_is_near_the_oracle():
 
 
 def floating_layers(engine: CpuEngine) -> list[str]:
-    return [name for name, algorithm in engine.plan.layers.items() if algorithm.kind != "int8"]
+    return [name for name, algorithm in engine.plan.layers.items() if not algorithm.integers]
 
 
 def test_a_model_that_integers_would_harm_keeps_layers_in_floating_point():

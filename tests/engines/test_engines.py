@@ -80,7 +80,8 @@ ENGINES |= {f"cpu-{isa}-{plan or 'default'}": on_cpu(isa, plan) for isa in EXTEN
 ENGINES |= {f"cpu-winograd{s}{m}": on_cpu(EXTENSIONS[0], f"winograd{s}{m}") for m in (2, 3, 4) for s in ("", "-shared")}
 PLANS = ("direct", None, "winograd2", "winograd-shared3")
 ENGINES |= {f"cpu-{i}-bfloat16-{plan or 'default'}": on_cpu(i, plan, "bfloat16") for i in BFLOAT16 for plan in PLANS}
-ENGINES[f"cpu-{INT8[0]}-int8"] = on_cpu(INT8[0], None, "int8")
+for PLAN in (None, "int8-winograd3"):
+    ENGINES[f"cpu-{INT8[0]}-{PLAN or 'int8'}"] = on_cpu(INT8[0], PLAN, "int8")
 for PLACEMENT in ("encoder_2-4,decoder_4-2", "seed-c", "encoder_1,encoder_5,decoder_3-1"):
     ENGINES[f"hybrid-cpu-reference-{PLACEMENT}"] = on_cpu_and_reference(PLACEMENT), "float32"
 ENGINES["pool-of-2-cpu"] = pool_of_cpu_engines, "float32"

@@ -109,7 +109,7 @@ def test_a_layer_of_which_too_much_is_lost_stays_in_floating_point():
     for plan in (None, "int8"):
         for isa in INT8:
             with CpuEngine(generator, weights, precision="int8", isa=isa, plan=plan) as engine:
-                kept = [name for name, algorithm in engine.plan.layers.items() if algorithm.kind != "int8"]
+                kept = [name for name, algorithm in engine.plan.layers.items() if not algorithm.integers]
                 losses.append(np.square(engine.run(x) - expected).mean())
             assert kept == ["encoder_1", *([] if plan else ["encoder_2"]), "decoder_1"]
     allowed = 4 / 10 ** (sensitivity.LEAST_PSNR / 10)
@@ -147,4 +147,4 @@ def test_a_measured_table_does_not_override_it(monkeypatch):
     measured = {tables.shape(generator, op): Algorithm("int8") for op in lower(generator).ops}
     monkeypatch.setattr(tables, "table", lambda *arguments: measured)
     layers = choose(generator, "throughput", precision="int8", kept=["encoder_2"]).layers
-    assert layers["encoder_2"].kind != "int8" == layers["encoder_3"].kind
+    assert not layers["encoder_2"].integers and layers["encoder_3"] == Algorithm("int8")

@@ -22,6 +22,18 @@ def test_amx_needs_no_transforms():
         assert {str(layer) for layer in layers.values()} == {"direct"}
 
 
+@pytest.mark.parametrize("processor, tiles", [("avx512", True), ("portable", True), ("amx", False)])
+def test_integers_are_transformed_without_amx_where_maps_are_large(processor, tiles):
+    layers = choose(resnet(), "latency", precision="int8", processor=processor).layers
+    assert {str(layers[name]) for name in layers if "block" in name} == {"int8-winograd2" if tiles else "int8"}
+    assert [str(layers[name]) for name in layers if "block" not in name] == ["direct", *["int8"] * 4, "direct"]
+    for tune in ("latency", "throughput"):
+        layers = choose(unet(), tune, precision="int8", processor=processor).layers
+        transformed = [name for name, layer in layers.items() if str(layer) == "int8-winograd3"]
+        inner = ["encoder_2", "encoder_3", "encoder_4", "decoder_4", "decoder_3", "decoder_2"]
+        assert transformed == (inner if tiles else [])
+
+
 def test_transformed_weights_of_wide_layers_are_limited():
     """Every second one has larger tiles, whatever is before them: with ngf=256, a layer of stride 2 that is as wide."""
     for ngf, precision in ((64, "float32"), (64, "bfloat16"), (256, "float32")):

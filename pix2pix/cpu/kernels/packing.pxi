@@ -36,6 +36,16 @@ def widened(values, long size, float fill, float rest=0):
     return wide
 
 
+def repeated(where, long count, long phases):
+    """Where each number is in as many phases of `count`, one behind the other, if it is at `where` in each of them."""
+    return np.concatenate([np.where(where >= 0, where + phase * count, -1) for phase in range(phases)])
+
+
+def spread(values, where):
+    """values[:, where], C-contiguous; 0 where `where` is -1."""
+    return np.ascontiguousarray(np.where(where >= 0, values[:, where], 0))
+
+
 cdef inline void set_weight(float* panel, long k, long j, float value, Operand operand) noexcept nogil:
     """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16,
     panel[k // 4][j][k % 4] for 8-bit integers."""

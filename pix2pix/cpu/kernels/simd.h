@@ -89,6 +89,10 @@ static inline void store_bytes(unsigned char *to, vec x) {
     x = larger(x, splat(0.0f));
 #if VL == 16 && defined(__x86_64__)
     _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
+#elif VL == 8 && defined(__x86_64__)
+    __m256i whole = _mm256_cvtps_epi32((__m256)-larger(-x, splat(-255.0f)));
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(words, words));
 #else
     x = -larger(-x, splat(-255.0f));
     *(vec_bytes *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_bytes); /* 1.5 * 2^23 */

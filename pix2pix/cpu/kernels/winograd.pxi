@@ -13,7 +13,8 @@ For each of the products' points xi, the tiles are the rows of one matrix V, and
     V [xi][tile][K]     U [xi][panel][K][NR]     M [xi][tile][N]
 
 Kernels are transformed in float64 when they are packed. In bfloat16, U and V are rounded; the input and the transforms
-stay float32.
+stay float32. In 8-bit integers, each row of V has a *step* of its own, the least with which its integers hold the whole
+row; it lies behind the row. U comes in integers already (pix2pix/model/quantisation.py).
 
 The work is divided among threads in one of two ways, by the size of the layer; neither changes a bit of the result.
 Per thread: each takes blocks through all steps in its own cache, reading all weights for every block. Cooperatively:
@@ -27,6 +28,8 @@ cdef enum:
     TASKS = 16                              # for each thread, at least, when points and panels are shared out
     COOPERATIVE_BYTES = 12 * 1024 * 1024    # of V and M, at least, if blocks are worked on cooperatively
 
+cdef float LEAST_STEP = 1e-30               # of a row of V; one that needs less is as good as zero
+
 
 cdef struct Tiling:
     # how one layer at one size is cut into tiles, and those into blocks
@@ -35,6 +38,7 @@ cdef struct Tiling:
     long scale                  # input pixels from one tile to the next
     long margin                 # input pixels of a block beyond `scale` times its tiles
     long line                   # floats of a row of a block's input
+    long tile                   # floats of a transformed tile that is not an operand yet
     long points                 # products that are computed
     long k, n                   # words of a row of V, columns of M
     long k_stride               # words from one tile to the next in V
@@ -75,24 +79,73 @@ cdef inline long block_input_floats(const Tiling* t) noexcept nogil:
     return (t.scale * t.tiles.rows + t.margin) * t.line
 
 
+cdef inline long block_floats(const Tiling* t) noexcept nogil:
+    """Floats of a thread's own for the input of a block and a transformed tile."""
+    return block_input_floats(t) + t.tile
+
+
 cdef class WinogradConvolution(Convolution):
     """A Convolution by F(m x m, r x r). Weights: U. `shared` phases are of transposed convolutions only."""
-    cdef long m, r, t, points, k, n, panels     # t: points in each direction; k: words of a row of V; n: columns of M
-    cdef bint shared, products_bfloat16
+    cdef long m, r, t, points, n, panels        # t: points in each direction; n: columns of M
+    cdef long row, k                            # numbers, and words, of a row of V
+    cdef bint shared
+    cdef Operand products
     cdef double[:, ::1] kernel_transform
+    # of 8-bit integers: as a Convolution has them for its input, for each number of a row of V; many points have the
+    # same, so each kind of point has its own. By point, for each column of M: the unit of its sums, where they begin
+    cdef float[:, ::1] row_zeros, row_inverses, row_least, row_most, column_units
+    cdef int[:, ::1] offsets
+    cdef long[MAX_POINTS * MAX_POINTS] kinds
 
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, FLOAT32, False)
-        self.m, self.shared, self.products_bfloat16 = m, shared, spec.bfloat16
+        self.m, self.shared = m, shared
+        self.products = INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
         self.kernel_transform = kernel_transform(self.r, self.t)
         self.points = self.t * self.t * (1 if shared else self.phases)
-        self.k = self.depth * self.step * self.step // (2 if self.products_bfloat16 else 1)
+        self.row = self.depth * self.step * self.step
+        self.k = (self.row // ELEMENTS[<int>self.products] + 3) // 4 * 4     # what is added meets weights of 0
         self.n = self.filters * (self.phases if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
-        self.pack(spec.kernel, threads)
+        if self.products == INT8:
+            self.set_integers(spec.quantised, threads)
+        else:
+            self.pack(spec.kernel, threads)
+
+    cdef set_integers(self, quantised, long threads):
+        """Pack the kernel in whole numbers, and what belongs to it."""
+        cdef long item
+        count, phases = quantised.scales.shape[1], self.step**2
+        rows = repeated(self.where, count // phases, phases)
+        values, kinds = np.unique(np.stack(quantised.input_values(), 1), axis=0, return_inverse=True)
+        of_rows = [spread(each, rows) for each in np.moveaxis(values, 1, 0)]
+        self.row_zeros, self.row_inverses, self.row_least, self.row_most = of_rows
+        for item, kind in enumerate(kinds.ravel()):
+            self.kinds[item] = kind
+        count, phases = quantised.units.shape[1], self.n // self.filters
+        columns = np.arange(self.filters)
+        columns = repeated(np.where(columns < count // phases, columns, -1), count // phases, phases)
+        columns = np.append(columns, np.full(VL, -1))   # of which the last panel may have as many too few
+        self.column_units = spread(quantised.units, columns)
+        offsets = [-(zeros @ each) for zeros, each in zip(quantised.zeros.astype(np.float64), quantised.kernel)]
+        self.offsets = spread(np.rint(offsets), columns).astype(np.intc)
+        cdef const signed char[:, :, ::1] kernel = quantised.kernel
+        cdef const long[::1] row_of = rows, column_of = columns
+        for item in prange(self.points * self.panels, nogil=True, num_threads=threads, schedule="static"):
+            self.pack_integers(kernel, row_of, column_of, item)
+
+    cdef void pack_integers(self, const signed char[:, :, ::1] kernel, const long[::1] row_of,
+                            const long[::1] column_of, long item) noexcept nogil:
+        """One panel of one point of U."""
+        cdef long first = item % self.panels * NR, width = min(<long>NR, self.n - first), k, j
+        cdef float* panel = &self.weights[item * self.k * NR]
+        for k in range(self.row):
+            for j in range(width):
+                if row_of[k] >= 0 and column_of[first + j] >= 0:
+                    set_weight(panel, k, j, kernel[item // self.panels, row_of[k], column_of[first + j]], INT8)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Transform and pack the weights, VL columns and a few channels at a time."""
@@ -136,8 +189,7 @@ cdef class WinogradConvolution(Convolution):
         for i in range(self.t * self.t):
             out = &self.weights[((point + i) * self.panels + column // NR) * self.k * NR]
             for j in range(VL):
-                set_weight(out, row, column % NR + j, <float>u[i * VL + j],
-                           BFLOAT16 if self.products_bfloat16 else FLOAT32)
+                set_weight(out, row, column % NR + j, <float>u[i * VL + j], self.products)
 
     cdef Tiling tiling(self, const Geometry* g) noexcept nogil:
         """The tiles of one layer, in blocks whose V and M together fit the second-level cache."""
@@ -149,6 +201,7 @@ cdef class WinogradConvolution(Convolution):
         tiles.h, tiles.w = (g.grid.h + t.m - 1) // t.m, (g.grid.w + t.m - 1) // t.m
         if self.shared:     # whose tiles begin a pixel before the map
             tiles.h, tiles.w = (g.grid.h + t.m) // t.m, (g.grid.w + t.m) // t.m
+        t.tile = t.t * t.t * self.row if self.products == INT8 else 0
         bytes = 4 * t.points * (t.k_stride + t.n)
         tiles.columns = min(<long>BLOCK_TILES, tiles.w)
         tiles.across = (tiles.w + tiles.columns - 1) // tiles.columns
@@ -182,7 +235,7 @@ cdef class WinogradConvolution(Convolution):
             work = threads * tile_set_floats(&t, tiles)
         else:
             work = tile_set_floats(&t, tiles * self.cooperative_blocks(&g, &t, threads))
-        return n * self.parts(&g) * moments_size(g.filters) + work + threads * block_input_floats(&t)
+        return n * self.parts(&g) * moments_size(g.filters) + work + threads * block_floats(&t)
 
     cdef long parts(self, const Geometry* g) noexcept nogil:
         cdef Tiling t = self.tiling(g)
@@ -202,7 +255,7 @@ cdef class WinogradConvolution(Convolution):
                         long thread) noexcept nogil:
         """One block by one thread."""
         cdef long size = tile_set_floats(t, t.tiles.rows * t.tiles.columns), item
-        cdef float* v = call.work + call.threads * block_input_floats(t) + thread * size
+        cdef float* v = call.work + call.threads * block_floats(t) + thread * size
         cdef TileSet tiles = tile_set(t, index, index + 1, v)
         self.read_block(g, t, &tiles, call, index, thread)
         for item in range(t.points):
@@ -217,7 +270,7 @@ cdef class WinogradConvolution(Convolution):
         cdef TileSet tiles
         while first < blocks:
             last = min(first + step, blocks)
-            tiles = tile_set(t, first, last, call.work + call.threads * block_input_floats(t))
+            tiles = tile_set(t, first, last, call.work + call.threads * block_floats(t))
             for item in prange(first, last, num_threads=call.threads, schedule="dynamic"):
                 self.read_block(g, t, &tiles, call, item, threadid())
             groups = self.panel_groups(t, tiles.count, call.threads)
@@ -242,7 +295,7 @@ cdef class WinogradConvolution(Convolution):
                          long thread) noexcept nogil:
         """The input of a block, then its tiles' rows of V."""
         cdef Block b = block_at(&t.tiles, index)
-        cdef float* a = call.work + thread * block_input_floats(t)
+        cdef float* a = call.work + thread * block_floats(t)
         cdef long left = t.scale * b.x0 - g.across.before, right = t.scale * b.x1 - g.across.before + t.margin, y
         for y in range(t.scale * (b.y1 - b.y0) + t.margin):
             read_row(call.input, b.image, t.scale * b.y0 - g.down.before + y, left, right, a + y * t.line)
@@ -256,10 +309,14 @@ cdef class WinogradConvolution(Convolution):
             self.read_tiles(g, t, tiles, &b, a, 6)
 
     cdef inline void read_tiles(self, const Geometry* g, const Tiling* t, const TileSet* tiles, const Block* b,
-                                const float* a, const long points) noexcept nogil:
-        """The rows of V of a block's tiles. Constants as arguments make the compiler specialise the transforms."""
+                                float* a, const long points) noexcept nogil:
+        """The rows of V of a block's tiles, from its input and, behind that, space for a tile.
+
+        Constants as arguments make the compiler specialise the transforms.
+        """
         cdef float* v = tiles.v + (first_tile(t, b) - tiles.begin) * t.k_stride
-        cdef long y, x, phase, phase_words = self.depth // 2 if self.products_bfloat16 else self.depth
+        cdef float* own = a + block_input_floats(t)
+        cdef long y, x, i, phase, phase_words = self.depth // ELEMENTS[<int>self.products]
         cdef const float* corner
         cdef Window window
         window.down, window.across = g.step * t.line, g.step * g.pixel
@@ -268,24 +325,52 @@ cdef class WinogradConvolution(Convolution):
                 corner = a + t.scale * (y * t.line + x * g.pixel)
                 if self.transposed and not self.shared:
                     window.x = corner
-                    if self.products_bfloat16:
+                    if self.products == BFLOAT16:
                         read_phases(points, True, &window, self.depth, v, tiles.v_point)
                     else:
                         read_phases(points, False, &window, self.depth, v, tiles.v_point)
                 else:
                     for phase in range(g.step * g.step):
                         window.x = corner + phase // g.step * t.line + phase % g.step * g.pixel
-                        if self.products_bfloat16:
+                        if self.products == BFLOAT16:
                             read_tile(points, True, &window, self.depth, v + phase * phase_words, tiles.v_point)
-                        else:
+                        elif self.products == FLOAT32:
                             read_tile(points, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
+                        else:
+                            read_tile(points, False, &window, self.depth, own + phase * self.depth, self.row)
+                if self.products == INT8:
+                    for i in range(t.points):
+                        self.store_row(own + i * self.row, i, v + i * tiles.v_point)
                 v = v + t.k_stride
+
+    cdef inline void store_row(self, const float* x, long point, float* v) noexcept nogil:
+        """A row of V as 8-bit integers, and its step behind it. If a number isn't finite, the step is NaN."""
+        cdef const vec* numbers = <const vec*>x
+        cdef const vec* zeros = <const vec*>&self.row_zeros[self.kinds[point], 0]
+        cdef const vec* inverses = <const vec*>&self.row_inverses[self.kinds[point], 0]
+        cdef const vec* least = <const vec*>&self.row_least[self.kinds[point], 0]
+        cdef const vec* most = <const vec*>&self.row_most[self.kinds[point], 0]
+        cdef vec largest = splat(0), undefined = splat(0), factor
+        cdef float[MAX_VL] lanes, differences
+        cdef float step = 0, difference = 0
+        cdef long k
+        for k in range(self.row // VL):
+            largest = larger(largest, larger(numbers[k] * least[k], numbers[k] * most[k]))
+            undefined = fused(numbers[k], splat(0), undefined)
+        (<vec*>lanes)[0], (<vec*>differences)[0] = largest, undefined
+        for k in range(VL):
+            step, difference = max(step, lanes[k]), difference + differences[k]
+        step = step if step > LEAST_STEP else 1
+        factor = splat(1 / step)
+        for k in range(self.row // VL):
+            store_bytes(<unsigned char*>v + k * VL, fused(numbers[k], inverses[k] * factor, zeros[k]))
+        v[self.k] = step + difference
 
     cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long first, long last) noexcept nogil:
         """The panels first <= panel < last of M[point] = V[point] @ U[point] for all tiles."""
         cdef long per_pass = max(256, PANEL_BYTES // (4 * NR)), panel, k
         cdef Product p
-        p.operand, p.tiles = BFLOAT16 if self.products_bfloat16 else FLOAT32, self.tiles
+        p.operand, p.tiles = self.products, self.tiles
         p.lines, p.rows, p.a_line, p.c_line = 1, tiles.count, 0, 0
         p.fetch = 4 * self.weights.shape[0] > CACHED_BYTES
         p.taps, p.tap_count, p.a_stride, p.c_stride, p.b_panel = ONE_TAP, 1, t.k_stride, t.n, 0
@@ -293,6 +378,8 @@ cdef class WinogradConvolution(Convolution):
             p.vectors = panel_vectors(t.n, panel)
             p.c = tiles.products + point * tiles.m_point + panel * NR
             p.start, k = ZEROS, 0
+            if self.products == INT8:
+                p.start = <const float*>&self.offsets[point, panel * NR]
             while k < t.k:
                 p.depth = min(per_pass, t.k - k)
                 p.a = tiles.v + point * tiles.v_point + k
@@ -339,7 +426,11 @@ cdef class WinogradConvolution(Convolution):
         """The outputs of a block's tiles, in all phases."""
         cdef long tile = first_tile(t, b) - tiles.begin, y, x, phase, r, s, c
         cdef const float* products
+        cdef const float* units = NULL
         cdef OutputTile place
+        cdef vec[MAX_POINTS * MAX_POINTS] d
+        if self.products == INT8:
+            units = &self.column_units[0, 0]
         place.step, place.h, place.w, place.filters = g.scale, g.out_h, g.out_w, g.filters
         for y in range(b.y0, b.y1):
             for x in range(b.x0, b.x1):
@@ -352,6 +443,11 @@ cdef class WinogradConvolution(Convolution):
                         products = tiles.products + phase * points * points * tiles.m_point + tile * t.n
                     place.y, place.x = g.scale * m * y + r, g.scale * m * x + s
                     for c in range(g.filters // VL):
-                        write_tile(m, points, products + c * VL, tiles.m_point, &self.bias[c * VL], image + c * VL,
-                                   &place)
+                        if units == NULL:
+                            load_sums(points, products + c * VL, tiles.m_point, d)
+                        else:
+                            load_integers(points, products + c * VL, tiles.m_point,
+                                          units + phase * g.filters + c * VL, self.column_units.shape[1],
+                                          tiles.v + tile * t.k_stride + t.k, tiles.v_point, d)
+                        write_tile(m, points, d, &self.bias[c * VL], image + c * VL, &place)
                 tile = tile + 1

@@ -1,17 +1,9 @@
-"""The transforms of Winograd's minimal filtering F(m x m, r x r), r = 2 or 3 taps, m = 2, 3, 4 outputs (Lavin and Gray,
-"Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308).
-
-A tile of m x m outputs y of a convolution of d with r x r taps k takes t^2 multiplications, t = m + r - 1, instead of
-m^2 r^2:
-
-    y = A^T [(G k G^T) * (B^T d B)] A        * element by element
-
-The polynomials are evaluated at t points: 0, 1 and infinity; 0, 1, -1 and infinity; OUTER and INNER with either sign,
-and infinity; 0, FAR and NEAR with either sign, and infinity. Among multiples of 1/8, these have the least rounding
-errors: for t = 5, less than half of those of 0, 1, -1 and 2. The input's transform depends on t alone.
+"""The transforms of Winograd's minimal filtering F(m x m, r x r), r = 2 or 3 taps, m = 2, 3, 4 outputs; as matrices, and
+explained, in pix2pix/model/winograd.py.
 
 Transforms of maps work on VL channels at a time, and are called with constants for m and t, so that they lie in
-registers.
+registers. The points that are not 0, 1 or infinity are OUTER and INNER with either sign for t = 5, FAR and NEAR with
+either sign for t = 6.
 """
 
 cdef extern from *:
@@ -26,21 +18,6 @@ cdef extern from *:
 cdef enum:
     MAX_POINTS = 6      # t
     MAX_FILTER = 3      # r
-
-
-def kernel_transform(long r, long t):
-    """G (t, r) in float64: the powers of each finite point, times a weight, and a row for infinity: the last tap.
-
-    A point's weight is 1 over the product of its distances from the others; for t < 5, without its sign, which the
-    input's transform has instead.
-    """
-    points = {3: (0, 1), 4: (0, 1, -1), 5: (OUTER, -OUTER, INNER, -INNER), 6: (0, FAR, -FAR, NEAR, -NEAR)}[t]
-    rows = []
-    for point in points:
-        weight = 1 / np.prod([point - other for other in points if other != point], dtype=np.float64)
-        weight = abs(weight) if t < 5 else weight
-        rows.append([weight * point**a for a in range(r)])
-    return np.array([*rows, [0] * (r - 1) + [1]], np.float64)
 
 
 cdef struct Window:
@@ -180,14 +157,27 @@ cdef inline void read_phases(const long t, const bint bfloat16, const Window* wi
                         store(v + (((MAX_SCALE * r + s) * t + i) * t + j) * point, k * VL, d[j], bfloat16)
 
 
-cdef inline void write_tile(const long m, const long t, const float* products, long point, const float* bias,
-                            float* image, const OutputTile* tile) noexcept nogil:
-    """A^T products A + bias for VL filters, in their places in the image. products[xi * point]: VL columns of M."""
-    cdef vec[MAX_POINTS * MAX_POINTS] d
-    cdef vec b = (<const vec*>bias)[0]
-    cdef long i, j, y, x
+cdef inline void load_sums(const long t, const float* products, long point, vec* d) noexcept nogil:
+    """d[xi] = products[xi * point]: VL columns of M."""
+    cdef long i
     for i in range(t * t):
         d[i] = (<const vec*>(products + i * point))[0]
+
+
+cdef inline void load_integers(const long t, const float* products, long point, const float* units, long units_point,
+                               const float* steps, long steps_point, vec* d) noexcept nogil:
+    """The same of sums of 8-bit integers, times their units, times the steps of the tile's rows of V."""
+    cdef long i
+    for i in range(t * t):
+        d[i] = integers_to_floats((<const vec*>(products + i * point))[0])
+        d[i] = d[i] * ((<const vec*>(units + i * units_point))[0] * splat(steps[i * steps_point]))
+
+
+cdef inline void write_tile(const long m, const long t, vec* d, const float* bias, float* image,
+                            const OutputTile* tile) noexcept nogil:
+    """A^T d A + bias for VL filters, in their places in the image."""
+    cdef vec b = (<const vec*>bias)[0]
+    cdef long i, j, y, x
     for i in range(t):
         transform_output(m, t, True, d + i * t, 1)
     for j in range(m):
