@@ -225,8 +225,7 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
     tiles = [(edge // s.scale + s.transposed + m - 1) // m for edge in (h, w)]
     before = (1, 1) if s.transposed else s.padding[:2]
     after = [
-        step * (m * count + taps - 1) - size - first
-        for count, size, first in zip(tiles, x.shape, before, strict=False)
+        step * (m * count + taps - 1) - size - first for count, size, first in zip(tiles, x.shape, before, strict=False)
     ]
     x = pad(x, (*before, *after), s.padding_mode)
     phases = np.concatenate([x[p::step, q::step] for p in range(step) for q in range(step)], 2)

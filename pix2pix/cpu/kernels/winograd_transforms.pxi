@@ -1,5 +1,6 @@
-"""The transforms of Winograd's minimal filtering F(m x m, r x r), r = 2 or 3 taps, m = 2, 3, 4 outputs; as matrices, and
-explained, in pix2pix/model/winograd.py.
+"""The transforms of Winograd's minimal filtering F(m x m, r x r), r = 2 or 3 taps, m = 2, 3, 4 outputs.
+
+pix2pix/model/winograd.py explains them, and has them as matrices.
 
 Transforms of maps work on VL channels at a time, and are called with constants for m and t, so that they lie in
 registers. The points that are not 0, 1 or infinity are OUTER and INNER with either sign for t = 5, FAR and NEAR with
