@@ -47,7 +47,7 @@ def _serve(comm: MPI.Intracomm) -> int:
     try:
         mpi.serve(comm, ignored)
     except Exception as error:
-        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"pix2pix: rank {comm.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         mpi.abort(comm, 2)
     return 0
 

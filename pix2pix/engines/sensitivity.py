@@ -7,12 +7,13 @@ of its filter f gain noise of the variance
     sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
 
 where behind a norm by each channel's own statistics, which takes means away, the variance of x_c replaces its square.
-The units follow from the weights alone. ``step``, x_c and what becomes of the noise depend on the image as well; but a
-network that loses much does so whatever it is shown. So images are made here, of squares of all sizes on top of each
-other, and go forward through the network in floating point. Then random signs v go back from the output through the
-adjoints of all operations, to the gradient J^T v with respect to each sum: its square is expected to be the squared
-length of the sum's column of J, the gradients of all outputs. That times the noise's variance is what the output loses,
-as long as noise is small and differs between pixels.
+In tiles, noise is taken to be the same (pix2pix/model/quantisation.py). The units follow from the weights alone.
+``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so whatever
+it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the network
+in floating point. Then random signs v go back from the output through the adjoints of all operations, to the gradient
+J^T v with respect to each sum: its square is expected to be the squared length of the sum's column of J, the gradients
+of all outputs. That times the noise's variance is what the output loses, as long as noise is small and differs between
+pixels.
 """
 
 from __future__ import annotations

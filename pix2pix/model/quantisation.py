@@ -12,7 +12,7 @@ one number for each image, the least with which the ranges hold all values of th
 images don't depend on each other.
 
 In Winograd's minimal filtering (:mod:`.winograd`) the transformed input becomes integers, whose ranges are the largest
-that a transform can make of the input's. Each point of each tile has a ``step`` of its own there.
+that a transform can make of the input's. There each point of each tile has a ``step`` of its own, instead of the image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from .weights import fold
 from .winograd import input_transform, single_stride, transformed_kernel
 
 SPREADS = 6.0  # standard deviations on either side of the mean that a range has
+LEAST_END = 1e-30  # of a range: what is smaller counts as 0, for one over it must be a float32, too
 LEVELS, MOST_WEIGHT = 255, 127  # the largest integers of inputs and weights
+FILTERS = 64  # whose kernels are transformed together
 MOST_PRODUCTS = (2**31 - 1) // (LEVELS * MOST_WEIGHT)  # of a sum that cannot overflow 32 bits
 
 
@@ -68,15 +70,15 @@ class Quantised(NamedTuple):
 
 
 def quantise_all(
-    generator: Generator, weights: Weights, names: Collection[str], outputs: Mapping[str, int] = {}
+    generator: Generator, weights: Weights, names: Collection[str], tile_sizes: Mapping[str, int] = {}
 ) -> dict[str, Quantised]:
     """The layers ``names`` of the folded generator (:func:`pix2pix.model.weights.fold`) in whole numbers.
 
-    ``outputs`` are the m of those that Winograd's F(m x m, r x r) computes.
+    ``tile_sizes`` are the m of those that Winograd's F(m x m, r x r) computes.
     """
     folded, parts = fold(generator, weights)
     program, known = lower(folded), ranges(generator, weights)
-    return {name: quantise(program[name], parts[f"{name}.kernel"], known, outputs.get(name, 0)) for name in names}
+    return {name: quantise(program[name], parts[f"{name}.kernel"], known, tile_sizes.get(name, 0)) for name in names}
 
 
 def _inverse(x: np.ndarray) -> np.ndarray:
@@ -150,7 +152,7 @@ def units_of(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Units:
 
 def _input_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The units in which the integers 0 to 255 hold a range and 0, and the integers that stand for 0."""
-    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    low, high = (np.where(np.abs(end) < LEAST_END, 0, end) for end in (np.minimum(low, 0), np.maximum(high, 0)))
     scales = (high - low) / LEVELS
     scales[scales == 0] = 1
     zeros = np.clip(np.rint(-low / scales), low < 0, LEVELS - (high > 0))  # each side has an integer
@@ -175,19 +177,27 @@ def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int = 0)
 
 
 def _quantise_transformed(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int) -> Quantised:
-    single = single_stride(op.sampling, kernel)
-    low, high = (np.tile(each, op.sampling.step**2) for each in joined(op.sources, op.join, known))
+    step, phases = op.sampling.step, op.sampling.scale**2
+    low, high = (np.tile(each, step**2) for each in joined(op.sources, op.join, known))
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    rows = input_transform(m + len(single) - 1)
-    of_points = np.stack([np.outer(a, b).ravel() for a in rows for b in rows])
-    more, less = (np.maximum(sign * of_points, 0).sum(1)[:, None] for sign in (1, -1))
-    scales, zeros = _input_units(more * low - less * high, more * high - less * low)
-    wholes, units = [], []
-    for point, of_point in zip(transformed_kernel(single, m), scales, strict=True):
-        point *= of_point[:, None]
-        unit = np.maximum(point.max(0), -point.min(0)) / MOST_WEIGHT
-        unit[unit == 0] = 1
-        point /= unit
-        wholes.append(np.rint(point, out=point).astype(np.int8))
-        units.append(unit)
-    return Quantised(np.stack(wholes), *(np.ascontiguousarray(each, np.float32) for each in (units, scales, zeros)))
+    taps = op.sampling.kernel // op.sampling.stride
+    rows = input_transform(m + taps - 1)
+    points = np.stack([np.outer(a, b).ravel() for a in rows for b in rows])  # what each sums of a tile's pixels
+    positive, negative = (np.maximum(sign * points, 0).sum(1)[:, None] for sign in (1, -1))
+    scales, zeros = _input_units(positive * low - negative * high, positive * high - negative * low)
+    whole = np.empty((len(points), len(low), phases, op.filters), np.int8)
+    units = np.empty((len(points), phases, op.filters))
+    for first in range(0, op.filters, FILTERS):  # float64 of all would take much memory
+        part = np.s_[..., first : first + FILTERS]
+        some = kernel[:, :, first : first + FILTERS] if op.sampling.transposed else kernel[part]
+        for i, point in enumerate(transformed_kernel(single_stride(op.sampling, some.astype(np.float64)), m)):
+            point *= scales[i][:, None]
+            unit = np.maximum(point.max(0), -point.min(0)) / MOST_WEIGHT
+            unit[unit == 0] = 1
+            point /= unit
+            whole[i][part] = np.rint(point, out=point).reshape(len(low), phases, -1)
+            units[i][part] = unit.reshape(phases, -1)
+    return Quantised(
+        whole.reshape(*scales.shape, -1),
+        *(np.ascontiguousarray(each, np.float32) for each in (units.reshape(len(points), -1), scales, zeros)),
+    )

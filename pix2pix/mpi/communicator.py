@@ -7,6 +7,7 @@ communicator from one thread at a time.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -93,6 +94,8 @@ class Communicator:
         """Collective. If a rank hangs, this ends the job, because MPI's own end would wait for that rank."""
         if not self.heartbeat.close():
             log.critical("%s", self.heartbeat.failure)
+            sys.stdout.flush()
+            sys.stderr.flush()
             abort(self.comm, 1)
 
     def broadcast(self, shapes: Mapping[str, tuple[int, ...]], weights: Weights | None) -> Weights:

@@ -66,11 +66,11 @@ def world() -> MPI.Intracomm | None:
 
 
 def abort(comm: MPI.Intracomm, status: int) -> None:
-    """End the job, all ranks of it. The launcher, told so, may drop what it has not forwarded yet of their messages."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    time.sleep(SECONDS_TO_FORWARD)
-    comm.Abort(status)
+    """End the job, all ranks of it, a second later: at once, a launcher may drop what it has not forwarded yet."""
+    try:
+        time.sleep(SECONDS_TO_FORWARD)
+    finally:
+        comm.Abort(status)
 
 
 def _imported() -> ModuleType:

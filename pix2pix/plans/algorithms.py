@@ -30,8 +30,8 @@ class Algorithm:
     """How an operation is computed. ``str`` gives the name that plan files and ``--plan`` use, :func:`parse` reads it.
 
     ``m``: Winograd's F(m x m, r x r), where the operation gives r. ``shared``: all phases of a transposed convolution
-    use one transformed input. ``tile``: rows and columns (BM, BN) of a block's part of a product; ``splits`` blocks
-    share the sum of each.
+    use one transformed input (in integers, always: see :func:`shares_tiles`). ``tile``: rows and columns (BM, BN) of a
+    block's part of a product; ``splits`` blocks share the sum of each.
     """
 
     kind: str
@@ -84,11 +84,10 @@ def _integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
 
 
 def _winograd_integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
-    """Kernels that need not be widened, whose transformed sums fit 32 bits."""
+    """Kernels that need not be widened. Their transformed sums have fewer products than those of direct convolution."""
     s = op.sampling
     plain = s in (CONVOLUTION, TRANSPOSED) or _by_one(s)
-    fits = s.step**2 * op.in_channels <= MOST_PRODUCTS
-    return plain and fits and _integers_on_cpu(op, algorithm, precision)
+    return plain and _integers_on_cpu(op, algorithm, precision)
 
 
 def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:

@@ -1,7 +1,8 @@
 """Which algorithm each operation uses when nobody says so: what was measured, else rules.
 
-On a CPU, the rules are measurements on two processors (bench/README.md). On a GPU, tables of what was fastest on that
-kind of GPU come first (:mod:`.tables`), then rules made for an H200's size, which are not measured.
+On a CPU, the rules are measurements on a few processors (bench/README.md), except those for tiles of 8-bit integers,
+for want of a processor with VNNI and without AMX. On a GPU, tables of what was fastest on that kind of GPU come first
+(:mod:`.tables`), then rules made for an H200's size, which are not measured.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def choose(
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
             wide += _is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
         chosen = wanted or (best if op.name in kept else measured.get(tables.shape(generator, op), best))
-        layers[op.name] = chosen if chosen in takes else takes[0]
+        simplest = Algorithm("int8") if chosen.integers and Algorithm("int8") in takes else takes[0]
+        layers[op.name] = chosen if chosen in takes else simplest
     if wanted and wanted not in layers.values():
         raise ValueError(f"no layer can be computed by {plan!r} in precision {precision!r}")
     check_integers(layers, precision)
@@ -106,7 +108,8 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
 def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
     """What should be fastest in 8-bit integers for an operation whose base grid is grid x grid.
 
-    Tiles of 4 x 4 points lose no more than direct convolution. AMX multiplies so fast that nothing is gained by them.
+    Tiles of 4 x 4 points lose little more than direct convolution, or even less. AMX multiplies so fast that nothing is
+    gained by them.
     """
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
     by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")

@@ -21,7 +21,7 @@ from pix2pix.model.quantisation import Quantised, Range, quantise, quantise_all
 from pix2pix.model.sampling import Sampling
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import fold, random_weights
-from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms, parse
+from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
 from tests.cpu.isas import INT8
@@ -125,21 +125,37 @@ def test_moments_of_ragged_tiles(isa, transposed, columns):
     check_moments(target, 40, 1e-3 / units_for(40) ** 2 if target.half else 1e-3)
 
 
-def run_tiles(isa, sampling, x, kernel, m, threads=2, known=None):
-    """The Map that Winograd's F(m x m, r x r) in 8-bit integers makes of ``x``; and the operation and its integers."""
+def run_tiles(isa, sampling, x, kernel, m, threads=2, ends=None):
+    """The Map that Winograd's F(m x m, r x r) in 8-bit integers makes of ``x``; and the operation and its integers.
+
+    ``x`` is read from two maps. Ranges are different for each channel, and one-sided for every third, of which ``x`` is
+    not negative; or all have the same ``ends``.
+    """
     kernels, c, k = extension(isa), x.shape[3], kernel.shape[2 if sampling.transposed else 3]
-    op = Op("op", (Source("map"),), "concat", c, k, sampling, (), Epilogue(False, None, "none", None, None), ("map",))
-    quantised = quantise(op, kernel, known or {"map": Range(np.full(c, -3.0), np.full(c, 3.0))}, m)
-    spec = ConvolutionSpec(kernel, sampling, [c], eps=1e-3, quantised=quantised, finds_range=True)
-    algorithm = f"winograd{'-shared' if sampling.transposed else ''}{m}"
-    return run_spec(kernels, spec, [(as_map(kernels, x), 1.0)], algorithm, threads), op, quantised
+    parts = {"a": np.s_[: c // 3], "b": np.s_[c // 3 :]}
+    sources, epilogue = tuple(map(Source, parts)), Epilogue(False, None, "none", None, None)
+    op = Op("op", sources, "concat", c, k, sampling, (), epilogue, tuple(parts))
+    low, high = (np.full(c, end) for end in ends or (-3.0, 3.0))
+    if not ends:
+        low, high = low * np.where(np.arange(c) % 3, 1, 0) * np.geomspace(1, 4, c), high * np.geomspace(5, 1, c)
+    quantised = quantise(op, kernel, {name: Range(low[part], high[part]) for name, part in parts.items()}, m)
+    channels = [x[..., part].shape[3] for part in parts.values()]
+    spec = ConvolutionSpec(kernel, sampling, channels, eps=1e-3, quantised=quantised, finds_range=True)
+    maps = [(as_map(kernels, np.ascontiguousarray(x[..., part])), 1.0) for part in parts.values()]
+    return (
+        run_spec(kernels, spec, maps, f"winograd{'-shared' if sampling.transposed else ''}{m}", threads),
+        op,
+        quantised,
+    )
 
 
 def normal(rng: np.random.Generator, sampling: Sampling, n: int, h: int, w: int, c: int, k: int):
     """Maps and a kernel of random numbers."""
     taps = (sampling.kernel, sampling.kernel)
     kernel = rng.standard_normal((*taps, k, c) if sampling.transposed else (*taps, c, k))
-    return rng.standard_normal((n, h, w, c)).astype(np.float32), kernel.astype(np.float32)
+    x = rng.standard_normal((n, h, w, c)).astype(np.float32)
+    x[..., ::3] = np.abs(x[..., ::3])
+    return x, kernel.astype(np.float32)
 
 
 TILED = (CONVOLUTION, TRANSPOSED, Sampling(3, 1, (1, 1, 1, 1)), Sampling(3, 1, (1, 1, 1, 1), "reflect"))
@@ -188,9 +204,25 @@ def test_empty_tiles_are_zeros(isa):
     x, kernel = normal(np.random.default_rng(0), CONVOLUTION, 1, 12, 12, 8, 8)
     x[...] = 0
     x[0, 11, 11] = 1e-38
-    known = {"map": Range(np.zeros(8), np.full(8, 1e-6))}
-    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 2, known=known)[0].raw)
+    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 2, ends=(0.0, 1e-6))[0].raw)
     assert np.abs(raw).max() < 1e-36 and np.all(raw[0, :4, :4] == 0)
+
+
+@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("plan", ["int8", "int8-winograd2", "int8-winograd3"])
+def test_channels_that_are_nothing_nearly_count_as_nothing(isa, plan):
+    """Weights of a norm may have decayed to numbers so small that one over them is infinite."""
+    g, weights = VARIANTS["tensorflow"], dict(weights_of("tensorflow"))
+    results = []
+    for least, most in ((0, 0), (1e-45, 1e-37)):
+        for name in ("encoder_2", "encoder_3", "decoder_3"):
+            beta, gamma = weights[f"{name}.beta"].copy(), weights[f"{name}.gamma"].copy()
+            beta[::2], gamma[::2] = 0, np.linspace(least, most, len(gamma[::2]))
+            weights[f"{name}.beta"], weights[f"{name}.gamma"] = beta, gamma
+        with CpuEngine(g, weights, precision="int8", plan=plan, isa=isa) as engine:
+            results.append(engine.run(to_float(pictures(1, 64, 64))))
+    assert np.isfinite(results[0]).all()
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-6)
 
 
 NETWORKS = {name: (VARIANTS[name], weights_of(name)) for name in ("tensorflow", "pytorch", "keras", "running")}
@@ -206,13 +238,13 @@ def test_networks_compute_what_their_emulation_does(name, plan, isa):
     x = to_float(pictures(2, *[max(32, generator.multiple)] * 2, generator.in_channels))
     names = [layer.name for layer in generator.layers]
     with CpuEngine(generator, weights, precision="int8", threads=2, isa=isa, plan=plan) as engine:
-        integers = [layer for layer, algorithm in engine.plan.layers.items() if str(algorithm) == plan]
+        integers = {layer: algorithm.m for layer, algorithm in engine.plan.layers.items() if algorithm.integers}
+        assert plan in map(str, engine.plan.layers.values())
         got = engine.run(x, outputs=names)
-    assert integers
-    quantised = quantise_all(generator, weights, integers, dict.fromkeys(integers, parse(plan).m))
+    quantised = quantise_all(generator, weights, integers, integers)
     kept_in = map_units(generator, weights) if isa == "amx" else {}
-    if plan != "int8":  # whose maps are float32
-        kept_in = {name: units for name, units in kept_in.items() if name not in integers}
+    if isa == "amx":  # of tiles, maps are float32
+        kept_in = {name: units for name, units in kept_in.items() if not integers.get(name)}
     oracle = ReferenceEngine(generator, weights)
     emulation = ReferenceEngine(*fold(generator, weights), quantised=quantised, kept_in=kept_in)
     for each in integers:

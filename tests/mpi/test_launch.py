@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import sys
+from contextlib import suppress
+
+import pytest
 
 from pix2pix.mpi import launch
 from pix2pix.mpi.launch import launched
@@ -17,19 +18,21 @@ def test_launchers_are_known_by_the_environment():
     assert launched({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "16"}) == (5, 16)
 
 
-def test_a_job_ends_when_its_messages_have_been_forwarded(monkeypatch):
+@pytest.mark.parametrize("interrupt", [None, KeyboardInterrupt])
+def test_a_job_ends_when_its_messages_have_been_forwarded(monkeypatch, interrupt):
     """A launcher that is told to end a job may drop what it has read from its ranks."""
     events = []
-
-    class Stream(io.StringIO):
-        def flush(self) -> None:
-            events.append("flushed")
 
     class Comm:
         def Abort(self, status: int) -> None:
             events.append(status)
 
-    monkeypatch.setattr(sys, "stderr", Stream())
-    monkeypatch.setattr(launch.time, "sleep", events.append)
-    launch.abort(Comm(), 2)
-    assert events == ["flushed", launch.SECONDS_TO_FORWARD, 2]
+    def sleep(seconds: float) -> None:
+        events.append(seconds)
+        if interrupt:
+            raise interrupt
+
+    monkeypatch.setattr(launch.time, "sleep", sleep)
+    with suppress(KeyboardInterrupt):
+        launch.abort(Comm(), 2)
+    assert events == [launch.SECONDS_TO_FORWARD, 2]

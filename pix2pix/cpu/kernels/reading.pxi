@@ -188,7 +188,7 @@ cdef inline long place_in(long i, long size, int padding) noexcept nogil:
         return i
     if padding == PAD_ZEROS:
         return -1
-    if padding == PAD_REFLECT:  # further out than it can reflect, nobody uses what is read
+    if padding == PAD_REFLECT:  # further out than it can reflect, no output needs what is read
         i = -i if i < 0 else 2 * (size - 1) - i
     return min(max(i, 0), size - 1)
 

@@ -91,22 +91,24 @@ cdef class WinogradConvolution(Convolution):
     cdef bint shared
     cdef Operand products
     cdef double[:, ::1] kernel_transform
-    # of 8-bit integers: as a Convolution has them for its input, for each number of a row of V; many points have the
-    # same, so each kind of point has its own. By point, for each column of M: the unit of its sums, where they begin
+    # of 8-bit integers, for each number of a row of V: what a Convolution has for each channel of its input. Points for
+    # which all of that is the same are of one kind. By point, for each column of M: the unit of its sums, their begin
     cdef float[:, ::1] row_zeros, row_inverses, row_least, row_most, column_units
     cdef int[:, ::1] offsets
-    cdef long[MAX_POINTS * MAX_POINTS] kinds
+    cdef long[MAX_POINTS * MAX_POINTS] kinds        # by point: which of these rows are its
 
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, FLOAT32, False)
         self.m, self.shared = m, shared
         self.products = INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        if self.products == INT8 and self.transposed and not shared:
+            raise ValueError("in 8-bit integers, the phases of a transposed convolution share their tiles")
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
         self.kernel_transform = kernel_transform(self.r, self.t)
         self.points = self.t * self.t * (1 if shared else self.phases)
         self.row = self.depth * self.step * self.step
-        self.k = (self.row // ELEMENTS[<int>self.products] + 3) // 4 * 4     # what is added meets weights of 0
+        self.k = (self.row // ELEMENTS[<int>self.products] + 3) // 4 * 4     # words that are padding meet weights of 0
         self.n = self.filters * (self.phases if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
@@ -120,15 +122,16 @@ cdef class WinogradConvolution(Convolution):
         cdef long item
         count, phases = quantised.scales.shape[1], self.step**2
         rows = repeated(self.where, count // phases, phases)
-        values, kinds = np.unique(np.stack(quantised.input_values(), 1), axis=0, return_inverse=True)
+        values, kinds = np.stack(quantised.input_values(), 1), {}
+        for item in range(self.points):
+            self.kinds[item] = kinds.setdefault(values[item].tobytes(), len(kinds))
+        values = np.reshape([np.frombuffer(each, values.dtype) for each in kinds], (-1, *values.shape[1:]))
         of_rows = [spread(each, rows) for each in np.moveaxis(values, 1, 0)]
         self.row_zeros, self.row_inverses, self.row_least, self.row_most = of_rows
-        for item, kind in enumerate(kinds.ravel()):
-            self.kinds[item] = kind
         count, phases = quantised.units.shape[1], self.n // self.filters
         columns = np.arange(self.filters)
         columns = repeated(np.where(columns < count // phases, columns, -1), count // phases, phases)
-        columns = np.append(columns, np.full(VL, -1))   # of which the last panel may have as many too few
+        columns = np.append(columns, np.full(VL, -1))   # the last panel may be VL columns short
         self.column_units = spread(quantised.units, columns)
         offsets = [-(zeros @ each) for zeros, each in zip(quantised.zeros.astype(np.float64), quantised.kernel)]
         self.offsets = spread(np.rint(offsets), columns).astype(np.intc)
@@ -315,7 +318,7 @@ cdef class WinogradConvolution(Convolution):
         Constants as arguments make the compiler specialise the transforms.
         """
         cdef float* v = tiles.v + (first_tile(t, b) - tiles.begin) * t.k_stride
-        cdef float* own = a + block_input_floats(t)
+        cdef float* transformed = a + block_input_floats(t)
         cdef long y, x, i, phase, phase_words = self.depth // ELEMENTS[<int>self.products]
         cdef const float* corner
         cdef Window window
@@ -337,10 +340,10 @@ cdef class WinogradConvolution(Convolution):
                         elif self.products == FLOAT32:
                             read_tile(points, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
                         else:
-                            read_tile(points, False, &window, self.depth, own + phase * self.depth, self.row)
+                            read_tile(points, False, &window, self.depth, transformed + phase * self.depth, self.row)
                 if self.products == INT8:
                     for i in range(t.points):
-                        self.store_row(own + i * self.row, i, v + i * tiles.v_point)
+                        self.store_row(transformed + i * self.row, i, v + i * tiles.v_point)
                 v = v + t.k_stride
 
     cdef inline void store_row(self, const float* x, long point, float* v) noexcept nogil:
@@ -350,21 +353,21 @@ cdef class WinogradConvolution(Convolution):
         cdef const vec* inverses = <const vec*>&self.row_inverses[self.kinds[point], 0]
         cdef const vec* least = <const vec*>&self.row_least[self.kinds[point], 0]
         cdef const vec* most = <const vec*>&self.row_most[self.kinds[point], 0]
-        cdef vec largest = splat(0), undefined = splat(0), factor
-        cdef float[MAX_VL] lanes, differences
-        cdef float step = 0, difference = 0
+        cdef vec largest = splat(0), not_finite = splat(0), factor     # of NaN and infinities, 0 times them is NaN
+        cdef float[MAX_VL] lanes, marks
+        cdef float step = 0, mark = 0
         cdef long k
         for k in range(self.row // VL):
-            largest = larger(largest, larger(numbers[k] * least[k], numbers[k] * most[k]))
-            undefined = fused(numbers[k], splat(0), undefined)
-        (<vec*>lanes)[0], (<vec*>differences)[0] = largest, undefined
+            largest = larger(larger(numbers[k] * least[k], numbers[k] * most[k]), largest)
+            not_finite = fused(numbers[k], splat(0), not_finite)
+        (<vec*>lanes)[0], (<vec*>marks)[0] = largest, not_finite
         for k in range(VL):
-            step, difference = max(step, lanes[k]), difference + differences[k]
+            step, mark = max(step, lanes[k]), mark + marks[k]
         step = step if step > LEAST_STEP else 1
         factor = splat(1 / step)
         for k in range(self.row // VL):
             store_bytes(<unsigned char*>v + k * VL, fused(numbers[k], inverses[k] * factor, zeros[k]))
-        v[self.k] = step + difference
+        v[self.k] = step + mark
 
     cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long first, long last) noexcept nogil:
         """The panels first <= panel < last of M[point] = V[point] @ U[point] for all tiles."""
