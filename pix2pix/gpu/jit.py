@@ -7,9 +7,10 @@ be larger than 2**31 words. Only this package imports numba: without a GPU, nobo
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from numba import config, cuda
 from numba import int32 as numba_int32
@@ -20,6 +21,8 @@ THREADS, MOST_BLOCKS = (4, 2) if SIMULATED else (256, 4096)  # of kernels whose 
 ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator has no such argument
 Array = Any  # of a kernel: one-dimensional and contiguous, in global, shared or local memory
 Vector = Any  # 8 float32 in registers
+T = TypeVar("T")
+_making = threading.RLock()  # a kernel
 
 if SIMULATED:
 
@@ -45,9 +48,28 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
     def compile_lazily(function: Callable[..., None]) -> Any:
         if SIMULATED:
             return cuda.jit(function)
-        return cuda.jit(launch_bounds=(threads, blocks), cache=True)(function)
+        made = cuda.jit(launch_bounds=(threads, blocks), cache=True)(function)
+        made.compile = _one_at_a_time(made.compile)  # Numba's own would compile for each thread that is there first
+        return made
 
     return compile_lazily
+
+
+def made_once(factory: Callable[..., T]) -> Callable[..., T]:
+    """Decorator: what makes kernels does so once for the same arguments, whichever threads ask for them at once.
+
+    If there were two of a kernel, a thread could load one, and then have the other in the graph that it records.
+    """
+    return _one_at_a_time(functools.cache(factory))
+
+
+def _one_at_a_time(function: Callable[..., T]) -> Callable[..., T]:
+    @functools.wraps(function)
+    def call(*arguments: Any) -> T:
+        with _making:
+            return function(*arguments)
+
+    return call
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .jit import SIMULATED, THREADS, launch_over
+from .jit import SIMULATED, THREADS, launch_over, made_once
 from .kernels.epilogue import LEAKY_STATISTICS, MAPS, NORMALISED, STATISTICS
 from .kernels.maps import make_copy_values, make_read_map, make_to_image, make_write_map
 from .kernels.normalise import make_finish_map, make_group_statistics, make_normalise_map
@@ -27,13 +26,13 @@ ONE_BLOCK_PIXELS = 64 if SIMULATED else 1024  # pixels of a map that one block n
 MOST_PARTS = 65535  # of a grid
 
 
-@functools.cache
+@made_once
 def finish_kernel(kind: int, epilogue: int) -> Any:
     """The kernel that finishes maps from partial sums. Compiled at its first launch."""
     return make_finish_map(FINISH_LANES, LANES * ROWS // FINISH_LANES, kind, epilogue)
 
 
-@functools.cache
+@made_once
 def kernels(kind: int) -> SimpleNamespace:
     """All other kernels for a kind of packed word."""
     return SimpleNamespace(

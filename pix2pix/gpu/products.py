@@ -6,7 +6,6 @@ route, im2col, is a chain of kernels around simt_gemm.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..plans.algorithms import Algorithm, multiplies_all_taps, multiplies_columns
 from .device import Device
-from .jit import SIMULATED, THREADS, launch_over
+from .jit import SIMULATED, THREADS, launch_over, made_once
 from .kernels.averages import make_average_sums
 from .kernels.epilogue import PARTIAL_SUMS, STATISTICS
 from .kernels.hopper_gemm import HOPPER_TILES, SIMULATED_HOPPER_TILE, HopperTile, make_hopper_gemm
@@ -46,7 +45,7 @@ CACHED_WORDS = 1 << 12 if SIMULATED else 1 << 23  # words of a map that stay in 
 MATRIX_WORDS = 1 << 13 if SIMULATED else 1 << 26  # of im2col's matrix that are in memory at a time
 
 
-@functools.cache
+@made_once
 def gemm_kernel(tile: Tile, kind: int, epilogue: int) -> Any:
     """The product's kernel for a tile. Compiled at its first launch."""
     if isinstance(tile, SimtTile):
@@ -56,13 +55,13 @@ def gemm_kernel(tile: Tile, kind: int, epilogue: int) -> Any:
     return make_mma_gemm(tile, kind, epilogue)
 
 
-@functools.cache
+@made_once
 def im2col_kernels() -> tuple[Any, Any]:
     """insert_zeros and im2col."""
     return make_insert_zeros(THREADS), make_im2col(THREADS)
 
 
-@functools.cache
+@made_once
 def average_kernel() -> Any:
     """average_sums."""
     return make_average_sums(THREADS)
