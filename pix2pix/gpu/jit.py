@@ -22,7 +22,7 @@ ALIGNMENT = None if SIMULATED else 16  # bytes, of shared arrays; the simulator 
 Array = Any  # of a kernel: one-dimensional and contiguous, in global, shared or local memory
 Vector = Any  # 8 float32 in registers
 T = TypeVar("T")
-_making = threading.RLock()  # a kernel
+_making = threading.RLock()  # held while kernels are made; Numba compiles them under a lock of its own
 
 if SIMULATED:
 
@@ -48,9 +48,7 @@ def kernel(threads: int, blocks: int = 1) -> Callable[[Callable[..., None]], Any
     def compile_lazily(function: Callable[..., None]) -> Any:
         if SIMULATED:
             return cuda.jit(function)
-        made = cuda.jit(launch_bounds=(threads, blocks), cache=True)(function)
-        made.compile = _one_at_a_time(made.compile)  # Numba's own would compile for each thread that is there first
-        return made
+        return cuda.jit(launch_bounds=(threads, blocks), cache=True)(function)
 
     return compile_lazily
 
@@ -60,16 +58,14 @@ def made_once(factory: Callable[..., T]) -> Callable[..., T]:
 
     If there were two of a kernel, a thread could load one, and then have the other in the graph that it records.
     """
-    return _one_at_a_time(functools.cache(factory))
+    cached = functools.cache(factory)
 
-
-def _one_at_a_time(function: Callable[..., T]) -> Callable[..., T]:
-    @functools.wraps(function)
-    def call(*arguments: Any) -> T:
+    @functools.wraps(factory)
+    def make(*arguments: Any) -> T:
         with _making:
-            return function(*arguments)
+            return cached(*arguments)
 
-    return call
+    return make
 
 
 def inlined(function: Callable[..., Any]) -> Any:
