@@ -181,6 +181,36 @@ def test_tiles_of_integers_compute_what_their_emulation_does(isa, m, sampling, n
 
 
 @pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize(
+    "sampling, m", [(CONVOLUTION, 2), (CONVOLUTION, 3), (TRANSPOSED, 2), (TRANSPOSED, 3), (TILED[2], 2)]
+)
+@pytest.mark.parametrize("c, k", [(16, 16), (23, 9), (64, 40)])
+def test_sums_of_tiles_are_exact(isa, sampling, m, c, k):
+    """No tile has more than one pixel that is not 0, and each of these has whole numbers, 127 and -127 among them.
+
+    Transforms that only add give these numbers then, or none; so every step is 1.
+    """
+    kernels, rng, size = extension(isa), np.random.default_rng([c, k]), 26
+    x = np.zeros((3, size, size, c), np.float32)
+    for n, y, z in ((0, 0, 0), (0, 13, 12), (0, 25, 25), (1, 4, 23), (2, 11, 7)):
+        x[n, y, z] = rng.integers(-127, 128, c)
+        x[n, y, z, :2] = 127, -127
+    taps = sampling.kernel // sampling.stride
+    points, rows, columns = (m + taps - 1) ** 2, c * sampling.step**2, k * sampling.scale**2
+    whole = rng.integers(-127, 128, (points, rows, columns)).astype(np.int8)
+    ones = np.ones((points, rows), np.float32)
+    quantised = Quantised(whole, np.ones((points, columns), np.float32), ones, 128 * ones)
+    kernel = np.zeros((sampling.kernel, sampling.kernel, *((k, c) if sampling.transposed else (c, k))), np.float32)
+    spec = ConvolutionSpec(kernel, sampling, [c], quantised=quantised, finds_range=True)
+    algorithm = f"winograd{'-shared' if sampling.transposed else ''}{m}"
+    got = run_spec(kernels, spec, [(as_map(kernels, x), 1.0)], algorithm)
+    op = Op("op", (Source("a"),), "concat", c, k, sampling, (), Epilogue(False, None, "none", None, None), ("a",))
+    expected = np.stack([convolve_tiles(op, image, quantised) for image in x.astype(np.float64)])
+    assert np.abs(expected).max() > 1e4
+    np.testing.assert_array_equal(np.asarray(got.raw)[..., :k], expected)
+
+
+@pytest.mark.parametrize("isa", INT8)
 @pytest.mark.parametrize("sampling", TILED, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [*DIVIDED, (3, 64, 64, 8, 16)])
 def test_how_tiles_are_divided_never_changes_a_bit(isa, sampling, n, h, w, c, k):
