@@ -31,9 +31,7 @@ class ConvolutionSpec(NamedTuple):
     reads_image: bool = False  # whether the layer reads the image itself
     adds: bool = False  # whether the maps are added up, not joined along their channels
     inner_slope: float = 1.0  # of the leaky ReLU before the norm
-    quantised: Quantised | None = (
-        None  # how the input becomes 8-bit integers; unless transformed, its kernel is `kernel`
-    )
+    quantised: Quantised | None = None  # how the input becomes 8-bit integers, and the kernel if it is transformed
     finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
     map_units: MapUnits | None = None  # in which float16 is kept; None: units of 1
     group: int = 1  # channels that are normalised together, by one mean and one variance

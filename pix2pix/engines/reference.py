@@ -218,8 +218,9 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
     Each point of each tile has the least ``step`` that holds all of its channels. The phases of a transposed
     convolution share their tiles, of which those of later rows and columns begin a pixel earlier.
     """
-    s, taps, t = op.sampling, 3 if op.sampling.stride == 1 else 2, math.isqrt(len(quantised.kernel))
-    m, step = t - taps + 1, s.step
+    s, t = op.sampling, math.isqrt(len(quantised.kernel))
+    taps, step = s.kernel // s.stride, s.step
+    m = t - taps + 1
     a, b = winograd.output_transform(m, t), winograd.input_transform(t)
     h, w = s.output_size(x.shape[0] // s.upsample, x.shape[1] // s.upsample)
     tiles = [(edge // s.scale + s.transposed + m - 1) // m for edge in (h, w)]

@@ -7,7 +7,7 @@ of its filter f gain noise of the variance
     sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
 
 where behind a norm by each channel's own statistics, which takes means away, the variance of x_c replaces its square.
-In tiles, noise is taken to be the same (pix2pix/model/quantisation.py). The units follow from the weights alone.
+In Winograd's tiles, noise is taken to be the same. The units follow from the weights alone.
 ``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so whatever
 it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the network
 in floating point. Then random signs v go back from the output through the adjoints of all operations, to the gradient

@@ -86,7 +86,7 @@ def _integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
 def _winograd_integers_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool:
     """Kernels that need not be widened. Their transformed sums have fewer products than those of direct convolution."""
     s = op.sampling
-    plain = s in (CONVOLUTION, TRANSPOSED) or _by_one(s)
+    plain = s in (CONVOLUTION, TRANSPOSED) or is_three_by_three(op)
     return plain and _integers_on_cpu(op, algorithm, precision)
 
 
@@ -101,7 +101,7 @@ def _winograd_on_cpu(op: Op, algorithm: Algorithm, precision: Precision) -> bool
     return (
         _direct_on_cpu(op, algorithm, precision)
         and inside
-        and (_by_one(s) or by_two)
+        and (is_three_by_three(op) or by_two)
         and (s.transposed or not algorithm.shared)
     )
 
@@ -111,8 +111,10 @@ def shares_tiles(op: Op, algorithm: Algorithm) -> bool:
     return algorithm.shared or (algorithm.integers and op.sampling.transposed)
 
 
-def _by_one(s: Sampling) -> bool:
-    return s.kernel == 3 and s.stride == 1 and not s.transposed
+def is_three_by_three(op: Op) -> bool:
+    """Whether an operation is a convolution of 3x3 taps and stride 1."""
+    s = op.sampling
+    return s.kernel == 3 and s.stride == 1 and not (s.transposed or op.depthwise)
 
 
 def _by_two(transposed: bool) -> tuple[Sampling, ...]:

@@ -1,8 +1,8 @@
 """Which algorithm each operation uses when nobody says so: what was measured, else rules.
 
-On a CPU, the rules are measurements on a few processors (bench/README.md), except those for tiles of 8-bit integers,
-for want of a processor with VNNI and without AMX. On a GPU, tables of what was fastest on that kind of GPU come first
-(:mod:`.tables`), then rules made for an H200's size, which are not measured.
+On a CPU, the rules are measurements on a few processors (bench/README.md), except those for Winograd's filtering in
+8-bit integers, for want of a processor with VNNI and without AMX. On a GPU, tables of what was fastest on that kind of
+GPU come first (:mod:`.tables`), then rules made for an H200's size, which are not measured.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .algorithms import (
     ALGORITHMS,
     Algorithm,
     algorithms,
+    is_three_by_three,
     multiplies_all_taps,
     multiplies_columns,
     unsupported,
@@ -71,7 +72,7 @@ def choose(
             best = _in_integers(op, grid, processor)
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
-            wide += _is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
+            wide += is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
         chosen = wanted or (best if op.name in kept else measured.get(tables.shape(generator, op), best))
         simplest = Algorithm("int8") if chosen.integers and Algorithm("int8") in takes else takes[0]
         layers[op.name] = chosen if chosen in takes else simplest
@@ -91,7 +92,7 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     """
     large = grid >= 16 or (grid >= 8 and tune == "throughput")
     if op.sampling.kernel == 3:
-        if not _is_three_by_three(op):
+        if not is_three_by_three(op):
             return Algorithm("direct")
         tiles = (4, 3) if precision == "float32" else (3,)
         fit = [m for m in tiles if _transformed(op, m) <= WEIGHT_BYTES]
@@ -114,11 +115,6 @@ def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
     by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")
     return tiles if by_tiles else Algorithm("int8")
-
-
-def _is_three_by_three(op: Op) -> bool:
-    """Whether an operation is a convolution of 3x3 taps and stride 1."""
-    return op.sampling.kernel == 3 and op.sampling.stride == 1 and not op.depthwise
 
 
 def _transformed(op: Op, m: int) -> int:

@@ -37,7 +37,7 @@ def widened(values, long size, float fill, float rest=0):
 
 
 def repeated(where, long count, long phases):
-    """Where each number is in as many phases of `count`, one behind the other, if it is at `where` in each of them."""
+    """`where`, for several phases one behind the other: what it points to lies `count` further on in each. -1 stays."""
     return np.concatenate([np.where(where >= 0, where + phase * count, -1) for phase in range(phases)])
 
 
