@@ -38,6 +38,7 @@ cdef extern from "cpu/kernels/simd.h" nogil:
         FLOAT32
         BFLOAT16
         INT8
+        INT16
     ctypedef void (*micro_kernel)(const float*, long, const long*, long, long, const float*, const float*, long,
                                   float*, long) noexcept nogil
     const int VL, NR, MR_MAX
@@ -51,9 +52,10 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     unsigned short to_bfloat16(float x)
     void store_bfloat16(unsigned short* to, vec x)
     void store_bytes(unsigned char* to, vec x)
+    void store_halves(unsigned short* to, vec x)
     vec integers_to_floats(vec sums)
     bint can_bfloat16()
-    bint can_int8()
+    bint can_vnni()
     const char* processor_isa()
     float multiply_add(long rounds, Operand operand)
     float first_lane(vec v)
@@ -88,7 +90,7 @@ def build_facts() -> dict:
         "processor": processor_isa().decode(),
         "compiler": COMPILER.decode(),
         "bfloat16": "yes" if can_bfloat16() else "no",
-        "int8": "yes" if can_int8() else "no",
+        "vnni": "yes" if can_vnni() else "no",
         "tiles": "yes" if can_tiles() else "no",
         "openmp": str(OPENMP_VERSION) if OPENMP_VERSION else "no",
     }

@@ -43,7 +43,7 @@ from .timing import TimedEngine
 SAMPLED = 5  # seconds
 Peaks = Mapping[str, Mapping[str, float]]  # what common.peak measures, by precision
 STAGES = {  # by the functions' names
-    "multiply": r"^(floats|bfloat16|int8)_\d+x\d|multiply_tiles|shape_tiles",
+    "multiply": r"^(floats|bfloat16|int8|int16)_\d+x\d|multiply_tiles|shape_tiles",
     "read maps": r"read_row|join_pixel",
     "transform input": r"read_tile|read_phases|read_block",
     "transform output, write": r"write_tile|write_block|place_",
@@ -78,6 +78,11 @@ def computed_in(op: Op, algorithm: Algorithm, precision: str) -> str:
     return "float32" if op.reads_image and chosen(precision=precision) != "amx" else precision
 
 
+def weight_bytes(precision: str) -> int:
+    """Bytes of a packed weight: without VNNI, integers of 8 bits have 16."""
+    return 2 if precision == "int8" and extension().build_facts()["vnni"] == "no" else common.element_bytes(precision)
+
+
 def bounds(
     workload: Workload, n: int, precisions: Mapping[str, str], algorithms: Mapping[str, Algorithm], peaks: Peaks
 ) -> dict[str, dict[str, float]]:
@@ -91,7 +96,7 @@ def bounds(
     for op in program.ops:
         used = precisions[op.name]
         multiplications, weights = products(op, algorithms[op.name], *shapes[op.sources[0].layer][:2])
-        megabytes = common.element_bytes(used) * weights / 1e6
+        megabytes = weight_bytes(used) * weights / 1e6
         result[op.name] = {
             "products_ms": round(2 * multiplications / peaks[used]["fma_gflops"] / 1e6, 4),
             "weights_mb": round(megabytes, 2),

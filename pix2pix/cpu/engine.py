@@ -79,7 +79,7 @@ class CpuEngine(BaseEngine):
         self._kernels = extension(isa)
         facts = self._kernels.build_facts()
         self.threads = 1 if facts["openmp"] == "no" else threads
-        if precision != "float32" and facts[precision] != "yes":
+        if PRECISIONS[precision].cpu_needs and facts[precision] != "yes":
             raise RuntimeError(
                 f"precision {precision!r} needs a processor with {PRECISIONS[precision].cpu_needs}, this is "
                 f"{facts['processor']} using {isa}: use float32"

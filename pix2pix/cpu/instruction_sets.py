@@ -66,6 +66,6 @@ def build_info() -> dict[str, str]:
         "compiler": facts["compiler"],
         "OpenMP": facts["openmp"],
         "bfloat16": f"yes, {chosen(precision='bfloat16')}" if facts["bfloat16"] == "yes" else "no",
-        "int8": f"yes, {chosen(precision='int8')}" if facts["int8"] == "yes" else "no",
+        "int8": f"yes, {chosen(precision='int8')}, {'with' if facts['vnni'] == 'yes' else 'without'} VNNI",
         "threads": str(1 if facts["openmp"] == "no" else default_threads()),
     }

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 
-from ..plans.precisions import PRECISIONS
 from .instruction_sets import chosen, extension
 from .topology import available_cores
 
@@ -26,7 +25,7 @@ def measure(threads: int | None = None, seconds: float = 0.5, precision: str = "
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()
-        operations, _ = kernels.run_multiply_adds(1_000_000, threads, PRECISIONS[precision].elements, tiles)
+        operations, _ = kernels.run_multiply_adds(1 << 20, threads, precision, tiles)
         middle = time.perf_counter()
         kernels.run_sum(array, threads)
         end = time.perf_counter()

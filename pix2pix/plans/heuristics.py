@@ -1,8 +1,8 @@
 """Which algorithm each operation uses when nobody says so: what was measured, else rules.
 
-On a CPU, the rules are measurements on a few processors (bench/README.md), except those for Winograd's filtering in
-8-bit integers, for want of a processor with VNNI and without AMX. On a GPU, tables of what was fastest on that kind of
-GPU come first (:mod:`.tables`), then rules made for an H200's size, which are not measured.
+On a CPU, the rules are measurements on a few processors (bench/README.md); those for 8-bit integers were made on one
+with AMX and one without VNNI. On a GPU, tables of what was fastest on that kind of GPU come first (:mod:`.tables`),
+then rules made for an H200's size, which are not measured.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
 
 
 def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
-    """What should be fastest in 8-bit integers for an operation whose base grid is grid x grid.
+    """What is fastest in 8-bit integers for an operation whose base grid is grid x grid; with VNNI, what should be.
 
-    Tiles of 4 x 4 points lose little more than direct convolution, or even less. AMX multiplies so fast that nothing is
-    gained by them.
+    Tiles of 4 x 4 points lose little more than direct convolution, or even less, but on smaller maps of line drawings
+    several dB. AMX multiplies so fast that nothing is gained by them.
     """
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
     by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")

@@ -92,10 +92,11 @@ def test_info_of_a_plan(capsys):
     assert placed["decoder_2"] == shown["decoder_2"]
     integers = plan_column(["info", "model.safetensors", "--plan", "--precision", "int8"], capsys)
     assert [name for name, what in integers.items() if what == "cpu direct"] == ["encoder_1", "decoder_1"]
-    assert set(integers.values()) == {"cpu direct", "cpu int8"}
+    assert all(what.startswith("cpu int8") for what in integers.values() if what != "cpu direct")
     checkpoints.write("cancelling.safetensors", *with_cancelling_layer())
     kept = plan_column(["info", "cancelling.safetensors", "--plan", "--precision", "int8"], capsys)
-    assert [name for name, what in kept.items() if what != "cpu int8"] == ["encoder_1", "encoder_2", "decoder_1"]
+    floating = [name for name, what in kept.items() if not what.startswith("cpu int8")]
+    assert floating == ["encoder_1", "encoder_2", "decoder_1"]
     default.save("plan.json")
     assert plan_column(["info", "model.safetensors", "--plan", "plan.json"], capsys) == shown
     for options in (["--plan", "absent.json"], ["--gpu-layers", "auto"], ["--gpu-layers", "encoder_9"]):

@@ -191,7 +191,8 @@ def test_measuring_real_engines():
         costs = measure(cpu, gpu, 2)
     names = [layer.name for layer in g.layers]
     assert [*costs.cpu] == [*costs.gpu] == names and {*costs.crossing} == {INPUT, *names}
-    assert sum(costs.cpu.values()) > 0 and sum(costs.gpu.values()) > 0
+    every = np.array([*costs.cpu.values(), *costs.gpu.values(), *costs.crossing.values()])
+    assert np.isfinite(every).all() and (every >= 0).all()  # layers so small may take less than time varies
 
 
 def test_what_gpu_layers_and_plan_mean_together(tmp_path):

@@ -15,7 +15,6 @@ from PIL import Image
 
 from pix2pix import checkpoints
 from pix2pix.cli import main
-from pix2pix.cpu.instruction_sets import build_info
 from pix2pix.model.unet import unet
 from pix2pix.model.weights import random_weights
 from tests.server.process import Server, encoded, image, multipart
@@ -57,7 +56,6 @@ def test_bytes_are_those_of_translate(server, models, tmp_path, query, kind):
     assert answer.headers["Content-Type"] == ("image/jpeg" if is_jpeg else "image/png")
 
 
-@pytest.mark.skipif(build_info()["int8"] == "no", reason="this processor has no VNNI")
 def test_in_8_bit_integers_too(models, tmp_path):
     content = image()
     with Server(models, "--precision", "int8") as server:

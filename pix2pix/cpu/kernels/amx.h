@@ -46,7 +46,7 @@ typedef struct {
 /* Whether the processor has AMX for bfloat16 and for integers of 8 bits, and the system lets this process use it. */
 static inline int can_tiles(void) {
     unsigned eax, ebx, ecx, edx;
-    if (!can_bfloat16() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
+    if (!can_bfloat16() || !can_vnni() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 0;
     return (edx >> 22 & 1) && (edx >> 24 & 3) == 3 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 

@@ -168,7 +168,7 @@ cdef class Convolution(Sampled):
         self.words = self.depth // ELEMENTS[<int>operand]
         self.set_epilogue(spec)
         self.shift = widened(spec.beta, self.filters, 0.0)
-        if operand == INT8:
+        if in_integers(operand):
             joined = [self.joined(values) for values in spec.quantised.input_values()]
             self.zeros, self.inverses, self.least, self.most = joined
             self.units = widened(spec.quantised.units, self.filters, 0.0) * np.asarray(self.weight_factors)
@@ -204,14 +204,14 @@ cdef class Convolution(Sampled):
         read_sources(sources, self.reads_image, &self.how, &layer_input)
         g = self.geometry(target.n, layer_input.map_h, layer_input.map_w)
         layer_input.operand, layer_input.pixel, layer_input.depth = g.operand, g.pixel, self.depth
-        cdef float[::1] factors = aligned(g.n * (self.depth + 1) if g.operand == INT8 else 1)
-        if g.operand == INT8:
+        cdef float[::1] factors = aligned(g.n * (self.depth + 1) if in_integers(g.operand) else 1)
+        if in_integers(g.operand):
             layer_input.zeros, layer_input.factors, call.steps = &self.zeros[0], &factors[0], &factors[g.n * self.depth]
         call.input, call.out, call.threads = &layer_input, target.words, threads
         call.moments, call.work = &scratch[0], &scratch[0] + g.n * self.parts(&g) * moments_size(g.filters)
         target.mean[:, :], target.scale[:, :] = 0, self.gamma
         with nogil:
-            if g.operand == INT8:
+            if in_integers(g.operand):
                 for image in range(g.n):
                     self.set_factors(&layer_input, image, &factors[image * self.depth],
                                      &factors[g.n * self.depth + image])

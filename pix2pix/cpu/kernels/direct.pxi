@@ -35,7 +35,7 @@ cdef class DirectConvolution(Convolution):
     cdef long first_weight[MAX_PHASES]      # where the weights of each phase begin
 
     def __init__(self, spec, long threads):
-        operand = INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        operand = INTEGERS if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
         Convolution.__init__(self, spec, operand, spec.tiles)
         cdef long phase, size = 0
         self.panels = (self.filters + NR - 1) // NR
@@ -49,7 +49,7 @@ cdef class DirectConvolution(Convolution):
             size += self.panels * self.taps[phase] * self.tap_words * NR
         self.weights = aligned(size)
         self.pack(spec.kernel, threads)
-        if self.operand == INT8:
+        if in_integers(self.operand):
             self.set_offsets(spec)
 
     cdef set_offsets(self, spec):
@@ -64,7 +64,7 @@ cdef class DirectConvolution(Convolution):
 
     cdef inline const float* start(self, long phase) noexcept nogil:
         """Where the sums of a phase begin."""
-        return <const float*>&self.offsets[phase, 0] if self.operand == INT8 else &self.bias[0]
+        return <const float*>&self.offsets[phase, 0] if in_integers(self.operand) else &self.bias[0]
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Pack the weights, VL filters and a few channels at a time."""
@@ -183,9 +183,9 @@ cdef class DirectConvolution(Convolution):
     cdef Epilogue epilogue(self, const Call* call, long image, long first) noexcept nogil:
         """How an image's sums become the numbers of the map, from that filter on."""
         cdef Epilogue epilogue
-        epilogue.integers, epilogue.slope = self.operand == INT8, self.inner_slope
+        epilogue.integers, epilogue.slope = in_integers(self.operand), self.inner_slope
         epilogue.units, epilogue.bias, epilogue.step = NULL, NULL, 1
-        if self.operand == INT8:
+        if epilogue.integers:
             epilogue.units, epilogue.bias = &self.units[first], &self.bias[first]
             epilogue.step = call.steps[image]
         return epilogue

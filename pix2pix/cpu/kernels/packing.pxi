@@ -10,7 +10,8 @@ cdef enum:
     MAX_TAPS = MAX_KERNEL * MAX_KERNEL
     PACK_CHANNELS = 16
 
-cdef long[3] ELEMENTS = [1, 2, 4]   # of a word, by Operand
+cdef long[4] ELEMENTS = [1, 2, 4, 2]    # of a word, by Operand
+cdef Operand INTEGERS = INT8 if can_vnni() else INT16   # as what this processor multiplies 8-bit integers
 
 
 def joined_channels(channels, long multiple, bint adds):
@@ -47,10 +48,12 @@ def spread(values, where):
 
 
 cdef inline void set_weight(float* panel, long k, long j, float value, Operand operand) noexcept nogil:
-    """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16,
-    panel[k // 4][j][k % 4] for 8-bit integers."""
+    """Set the weight from channel k to filter j: panel[k][j] in float32, panel[k // 2][j][k % 2] in bfloat16 and for
+    integers of 16 bits, panel[k // 4][j][k % 4] for those of 8."""
     if operand == INT8:
         (<signed char*>panel)[(k // 4 * NR + j) * 4 + k % 4] = <signed char><int>value
+    elif operand == INT16:
+        (<short*>panel)[(k // 2 * NR + j) * 2 + k % 2] = <short><int>value
     elif operand == BFLOAT16:
         (<unsigned short*>panel)[(k // 2 * NR + j) * 2 + k % 2] = to_bfloat16(value)
     else:

@@ -1,25 +1,27 @@
 """Upper bounds of this machine: multiply-adds on registers, and reading memory."""
 
 
-def run_multiply_adds(long rounds, long threads, long elements=1, bint tiles=False) -> tuple[int, float]:
-    """Keep all threads busy with multiply-adds on registers, of 1, 2 or 4 `elements` in a word; `tiles`: those of AMX.
+OPERANDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INTEGERS}
+
+
+def run_multiply_adds(long rounds, long threads, precision="float32", bint tiles=False) -> tuple[int, float]:
+    """Keep all threads busy with multiply-adds on registers, in float32, bfloat16 or int8; `tiles`: those of AMX.
 
     Returns the number of operations and a sum of the results, so that the compiler keeps them.
     """
     cdef long _thread
     cdef float total = 0
-    cdef Operand operand = INT8 if elements == 4 else BFLOAT16 if elements == 2 else FLOAT32
-    if elements not in (1, 2, 4) or (tiles and elements == 1):
-        raise ValueError(f"got {elements} elements, expected {'' if tiles else '1, '}2 or 4")
+    cdef Operand operand
+    if precision not in OPERANDS or (tiles and precision == "float32"):
+        raise ValueError(f"got precision {precision!r}, expected {'' if tiles else 'float32, '}bfloat16 or int8")
+    operand = OPERANDS[precision]
     if operand == BFLOAT16 and not can_bfloat16():
         raise RuntimeError("this processor has no AVX512_BF16")
-    if operand == INT8 and not can_int8():
-        raise RuntimeError("this processor has no VNNI")
     if tiles and not can_tiles():
         raise RuntimeError("this processor has no AMX")
     for _thread in prange(threads, nogil=True, num_threads=threads, schedule="static"):
         total += multiply_add_tiles(rounds, operand) if tiles else multiply_add(rounds, operand)
-    return threads * rounds * elements * (TILE_MULTIPLY_ADDS if tiles else 12 * VL) * 2, total
+    return threads * rounds * ELEMENTS[<int>operand] * (TILE_MULTIPLY_ADDS if tiles else 12 * VL) * 2, total
 
 
 def run_sum(const float[::1] x, long threads):

@@ -68,12 +68,24 @@ cdef inline void store(float* row, long c, vec value, const bint bfloat16) noexc
         (<vec*>(row + c))[0] = value
 
 
+cdef inline bint in_integers(const Operand operand) noexcept nogil:
+    return operand == INT8 or operand == INT16
+
+
+cdef inline void store_integers(float* row, long c, vec value, const Operand operand) noexcept nogil:
+    """row[c : c + VL] = value, rounded to 8-bit integers."""
+    if operand == INT8:
+        store_bytes(<unsigned char*>row + c, value)
+    else:
+        store_halves(<unsigned short*>row + c, value)
+
+
 cdef inline void store_input(const LayerInput* from_, long n, float* row, long c, vec value,
                              const Operand operand) noexcept nogil:
     """row[c : c + VL] = value of image n, as the layer's operand."""
-    if operand == INT8:
+    if in_integers(operand):
         value = fused(value, (<const vec*>(from_.factors + n * from_.depth + c))[0], (<const vec*>(from_.zeros + c))[0])
-        store_bytes(<unsigned char*>row + c, value)
+        store_integers(row, c, value, operand)
     else:
         store(row, c, value, operand == BFLOAT16)
 
@@ -81,12 +93,12 @@ cdef inline void store_input(const LayerInput* from_, long n, float* row, long c
 cdef inline void store_zeros(const LayerInput* from_, float* row, long pixels) noexcept nogil:
     """That many pixels of zeros."""
     cdef long x, c
-    if from_.operand != INT8:
+    if not in_integers(from_.operand):
         memset(row, 0, pixels * from_.pixel * sizeof(float))
         return
     for x in range(pixels):
         for c in range(from_.depth // VL):
-            store_bytes(<unsigned char*>(row + x * from_.pixel) + c * VL, (<const vec*>(from_.zeros + c * VL))[0])
+            store_integers(row + x * from_.pixel, c * VL, (<const vec*>(from_.zeros + c * VL))[0], from_.operand)
 
 
 cdef inline vec value_at(const Source* s, long n, const float* pixel, long c, const bint half) noexcept nogil:
@@ -127,6 +139,8 @@ cdef inline void join_pixel(const LayerInput* from_, long n, long y, long x, flo
         s = &from_.sources[i]
         if from_.operand == INT8:  # as above
             read_as(from_, s, n, pixel, out, c, INT8)
+        elif from_.operand == INT16:
+            read_as(from_, s, n, pixel, out, c, INT16)
         elif from_.operand == BFLOAT16:
             read_as(from_, s, n, pixel, out, c, BFLOAT16)
         else:

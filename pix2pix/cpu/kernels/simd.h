@@ -36,7 +36,7 @@ typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
 typedef unsigned vec_bits __attribute__((vector_size(4 * VL)));
 typedef unsigned char vec_bytes __attribute__((vector_size(VL), aligned(1), may_alias));
-typedef unsigned short vec_bfloat16 __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+typedef unsigned short vec_halves __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
 
@@ -74,13 +74,13 @@ static inline unsigned short to_bfloat16(float x) {
 /* With AVX-512, for processors that have bfloat16. Their instruction rounds denormal numbers to 0. */
 static inline void store_bfloat16(unsigned short *to, vec x) {
 #if VL == 16 && defined(__x86_64__)
-    vec_bfloat16 rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */
+    vec_halves rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */
     __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(x));
-    *(vec_bfloat16 *)to = rounded;
+    *(vec_halves *)to = rounded;
 #else
     vec_bits bits = (vec_bits)x;
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    *(vec_bfloat16 *)to = __builtin_convertvector(bits, vec_bfloat16);
+    *(vec_halves *)to = __builtin_convertvector(bits, vec_halves);
 #endif
 }
 
@@ -91,11 +91,25 @@ static inline void store_bytes(unsigned char *to, vec x) {
     _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
 #elif VL == 8 && defined(__x86_64__)
     __m256i whole = _mm256_cvtps_epi32((__m256)-larger(-x, splat(-255.0f)));
-    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(words, words));
+    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(halves, halves));
 #else
     x = -larger(-x, splat(-255.0f));
     *(vec_bytes *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_bytes); /* 1.5 * 2^23 */
+#endif
+}
+
+/* The same integers, in 16 bits each. */
+static inline void store_halves(unsigned short *to, vec x) {
+    x = -larger(-larger(x, splat(0.0f)), splat(-255.0f));
+#if VL == 16 && defined(__x86_64__)
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32((__m512)x)));
+#elif VL == 8 && defined(__x86_64__)
+    __m256i whole = _mm256_cvtps_epi32((__m256)x);
+    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128((__m128i *)to, halves);
+#else
+    *(vec_halves *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_halves);
 #endif
 }
 
@@ -104,8 +118,9 @@ static inline vec integers_to_floats(vec sums) { return __builtin_convertvector(
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* What a word of A and B holds: a float, a pair of bfloat16, or four integers of 8 bits, unsigned in A, signed in B. */
-typedef enum { FLOAT32, BFLOAT16, INT8 } Operand;
+/* What a word of A and B holds: a float, a pair of bfloat16, four integers of 8 bits, unsigned in A, signed in B, or,
+ * for processors without VNNI, a pair of such integers, in 16 bits each. */
+typedef enum { FLOAT32, BFLOAT16, INT8, INT16 } Operand;
 
 /* sum + x * w, where all products of a word are added. Sums of integers have 32 bits and are exact. */
 #define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
@@ -113,35 +128,39 @@ typedef enum { FLOAT32, BFLOAT16, INT8 } Operand;
 #define HAS_BFLOAT16 1
 #define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(w))
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
-#else
-#define HAS_BFLOAT16 0
-#endif
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define KNOWS_VNNI 1
-#else
-#define KNOWS_VNNI 0
-#endif
-#if VL == 16 && defined(__x86_64__)
 #define HAS_INT8 1
 #define ADD_INT8(sum, x, w) (vec) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w))
 #define WITH_INT8 __attribute__((target("avx512vnni")))
+#define PAIRS(x, w) _mm512_madd_epi16((__m512i)(x), (__m512i)(w))
 #elif VL == 8 && defined(__x86_64__)
-#define HAS_INT8 KNOWS_VNNI
+#define HAS_BFLOAT16 0
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_INT8 1
+#else
+#define HAS_INT8 0
+#endif
 #define ADD_INT8(sum, x, w) (vec) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), (__m256i)(w))
 #define WITH_INT8 __attribute__((target("avxvnni")))
+#define PAIRS(x, w) _mm256_madd_epi16((__m256i)(x), (__m256i)(w))
 #else
-#define HAS_INT8 1
-#define ADD_INT8(sum, x, w) add_int8(sum, x, w)
-#define WITH_INT8
-static inline vec add_int8(vec sum, vec x, vec w) {
-    vec_int total = (vec_int)sum;
-    for (int bit = 0; bit < 32; bit += 8) {
-        vec_int a = (vec_int)((vec_bits)x >> bit & 255), b = (vec_int)((vec_bits)w << (24 - bit)) >> 24;
-        total += a * b;
-    }
+#define HAS_BFLOAT16 0
+#define HAS_INT8 0
+#if defined(__SSE2__)
+#define PAIRS(x, w) _mm_madd_epi16((__m128i)(x), (__m128i)(w))
+#else
+#define PAIRS(x, w) (UPPER(x) * UPPER(w) + LOWER(x) * LOWER(w))
+#define UPPER(x) ((vec_int)(x) >> 16)
+#define LOWER(x) ((vec_int)((vec_bits)(x) << 16) >> 16)
+#endif
+#endif
+#define ADD_INT16(sum, x, w) add_int16(sum, x, w)
+static inline vec add_int16(vec sum, vec x, vec w) {
+    vec_int total = (vec_int)sum + (vec_int)PAIRS(x, w);
+#if defined(__x86_64__)
+    __asm__("" : "+x"(total)); /* else gcc adds up the products of several words first, which takes more registers */
+#endif
     return (vec)total;
 }
-#endif
 
 /* B is read from the second-level cache or from memory, once for every MR rows. The processor's window of
  * instructions covers half as many bytes of B with vectors of 256 bits as with 512, too few to hide memory's latency.
@@ -194,7 +213,8 @@ static inline vec add_int8(vec sum, vec x, vec w) {
 #else
 #define BOTH_WIDTHS_INT8(MR)
 #endif
-#define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR) BOTH_WIDTHS_BFLOAT16(MR) BOTH_WIDTHS_INT8(MR)
+#define BOTH_WIDTHS_INT16(MR) MICRO_KERNEL(MR, 1, int16, , ADD_INT16) MICRO_KERNEL(MR, 2, int16, , ADD_INT16)
+#define BOTH_WIDTHS(MR) BOTH_WIDTHS_FLOAT(MR) BOTH_WIDTHS_BFLOAT16(MR) BOTH_WIDTHS_INT8(MR) BOTH_WIDTHS_INT16(MR)
 BOTH_WIDTHS(1) BOTH_WIDTHS(2) BOTH_WIDTHS(3) BOTH_WIDTHS(4) BOTH_WIDTHS(5) BOTH_WIDTHS(6)
 #if MR_MAX > 6
 BOTH_WIDTHS(7) BOTH_WIDTHS(8) BOTH_WIDTHS(9) BOTH_WIDTHS(10)
@@ -214,7 +234,7 @@ static inline micro_kernel kernel_for(long rows, long vectors, Operand operand) 
 #else
 #define TABLE(NAME) {PAIR(NAME, 1), PAIR(NAME, 2), PAIR(NAME, 3), PAIR(NAME, 4), PAIR(NAME, 5), PAIR(NAME, 6)}
 #endif
-    static const micro_kernel of_floats[MR_MAX][2] = TABLE(floats);
+    static const micro_kernel of_floats[MR_MAX][2] = TABLE(floats), of_int16[MR_MAX][2] = TABLE(int16);
 #if HAS_BFLOAT16
     static const micro_kernel of_bfloat16[MR_MAX][2] = TABLE(bfloat16);
     if (operand == BFLOAT16) return of_bfloat16[rows - 1][vectors - 1];
@@ -223,7 +243,7 @@ static inline micro_kernel kernel_for(long rows, long vectors, Operand operand) 
     static const micro_kernel of_int8[MR_MAX][2] = TABLE(int8);
     if (operand == INT8) return of_int8[rows - 1][vectors - 1];
 #endif
-    return of_floats[rows - 1][vectors - 1];
+    return (operand == INT16 ? of_int16 : of_floats)[rows - 1][vectors - 1];
 #undef TABLE
 #undef PAIR
 }
@@ -263,8 +283,8 @@ static inline int can_bfloat16(void) {
 #endif
 }
 
-/* The same of the kernels of 8-bit integers. */
-static inline int can_int8(void) {
+/* The same of the kernels of VNNI. */
+static inline int can_vnni(void) {
 #if VL == 16 && defined(__x86_64__)
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512vnni") != 0;
@@ -272,7 +292,7 @@ static inline int can_int8(void) {
     unsigned eax = 0, ebx, ecx, edx;
     return HAS_INT8 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
 #else
-    return 1;
+    return 0;
 #endif
 }
 
@@ -294,7 +314,22 @@ MULTIPLY_ADD(bfloat16, WITH_BFLOAT16, ADD_BFLOAT16, 0x3f803f80)
 MULTIPLY_ADD(int8, WITH_INT8, ADD_INT8, 0x01010101)
 #endif
 
-/* Multiply-adds of words on registers alone: 12 * VL in each round. */
+/* Of pairs of integers, compilers would compute the product of constants once: here their micro-kernel multiplies
+ * operands that stay in the first-level cache. */
+static inline float multiply_add_int16(long rounds) {
+    enum { DEPTH = 128 };
+    const long taps[2] = {0, 0};
+    float a[6 * DEPTH], b[DEPTH * NR], c[6 * NR] = {0};
+    for (int i = 0; i < 6 * DEPTH; i++) a[i] = (float)rounds;
+    for (int i = 0; i < DEPTH * NR; i++) b[i] = (float)rounds;
+    for (long r = 0; r < rounds; r += DEPTH) {
+        int16_6x2(a, DEPTH, taps, 1, DEPTH, b, c, NR, c, NR);
+        __asm__ volatile("" ::"r"(a), "r"(b), "r"(c) : "memory"); /* else a product would be computed once */
+    }
+    return c[0];
+}
+
+/* Multiply-adds of words, except for INT16 on registers alone: 12 * VL in each of `rounds` rounds, a multiple of 128. */
 static inline float multiply_add(long rounds, Operand operand) {
 #if HAS_BFLOAT16
     if (operand == BFLOAT16) return multiply_add_bfloat16(rounds);
@@ -302,6 +337,7 @@ static inline float multiply_add(long rounds, Operand operand) {
 #if HAS_INT8
     if (operand == INT8) return multiply_add_int8(rounds);
 #endif
+    if (operand == INT16) return multiply_add_int16(rounds);
     vec x[12], factor = splat(0.999999f), term = splat(1e-6f);
     UNROLL for (int i = 0; i < 12; i++) x[i] = splat((float)i);
     for (long r = 0; r < rounds; r++) {

@@ -13,7 +13,7 @@ cdef void set_taps(Geometry* g, long depth, bint reads_image, int padding) noexc
     depth: words of a tap. The pixels of an image lie side by side, so a whole row of taps is one tap to the product.
     """
     cdef long phase, r, s, u, v, y, x, across
-    cdef bint everywhere = padding != PAD_ZEROS or g.operand == INT8    # whose zeros are no 0
+    cdef bint everywhere = padding != PAD_ZEROS or in_integers(g.operand)  # whose zeros are no 0
     g.depth = depth
     for phase in range(g.phases):
         r, s = phase // g.scale, phase % g.scale

@@ -100,8 +100,8 @@ cdef class WinogradConvolution(Convolution):
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, FLOAT32, False)
         self.m, self.shared = m, shared
-        self.products = INT8 if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
-        if self.products == INT8 and self.transposed and not shared:
+        self.products = INTEGERS if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        if in_integers(self.products) and self.transposed and not shared:
             raise ValueError("in 8-bit integers, the phases of a transposed convolution share their tiles")
         self.r = 3 if self.step * self.scale == 1 else 2
         self.t = m + self.r - 1
@@ -112,7 +112,7 @@ cdef class WinogradConvolution(Convolution):
         self.n = self.filters * (self.phases if shared else 1)
         self.panels = (self.n + NR - 1) // NR
         self.weights = aligned(self.points * self.panels * self.k * NR)
-        if self.products == INT8:
+        if in_integers(self.products):
             self.set_integers(spec.quantised, threads)
         else:
             self.pack(spec.kernel, threads)
@@ -148,7 +148,8 @@ cdef class WinogradConvolution(Convolution):
         for k in range(self.row):
             for j in range(width):
                 if row_of[k] >= 0 and column_of[first + j] >= 0:
-                    set_weight(panel, k, j, kernel[item // self.panels, row_of[k], column_of[first + j]], INT8)
+                    set_weight(panel, k, j, kernel[item // self.panels, row_of[k], column_of[first + j]],
+                               self.products)
 
     cdef pack(self, const float[:, :, :, ::1] kernel, long threads):
         """Transform and pack the weights, VL columns and a few channels at a time."""
@@ -204,7 +205,7 @@ cdef class WinogradConvolution(Convolution):
         tiles.h, tiles.w = (g.grid.h + t.m - 1) // t.m, (g.grid.w + t.m - 1) // t.m
         if self.shared:     # whose tiles begin a pixel before the map
             tiles.h, tiles.w = (g.grid.h + t.m) // t.m, (g.grid.w + t.m) // t.m
-        t.tile = t.t * t.t * self.row if self.products == INT8 else 0
+        t.tile = t.t * t.t * self.row if in_integers(self.products) else 0
         bytes = 4 * t.points * (t.k_stride + t.n)
         tiles.columns = min(<long>BLOCK_TILES, tiles.w)
         tiles.across = (tiles.w + tiles.columns - 1) // tiles.columns
@@ -341,7 +342,7 @@ cdef class WinogradConvolution(Convolution):
                             read_tile(points, False, &window, self.depth, v + phase * phase_words, tiles.v_point)
                         else:
                             read_tile(points, False, &window, self.depth, transformed + phase * self.depth, self.row)
-                if self.products == INT8:
+                if in_integers(self.products):
                     for i in range(t.points):
                         self.store_row(transformed + i * self.row, i, v + i * tiles.v_point)
                 v = v + t.k_stride
@@ -366,7 +367,7 @@ cdef class WinogradConvolution(Convolution):
         step = step if step > LEAST_STEP else 1
         factor = splat(1 / step)
         for k in range(self.row // VL):
-            store_bytes(<unsigned char*>v + k * VL, fused(numbers[k], inverses[k] * factor, zeros[k]))
+            store_integers(v, k * VL, fused(numbers[k], inverses[k] * factor, zeros[k]), self.products)
         v[self.k] = step + mark
 
     cdef void multiply(self, const Tiling* t, const TileSet* tiles, long point, long first, long last) noexcept nogil:
@@ -381,7 +382,7 @@ cdef class WinogradConvolution(Convolution):
             p.vectors = panel_vectors(t.n, panel)
             p.c = tiles.products + point * tiles.m_point + panel * NR
             p.start, k = ZEROS, 0
-            if self.products == INT8:
+            if in_integers(self.products):
                 p.start = <const float*>&self.offsets[point, panel * NR]
             while k < t.k:
                 p.depth = min(per_pass, t.k - k)
@@ -432,7 +433,7 @@ cdef class WinogradConvolution(Convolution):
         cdef const float* units = NULL
         cdef OutputTile place
         cdef vec[MAX_POINTS * MAX_POINTS] d
-        if self.products == INT8:
+        if in_integers(self.products):
             units = &self.column_units[0, 0]
         place.step, place.h, place.w, place.filters = g.scale, g.out_h, g.out_w, g.filters
         for y in range(b.y0, b.y1):

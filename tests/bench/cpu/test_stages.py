@@ -36,7 +36,9 @@ def test_products_are_those_of_whole_tiles(program, name, algorithm, expected):
     assert stages.products(op, algorithm, *program.shapes(256, 256)[op.sources[0].layer][:2]) == expected
 
 
-def test_bounds_are_at_the_peaks_of_the_layers_precisions(tiny):
+@pytest.mark.parametrize("vnni, of_float", [("yes", 4), ("no", 2)])
+def test_bounds_are_at_the_peaks_of_the_layers_precisions(tiny, monkeypatch, vnni, of_float):
+    monkeypatch.setattr(stages, "extension", lambda: SimpleNamespace(build_facts=lambda: {"vnni": vnni}))
     peaks = {
         "float32": {"fma_gflops": 100.0, "bandwidth_gbs": 10.0},
         "int8": {"fma_gflops": 800.0, "bandwidth_gbs": 5.0},
@@ -48,8 +50,8 @@ def test_bounds_are_at_the_peaks_of_the_layers_precisions(tiny):
     assert single["encoder_1"]["products_ms"] == round(2 * 128 * 128 * 16 * 3 * 4 / 100e6, 4)
     assert mixed["encoder_1"] == single["encoder_1"]
     assert mixed["decoder_2"]["products_ms"] == pytest.approx(single["decoder_2"]["products_ms"] / 8, abs=1e-4)
-    assert mixed["decoder_4"]["weights_mb"] == pytest.approx(single["decoder_4"]["weights_mb"] / 4, abs=0.01)
-    assert mixed["decoder_4"]["weights_ms"] == pytest.approx(single["decoder_4"]["weights_ms"] / 2, abs=0.01)
+    assert mixed["decoder_4"]["weights_mb"] == pytest.approx(single["decoder_4"]["weights_mb"] / of_float, abs=0.01)
+    assert mixed["decoder_4"]["weights_ms"] == pytest.approx(2 * single["decoder_4"]["weights_ms"] / of_float, abs=0.01)
 
 
 def test_products_are_in_a_precision_that_the_processor_has(monkeypatch):
