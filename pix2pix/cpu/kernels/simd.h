@@ -157,7 +157,7 @@ typedef enum { FLOAT32, BFLOAT16, INT8, INT16 } Operand;
 static inline vec add_int16(vec sum, vec x, vec w) {
     vec_int total = (vec_int)sum + (vec_int)PAIRS(x, w);
 #if defined(__x86_64__)
-    __asm__("" : "+x"(total)); /* else gcc adds up the products of several words first, which takes more registers */
+    __asm__("" : "+v"(total)); /* else gcc adds up the products of several words first, which takes more registers */
 #endif
     return (vec)total;
 }
