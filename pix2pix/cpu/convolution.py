@@ -32,6 +32,7 @@ class ConvolutionSpec(NamedTuple):
     adds: bool = False  # whether the maps are added up, not joined along their channels
     inner_slope: float = 1.0  # of the leaky ReLU before the norm
     quantised: Quantised | None = None  # how the input becomes 8-bit integers, and the kernel if it is transformed
+    vnni: bool = False  # whether 8-bit integers lie as VNNI and AMX take them, four to a word
     finds_range: bool = False  # whether a layer that reads the result needs its least and largest values
     map_units: MapUnits | None = None  # in which float16 is kept; None: units of 1
     group: int = 1  # channels that are normalised together, by one mean and one variance

@@ -85,6 +85,7 @@ class CpuEngine(BaseEngine):
                 f"{facts['processor']} using {isa}: use float32"
             )
         self._bfloat16 = precision == "bfloat16" or (precision == "int8" and facts["bfloat16"] == "yes")
+        self._vnni = facts["vnni"] == "yes"
         remaining = weights if release and isinstance(weights, dict) else dict(weights)
         # OpenMP keeps a team for each thread that ever led one. The caller's must have none: a process that it forks
         # would wait for that team for ever.
@@ -140,6 +141,7 @@ class CpuEngine(BaseEngine):
             eps=norm.eps if norm and not norm.fixed else None,
             group=op.filters // norm.groups if norm and norm.groups else 1,
             bfloat16=self._bfloat16 and (tiles or not op.reads_image),
+            vnni=self._vnni,
             tiles=tiles,
             reads_image=op.reads_image,
             adds=op.join == "add",

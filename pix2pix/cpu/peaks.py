@@ -1,4 +1,5 @@
-"""What this machine can do at most: arithmetic on registers, and reading memory."""
+"""What this machine can do at most: arithmetic on registers (without VNNI, that of int8 in the first-level cache), and
+reading memory."""
 
 from __future__ import annotations
 

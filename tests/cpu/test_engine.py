@@ -227,6 +227,8 @@ def test_measured_peaks_are_plausible():
         assert 1 < peaks.measure(1, 0.05, "bfloat16")["fma_gflops"] < 5000
     assert 1 < peaks.measure(1, 0.05, "int8")["fma_gflops"] < 10000
     with pytest.raises(RuntimeError, match="AVX512_BF16"):
-        extension("portable").run_multiply_adds(1, 1, "bfloat16")
+        extension("portable").run_multiply_adds(128, 1, "bfloat16")
     with pytest.raises(RuntimeError, match="no AMX"):
-        extension("portable").run_multiply_adds(1, 1, "int8", True)
+        extension("portable").run_multiply_adds(128, 1, "int8", True)
+    with pytest.raises(ValueError, match="got 100 rounds"):
+        extension("portable").run_multiply_adds(100, 1)

@@ -24,7 +24,7 @@ from pix2pix.model.weights import fold, random_weights
 from pix2pix.plans.algorithms import CONVOLUTION, TRANSPOSED, Algorithm, algorithms
 from pix2pix.plans.heuristics import choose
 from pix2pix.plans.plan import Plan
-from tests.cpu.isas import INT8
+from tests.cpu.isas import INT8, INTEGERS
 from tests.cpu.test_kernels import (
     COLUMNS,
     DIVIDED,
@@ -61,7 +61,7 @@ def units_for(filters: int) -> np.ndarray:
     return np.float32(2) ** np.random.default_rng(1).integers(8, 13, filters)
 
 
-def run_integers(isa, transposed, x, kernel, threads=2, eps=None, bias=None):
+def run_integers(isa, vnni, transposed, x, kernel, threads=2, eps=None, bias=None):
     """The Map that a layer of 8-bit integers in units of 1 makes of whole numbers."""
     kernels, c = extension(isa), x.shape[3]
     zeros = np.where(np.arange(c) % 3 == 1, 0, 127).astype(np.float32)  # where no number is negative, 0
@@ -76,6 +76,7 @@ def run_integers(isa, transposed, x, kernel, threads=2, eps=None, bias=None):
         [c],
         bias,
         eps=eps,
+        vnni=vnni,
         tiles=isa == "amx",
         quantised=quantised,
         finds_range=True,
@@ -86,14 +87,14 @@ def run_integers(isa, transposed, x, kernel, threads=2, eps=None, bias=None):
     return run_spec(kernels, spec, [(source, 1.0)], threads=threads)
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n, h, w, c, k", [*SHAPES, (2, 16, 16, 512, 32), (1, 6, 6, 65, 40)])
-def test_sums_are_exact(isa, transposed, n, h, w, c, k):
+def test_sums_are_exact(isa, vnni, transposed, n, h, w, c, k):
     rng = np.random.default_rng([n, h, w, c, k])
     x, kernel = whole_maps(rng, (n, h, w, c)), whole_kernel(rng, transposed, c, k)
     bias = rng.integers(-10000, 10000, k).astype(np.float32)
-    target = run_integers(isa, transposed, x, kernel, bias=bias)
+    target = run_integers(isa, vnni, transposed, x, kernel, bias=bias)
     function = transposed_convolution if transposed else strided_convolution
     expected = np.stack([function(image, kernel.astype(np.float64)) for image in x.astype(np.float64)])
     got = np.asarray(target.raw)[..., :k]
@@ -104,28 +105,28 @@ def test_sums_are_exact(isa, transposed, n, h, w, c, k):
     np.testing.assert_array_equal(np.asarray(target.high)[:, :k], got.max((1, 2)) * units)
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("n, h, w, c, k", DIVIDED)
-def test_how_work_is_divided_never_changes_a_bit(isa, transposed, n, h, w, c, k):
+def test_how_work_is_divided_never_changes_a_bit(isa, vnni, transposed, n, h, w, c, k):
     rng = np.random.default_rng(7)
     x, kernel = whole_maps(rng, (n, h, w, c)), whole_kernel(rng, transposed, c, k)
     check_divisions(
-        lambda images, threads: parts_of(run_integers(isa, transposed, images, kernel, threads, 1e-3), k), x
+        lambda images, threads: parts_of(run_integers(isa, vnni, transposed, images, kernel, threads, 1e-3), k), x
     )
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_moments_of_ragged_tiles(isa, transposed, columns):
+def test_moments_of_ragged_tiles(isa, vnni, transposed, columns):
     rng, step = np.random.default_rng(columns), 1 if transposed else 2
     x, kernel = whole_maps(rng, (2, 19 * step, columns * step, 24)), whole_kernel(rng, transposed, 24, 40)
-    target = run_integers(isa, transposed, x, kernel, eps=1e-3)
+    target = run_integers(isa, vnni, transposed, x, kernel, eps=1e-3)
     check_moments(target, 40, 1e-3 / units_for(40) ** 2 if target.half else 1e-3)
 
 
-def run_tiles(isa, sampling, x, kernel, m, threads=2, ends=None):
+def run_tiles(isa, vnni, sampling, x, kernel, m, threads=2, ends=None):
     """The Map that Winograd's F(m x m, r x r) in 8-bit integers makes of ``x``; and the operation and its integers.
 
     ``x`` is read from two maps. Ranges are different for each channel, and one-sided for every third, of which ``x`` is
@@ -140,7 +141,7 @@ def run_tiles(isa, sampling, x, kernel, m, threads=2, ends=None):
         low, high = low * np.where(np.arange(c) % 3, 1, 0) * np.geomspace(1, 4, c), high * np.geomspace(5, 1, c)
     quantised = quantise(op, kernel, {name: Range(low[part], high[part]) for name, part in parts.items()}, m)
     channels = [x[..., part].shape[3] for part in parts.values()]
-    spec = ConvolutionSpec(kernel, sampling, channels, eps=1e-3, quantised=quantised, finds_range=True)
+    spec = ConvolutionSpec(kernel, sampling, channels, eps=1e-3, quantised=quantised, vnni=vnni, finds_range=True)
     maps = [(as_map(kernels, np.ascontiguousarray(x[..., part])), 1.0) for part in parts.values()]
     return (
         run_spec(kernels, spec, maps, f"winograd{'-shared' if sampling.transposed else ''}{m}", threads),
@@ -162,14 +163,14 @@ TILED = (CONVOLUTION, TRANSPOSED, Sampling(3, 1, (1, 1, 1, 1)), Sampling(3, 1, (
 IDS = ("convolution", "transposed", "3x3", "3x3 reflect")
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("m", [2, 3])
 @pytest.mark.parametrize("sampling", TILED, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [(3, 4, 4, 16, 16), (2, 6, 10, 5, 7), (1, 48, 6, 8, 33), (1, 26, 26, 64, 64)])
-def test_tiles_of_integers_compute_what_their_emulation_does(isa, m, sampling, n, h, w, c, k):
+def test_tiles_of_integers_compute_what_their_emulation_does(isa, vnni, m, sampling, n, h, w, c, k):
     x, kernel = normal(np.random.default_rng([n, h, w, c, k]), sampling, n, h, w, c, k)
     x[:, :, : w // 2] *= 1e-3  # each tile has steps of its own
-    target, op, quantised = run_tiles(isa, sampling, x, kernel, m)
+    target, op, quantised = run_tiles(isa, vnni, sampling, x, kernel, m)
     got = np.asarray(target.raw)[..., :k]
     expected, exact = (
         np.stack([function(op, image, each) for image in x.astype(np.float64)])
@@ -180,12 +181,12 @@ def test_tiles_of_integers_compute_what_their_emulation_does(isa, m, sampling, n
         assert error <= noise / 10
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize(
     "sampling, m", [(CONVOLUTION, 2), (CONVOLUTION, 3), (TRANSPOSED, 2), (TRANSPOSED, 3), (TILED[2], 2)]
 )
 @pytest.mark.parametrize("c, k", [(16, 16), (23, 9), (64, 40)])
-def test_sums_of_tiles_are_exact(isa, sampling, m, c, k):
+def test_sums_of_tiles_are_exact(isa, vnni, sampling, m, c, k):
     """No tile has more than one pixel that is not 0, and each of these has whole numbers, 127 and -127 among them.
 
     Transforms that only add give these numbers then, or none; so every step is 1.
@@ -201,7 +202,7 @@ def test_sums_of_tiles_are_exact(isa, sampling, m, c, k):
     ones = np.ones((points, rows), np.float32)
     quantised = Quantised(whole, np.ones((points, columns), np.float32), ones, 128 * ones)
     kernel = np.zeros((sampling.kernel, sampling.kernel, *((k, c) if sampling.transposed else (c, k))), np.float32)
-    spec = ConvolutionSpec(kernel, sampling, [c], quantised=quantised, finds_range=True)
+    spec = ConvolutionSpec(kernel, sampling, [c], quantised=quantised, vnni=vnni, finds_range=True)
     algorithm = f"winograd{'-shared' if sampling.transposed else ''}{m}"
     got = run_spec(kernels, spec, [(as_map(kernels, x), 1.0)], algorithm)
     op = Op("op", (Source("a"),), "concat", c, k, sampling, (), Epilogue(False, None, "none", None, None), ("a",))
@@ -210,31 +211,31 @@ def test_sums_of_tiles_are_exact(isa, sampling, m, c, k):
     np.testing.assert_array_equal(np.asarray(got.raw)[..., :k], expected)
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("sampling", TILED, ids=IDS)
 @pytest.mark.parametrize("n, h, w, c, k", [*DIVIDED, (3, 64, 64, 8, 16)])
-def test_how_tiles_are_divided_never_changes_a_bit(isa, sampling, n, h, w, c, k):
+def test_how_tiles_are_divided_never_changes_a_bit(isa, vnni, sampling, n, h, w, c, k):
     x, kernel = normal(np.random.default_rng(7), sampling, n, h, w, c, k)
     check_divisions(
-        lambda images, threads: parts_of(run_tiles(isa, sampling, images, kernel, 3, threads)[0], k), x, (1, 2)
+        lambda images, threads: parts_of(run_tiles(isa, vnni, sampling, images, kernel, 3, threads)[0], k), x, (1, 2)
     )
 
 
-@pytest.mark.parametrize("isa", INT8)
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_stays_so_in_tiles(isa, value):
+def test_what_is_not_finite_stays_so_in_tiles(isa, vnni, value):
     x, kernel = normal(np.random.default_rng(0), CONVOLUTION, 2, 12, 12, 40, 8)
     x[1, 5, 5, 33] = value
-    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 3)[0].raw)[..., :8]
+    raw = np.asarray(run_tiles(isa, vnni, CONVOLUTION, x, kernel, 3)[0].raw)[..., :8]
     assert np.isfinite(raw[0]).all() and not np.isfinite(raw[1, 2:4, 2:4]).any()
 
 
-@pytest.mark.parametrize("isa", INT8)
-def test_empty_tiles_are_zeros(isa):
+@pytest.mark.parametrize("isa, vnni", INTEGERS)
+def test_empty_tiles_are_zeros(isa, vnni):
     x, kernel = normal(np.random.default_rng(0), CONVOLUTION, 1, 12, 12, 8, 8)
     x[...] = 0
     x[0, 11, 11] = 1e-38
-    raw = np.asarray(run_tiles(isa, CONVOLUTION, x, kernel, 2, ends=(0.0, 1e-6))[0].raw)
+    raw = np.asarray(run_tiles(isa, vnni, CONVOLUTION, x, kernel, 2, ends=(0.0, 1e-6))[0].raw)
     assert np.abs(raw).max() < 1e-36 and np.all(raw[0, :4, :4] == 0)
 
 

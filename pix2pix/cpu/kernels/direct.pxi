@@ -35,7 +35,7 @@ cdef class DirectConvolution(Convolution):
     cdef long first_weight[MAX_PHASES]      # where the weights of each phase begin
 
     def __init__(self, spec, long threads):
-        operand = INTEGERS if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        operand = operand_of(spec)
         Convolution.__init__(self, spec, operand, spec.tiles)
         cdef long phase, size = 0
         self.panels = (self.filters + NR - 1) // NR

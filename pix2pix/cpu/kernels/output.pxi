@@ -82,7 +82,7 @@ cdef class OutputConvolution(Sampled):
         self.group = self.scale if self.kernel % self.scale == 0 else 1
         self.columns = padded(self.group * self.kernel * self.channels)
         self.panels = (self.columns + NR - 1) // NR
-        self.operand, self.tiles = BFLOAT16 if spec.bfloat16 else FLOAT32, spec.tiles
+        self.operand, self.tiles = operand_of(spec), spec.tiles
         for a in range(self.scale):
             self.count[a] = (self.kernel - a + self.scale - 1) // self.scale
         for a in range(4):

@@ -11,7 +11,13 @@ cdef enum:
     PACK_CHANNELS = 16
 
 cdef long[4] ELEMENTS = [1, 2, 4, 2]    # of a word, by Operand
-cdef Operand INTEGERS = INT8 if can_vnni() else INT16   # as what this processor multiplies 8-bit integers
+
+
+cdef Operand operand_of(spec):
+    """What a layer multiplies."""
+    if spec.quantised is not None:
+        return INT8 if spec.vnni else INT16
+    return BFLOAT16 if spec.bfloat16 else FLOAT32
 
 
 def joined_channels(channels, long multiple, bint adds):

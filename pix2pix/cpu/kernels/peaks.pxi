@@ -1,17 +1,20 @@
-"""Upper bounds of this machine: multiply-adds on registers, and reading memory."""
+"""The peaks of this machine: multiply-adds, and reading memory."""
 
 
-OPERANDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INTEGERS}
+OPERANDS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8 if can_vnni() else INT16}
 
 
 def run_multiply_adds(long rounds, long threads, precision="float32", bint tiles=False) -> tuple[int, float]:
-    """Keep all threads busy with multiply-adds on registers, in float32, bfloat16 or int8; `tiles`: those of AMX.
+    """Keep all threads busy with multiply-adds in float32, bfloat16 or int8; `tiles`: those of AMX.
 
-    Returns the number of operations and a sum of the results, so that the compiler keeps them.
+    They are on registers alone; those of int8 without VNNI are a micro-kernel's, from the first-level cache. rounds: a
+    multiple of 128. Returns the number of operations and a sum of the results, so that the compiler keeps them.
     """
     cdef long _thread
     cdef float total = 0
     cdef Operand operand
+    if rounds % 128:
+        raise ValueError(f"got {rounds} rounds, expected a multiple of 128")
     if precision not in OPERANDS or (tiles and precision == "float32"):
         raise ValueError(f"got precision {precision!r}, expected {'' if tiles else 'float32, '}bfloat16 or int8")
     operand = OPERANDS[precision]

@@ -2,8 +2,8 @@
  *
  * Vectors are an extension of gcc and clang, so one source serves every instruction set: the compiler's flags decide
  * VL, the floats of a vector. A micro-kernel has at most MR_MAX rows and NR = 2 * VL columns. Its accumulators, two
- * vectors of B and one broadcast element of A stay in the register file (32 registers with AVX-512, 16 without); with
- * more than 12 rows, their addresses would not.
+ * vectors of B, one broadcast element of A and one product stay in the register file (32 registers with AVX-512, 16
+ * without); with more than 12 rows, their addresses would not.
  *
  * A is addressed indirectly, as in Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129: K is cut into taps,
  * and a table says where in a row of A, and where in B, each tap begins. So the same kernel reads a padded feature map,
@@ -144,8 +144,18 @@ typedef enum { FLOAT32, BFLOAT16, INT8, INT16 } Operand;
 #define PAIRS(x, w) _mm256_madd_epi16((__m256i)(x), (__m256i)(w))
 #else
 #define HAS_BFLOAT16 0
-#define HAS_INT8 0
-#if defined(__SSE2__)
+#define HAS_INT8 1 /* in plain C, and slow: with it, tests of four integers to a word run anywhere */
+#define ADD_INT8(sum, x, w) add_int8(sum, x, w)
+#define WITH_INT8
+static inline vec add_int8(vec sum, vec x, vec w) {
+    vec_int total = (vec_int)sum;
+    for (int bit = 0; bit < 32; bit += 8) {
+        vec_int a = (vec_int)((vec_bits)x >> bit & 255), b = (vec_int)((vec_bits)w << (24 - bit)) >> 24;
+        total += a * b;
+    }
+    return (vec)total;
+}
+#if defined(__SSE2__) && defined(__x86_64__)
 #define PAIRS(x, w) _mm_madd_epi16((__m128i)(x), (__m128i)(w))
 #else
 #define PAIRS(x, w) (UPPER(x) * UPPER(w) + LOWER(x) * LOWER(w))
@@ -319,17 +329,19 @@ MULTIPLY_ADD(int8, WITH_INT8, ADD_INT8, 0x01010101)
 static inline float multiply_add_int16(long rounds) {
     enum { DEPTH = 128 };
     const long taps[2] = {0, 0};
-    float a[6 * DEPTH], b[DEPTH * NR], c[6 * NR] = {0};
-    for (int i = 0; i < 6 * DEPTH; i++) a[i] = (float)rounds;
-    for (int i = 0; i < DEPTH * NR; i++) b[i] = (float)rounds;
+    const int pair = 0x00010001 * (int)(1 + rounds % 2); /* compilers don't know it */
+    float a[6 * DEPTH] __attribute__((aligned(64))), b[DEPTH * NR] __attribute__((aligned(64)));
+    float c[6 * NR] __attribute__((aligned(64)));
+    for (int i = 0; i < 6 * DEPTH; i++) __builtin_memcpy(a + i, &pair, 4);
+    for (int i = 0; i < DEPTH * NR; i++) __builtin_memcpy(b + i, &pair, 4);
     for (long r = 0; r < rounds; r += DEPTH) {
-        int16_6x2(a, DEPTH, taps, 1, DEPTH, b, c, NR, c, NR);
+        int16_6x2(a, DEPTH, taps, 1, DEPTH, b, ZEROS, 0, c, NR);
         __asm__ volatile("" ::"r"(a), "r"(b), "r"(c) : "memory"); /* else a product would be computed once */
     }
     return c[0];
 }
 
-/* Multiply-adds of words, except for INT16 on registers alone: 12 * VL in each of `rounds` rounds, a multiple of 128. */
+/* 12 * VL multiply-adds of words in each round: on registers alone, but for INT16, whose rounds are a multiple of 128. */
 static inline float multiply_add(long rounds, Operand operand) {
 #if HAS_BFLOAT16
     if (operand == BFLOAT16) return multiply_add_bfloat16(rounds);

@@ -100,7 +100,7 @@ cdef class WinogradConvolution(Convolution):
     def __init__(self, spec, long m, bint shared, long threads):
         Convolution.__init__(self, spec, FLOAT32, False)
         self.m, self.shared = m, shared
-        self.products = INTEGERS if spec.quantised else BFLOAT16 if spec.bfloat16 else FLOAT32
+        self.products = operand_of(spec)
         if in_integers(self.products) and self.transposed and not shared:
             raise ValueError("in 8-bit integers, the phases of a transposed convolution share their tiles")
         self.r = 3 if self.step * self.scale == 1 else 2
