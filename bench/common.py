@@ -81,7 +81,7 @@ def tune_for(n: int) -> str:
 
 
 def element_bytes(precision: str) -> int:
-    """Bytes of one number of a map or a weight."""
+    """Bytes of one number of a map or a weight; of 8-bit integers, where the processor has VNNI."""
     return 4 // PRECISIONS[precision].elements
 
 

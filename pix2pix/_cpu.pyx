@@ -16,9 +16,10 @@ those of BLIS: a *micro-kernel* computes MR rows x NR columns; a *panel* is NR c
     output.pxi      the last layer: few channels, tanh, conversion to 8 bits
     peaks.pxi       what the machine can do at most, measured
 
-A *word* is 32 bits of an operand of the product: one float32 channel, two neighbouring channels in bfloat16, or four as
-8-bit integers. A float* may point to words of any kind; lengths in memory count words. Sums are float32, those of
-integers are integers of 32 bits until they are complete.
+A *word* is 32 bits of an operand of the product: one float32 channel, two neighbouring channels in bfloat16, four as
+8-bit integers or, for processors without VNNI, two as 8-bit integers in 16 bits. A float* may point to words of any
+kind; lengths in memory count words. Sums are float32, those of integers are integers of 32 bits until they are
+complete.
 
 A layer writes raw sums, with AMX as float16, and gathers their mean and variance. The layer that reads them applies the
 norm, so no pass over memory is spent on it.

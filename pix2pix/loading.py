@@ -30,7 +30,7 @@ def load(
     """Read a model file and make it ready to run.
 
     ``model`` is a file or folder of any format that :mod:`pix2pix.checkpoints` reads. ``device`` names one or several,
-    see :mod:`pix2pix.devices`; ``precision`` is float32, bfloat16 or int8 where the processor has them, or, on a
+    see :mod:`pix2pix.devices`; ``precision`` is float32, int8, or bfloat16 where the processor has it, or, on a
     GPU, tf32, float16 or bfloat16. ``tune`` is ``latency`` (one image at a time) or ``throughput``.
     ``statistics=None`` keeps what the model's own framework does at test time. ``plan`` is a Plan, the name of an
     algorithm (``direct``) or a file. ``threads`` defaults to the physical cores that this process may use; with

@@ -4,9 +4,9 @@
                                [--blocks 5]
 
 A layer has two lower bounds. Its products are the multiplications of its algorithm, in whole tiles, at the measured
-peak of the precision (of int8 without VNNI: the rate of a micro-kernel in the first-level cache). Its weights are read from memory once per call, at the measured bandwidth. A layer can be faster
-than the greater of the two only if caches keep weights from one call to the next. One thread and all threads are
-measured in alternating blocks.
+peak of the precision (of int8 without VNNI: the rate of a micro-kernel in the first-level cache). Its weights are read
+from memory once per call, at the measured bandwidth. A layer can be faster than the greater of the two only if caches
+keep weights from one call to the next. One thread and all threads are measured in alternating blocks.
 
 Writes stages.json, or stages-PRECISION-NETWORK-WxH.json with those parts that are not the usual ones.
 

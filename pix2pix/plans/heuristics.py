@@ -107,10 +107,10 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
 
 
 def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
-    """What is fastest in 8-bit integers for an operation whose base grid is grid x grid; with VNNI, what should be.
+    """What is fast in 8-bit integers, and loses little, for an operation whose base grid is grid x grid.
 
-    Tiles of 4 x 4 points lose little more than direct convolution, or even less, but on smaller maps of line drawings
-    several dB. AMX multiplies so fast that nothing is gained by them.
+    Tiles of 4 x 4 points lose little more than direct convolution, or even less; but on smaller maps of line drawings,
+    several dB. AMX multiplies so fast that nothing is gained by them. With VNNI alone they have not been measured.
     """
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
     by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")

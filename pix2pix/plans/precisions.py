@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Precision:
     """One way to store what is multiplied. Sums are float32, those of integers are exact.
 
-    ``elements`` of a map fill a 32-bit word. ``cpu_needs`` is what the processor must have beyond its instruction set.
-    The tolerance against the float64 oracle is ``max_error`` after tanh, for (random, real) weights, or else ``psnr``
-    of 8-bit images in dB.
+    ``elements`` of a map fill a 32-bit word; without VNNI, 8-bit integers fill 16 bits each. ``cpu_needs`` is what the
+    processor must have beyond its instruction set. The tolerance against the float64 oracle is ``max_error`` after
+    tanh, for (random, real) weights, or else ``psnr`` of 8-bit images in dB.
     """
 
     name: str
