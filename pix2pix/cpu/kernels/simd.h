@@ -253,7 +253,8 @@ static inline micro_kernel kernel_for(long rows, long vectors, Operand operand) 
     static const micro_kernel of_int8[MR_MAX][2] = TABLE(int8);
     if (operand == INT8) return of_int8[rows - 1][vectors - 1];
 #endif
-    return (operand == INT16 ? of_int16 : of_floats)[rows - 1][vectors - 1];
+    if (operand == INT16) return of_int16[rows - 1][vectors - 1];
+    return of_floats[rows - 1][vectors - 1];
 #undef TABLE
 #undef PAIR
 }
