@@ -126,8 +126,17 @@ typedef enum { FLOAT32, BFLOAT16, INT8, INT16 } Operand;
 #define ADD_FLOAT(sum, x, w) (sum) + (x) * (w)
 #if VL == 16 && defined(__x86_64__)
 #define HAS_BFLOAT16 1
-#define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(w))
+#define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)PAIR_OF(x), (__m512bh)(w))
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
+#if defined(__clang__) && __clang_major__ == 16 /* which crashes when it knows that x is one float, repeated */
+static inline vec unknown(vec x) {
+    __asm__("" : "+v"(x));
+    return x;
+}
+#define PAIR_OF(x) unknown(x)
+#else
+#define PAIR_OF(x) (x)
+#endif
 #define HAS_INT8 1
 #define ADD_INT8(sum, x, w) (vec) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w))
 #define WITH_INT8 __attribute__((target("avx512vnni")))
