@@ -53,7 +53,7 @@ cdef extern from "cpu/kernels/simd.h" nogil:
     unsigned short to_bfloat16(float x)
     void store_bfloat16(unsigned short* to, vec x)
     void store_bytes(unsigned char* to, vec x)
-    void store_halves(unsigned short* to, vec x)
+    void store_shorts(unsigned short* to, vec x)
     vec integers_to_floats(vec sums)
     bint can_bfloat16()
     bint can_vnni()

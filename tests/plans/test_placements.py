@@ -192,7 +192,8 @@ def test_measuring_real_engines():
     names = [layer.name for layer in g.layers]
     assert [*costs.cpu] == [*costs.gpu] == names and {*costs.crossing} == {INPUT, *names}
     every = np.array([*costs.cpu.values(), *costs.gpu.values(), *costs.crossing.values()])
-    assert np.isfinite(every).all() and (every >= 0).all()  # layers so small may take less than time varies
+    assert np.isfinite(every).all() and (every >= 0).all()
+    assert sum(costs.gpu.values()) > 0  # NumPy's; those of the compiled kernels may be less than times vary by
 
 
 def test_what_gpu_layers_and_plan_mean_together(tmp_path):

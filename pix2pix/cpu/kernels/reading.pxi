@@ -77,7 +77,7 @@ cdef inline void store_integers(float* row, long c, vec value, const Operand ope
     if operand == INT8:
         store_bytes(<unsigned char*>row + c, value)
     else:
-        store_halves(<unsigned short*>row + c, value)
+        store_shorts(<unsigned short*>row + c, value)
 
 
 cdef inline void store_input(const LayerInput* from_, long n, float* row, long c, vec value,

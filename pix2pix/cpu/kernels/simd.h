@@ -36,7 +36,7 @@ typedef float vec __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int vec_int __attribute__((vector_size(4 * VL)));
 typedef unsigned vec_bits __attribute__((vector_size(4 * VL)));
 typedef unsigned char vec_bytes __attribute__((vector_size(VL), aligned(1), may_alias));
-typedef unsigned short vec_halves __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+typedef unsigned short vec_shorts __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static inline vec splat(float x) { return x - (vec){0}; } /* x + 0 would be an addition: it changes -0 */
 
@@ -74,13 +74,13 @@ static inline unsigned short to_bfloat16(float x) {
 /* With AVX-512, for processors that have bfloat16. Their instruction rounds denormal numbers to 0. */
 static inline void store_bfloat16(unsigned short *to, vec x) {
 #if VL == 16 && defined(__x86_64__)
-    vec_halves rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */
+    vec_shorts rounded; /* no intrinsic: callers are compiled for every processor with AVX-512 */
     __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(x));
-    *(vec_halves *)to = rounded;
+    *(vec_shorts *)to = rounded;
 #else
     vec_bits bits = (vec_bits)x;
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    *(vec_halves *)to = __builtin_convertvector(bits, vec_halves);
+    *(vec_shorts *)to = __builtin_convertvector(bits, vec_shorts);
 #endif
 }
 
@@ -91,8 +91,8 @@ static inline void store_bytes(unsigned char *to, vec x) {
     _mm_storeu_si128((__m128i *)to, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)x)));
 #elif VL == 8 && defined(__x86_64__)
     __m256i whole = _mm256_cvtps_epi32((__m256)-larger(-x, splat(-255.0f)));
-    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(halves, halves));
+    __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(shorts, shorts));
 #else
     x = -larger(-x, splat(-255.0f));
     *(vec_bytes *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_bytes); /* 1.5 * 2^23 */
@@ -100,16 +100,16 @@ static inline void store_bytes(unsigned char *to, vec x) {
 }
 
 /* The same integers, in 16 bits each. */
-static inline void store_halves(unsigned short *to, vec x) {
+static inline void store_shorts(unsigned short *to, vec x) {
     x = -larger(-larger(x, splat(0.0f)), splat(-255.0f));
 #if VL == 16 && defined(__x86_64__)
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32((__m512)x)));
 #elif VL == 8 && defined(__x86_64__)
     __m256i whole = _mm256_cvtps_epi32((__m256)x);
-    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_storeu_si128((__m128i *)to, halves);
+    __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128((__m128i *)to, shorts);
 #else
-    *(vec_halves *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_halves);
+    *(vec_shorts *)to = __builtin_convertvector((vec_bits)(x + splat(12582912.0f)) & 255, vec_shorts);
 #endif
 }
 
@@ -129,11 +129,11 @@ typedef enum { FLOAT32, BFLOAT16, INT8, INT16 } Operand;
 #define ADD_BFLOAT16(sum, x, w) (vec) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)PAIR_OF(x), (__m512bh)(w))
 #define WITH_BFLOAT16 __attribute__((target("avx512bf16")))
 #if defined(__clang__) && __clang_major__ == 16 /* which crashes when it knows that x is one float, repeated */
-static inline vec unknown(vec x) {
+static inline vec opaque(vec x) {
     __asm__("" : "+v"(x));
     return x;
 }
-#define PAIR_OF(x) unknown(x)
+#define PAIR_OF(x) opaque(x)
 #else
 #define PAIR_OF(x) (x)
 #endif
