@@ -344,10 +344,9 @@ static inline float multiply_add_int16(long rounds) {
     float c[6 * NR] __attribute__((aligned(64)));
     for (int i = 0; i < 6 * DEPTH; i++) __builtin_memcpy(a + i, &pair, 4);
     for (int i = 0; i < DEPTH * NR; i++) __builtin_memcpy(b + i, &pair, 4);
-    for (long r = 0; r < rounds; r += DEPTH) {
-        int16_6x2(a, DEPTH, taps, 1, DEPTH, b, ZEROS, 0, c, NR);
-        __asm__ volatile("" ::"r"(a), "r"(b), "r"(c) : "memory"); /* else a product would be computed once */
-    }
+    micro_kernel multiply = kernel_for(6, 2, INT16);
+    __asm__ volatile("" : "+r"(multiply)); /* else compilers would compute a product once, or inline a slower copy */
+    for (long r = 0; r < rounds; r += DEPTH) multiply(a, DEPTH, taps, 1, DEPTH, b, ZEROS, 0, c, NR);
     return c[0];
 }
 
