@@ -54,12 +54,15 @@ def _plan(args: argparse.Namespace, generator: Generator, weights: Weights) -> P
         return None
     if args.plan == "" or args.plan in ALGORITHMS["cpu"]:
         check_precision(args.precision, "cpu")
-        kept = sensitive_layers(generator, weights) if args.precision == "int8" and not args.plan else ()
         try:
             processor = chosen(precision=args.precision)
         except RuntimeError:  # nothing is built: the plan for processors without AMX
             processor = None
-        return choose(generator, args.tune, args.plan or None, args.precision, processor=processor, kept=kept)
+        plan = choose(generator, args.tune, args.plan or None, args.precision, processor=processor)
+        if args.precision == "int8" and not args.plan:
+            kept = sensitive_layers(generator, weights, plan.layers)
+            plan = choose(generator, args.tune, None, args.precision, processor=processor, kept=kept)
+        return plan
     return plans.read(args.plan, generator)
 
 

@@ -91,9 +91,10 @@ class CpuEngine(BaseEngine):
         # would wait for that team for ever.
         self._executor = ThreadPoolExecutor(1, "pix2pix-cpu", use_allowed_cpus)
         try:
-            by_weights = precision == "int8" and plan is None
-            kept = self._executor.submit(sensitive_layers, generator, weights).result() if by_weights else ()
-            self.plan = choose(generator, tune, plan, precision, processor=isa, kept=kept)
+            self.plan = choose(generator, tune, plan, precision, processor=isa)
+            if precision == "int8" and plan is None:
+                find = self._executor.submit(sensitive_layers, generator, weights, self.plan.layers)
+                self.plan = choose(generator, tune, plan, precision, processor=isa, kept=find.result())
             info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
             super().__init__(generator, self.plan.layers_on("cpu"), info)
             self.convolutions = self._executor.submit(self._pack_all, remaining).result()

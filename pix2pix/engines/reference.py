@@ -158,18 +158,10 @@ class _Context(Context):
             if name.startswith(f"{op.name}.")
         }
         inputs = [self._read(source) for source in op.sources]
-        x = gather(op, inputs)
         if op.name in self._engine.quantised:
-            quantised = self._engine.quantised[op.name]
-            if quantised.is_transformed:
-                sums = convolve_tiles(op, x.astype(np.float64), quantised)
-            else:
-                step = step_of(op, inputs, quantised.ends)
-                sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(np.float64))
-                sums *= step * quantised.units
-            y: np.ndarray = sums.astype(self._engine.dtype)
+            y: np.ndarray = convolve_integers(op, inputs, self._engine.quantised[op.name]).astype(self._engine.dtype)
         else:
-            y = convolve(op, x, part.get("kernel"))
+            y = convolve(op, gather(op, inputs), part.get("kernel"))
         if epilogue.bias:
             y = y + part["bias"]
         y = leaky_relu(y, epilogue.inner_slope)
@@ -206,10 +198,25 @@ def to_float16(y: np.ndarray, units: np.ndarray) -> np.ndarray:
     return (y / units).astype(np.float16).astype(y.dtype) * units
 
 
-def to_integers(x: np.ndarray, step: float | np.ndarray, quantised: Quantised) -> np.ndarray:
-    """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0, in float64."""
+def to_integers(x: np.ndarray, step: np.floating[Any] | np.ndarray, quantised: Quantised) -> np.ndarray:
+    """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0."""
     q = np.rint(x / (step * quantised.scales) + quantised.zeros)
-    return np.clip(q, 0, LEVELS).astype(np.float64) - quantised.zeros
+    return np.clip(q, 0, LEVELS) - quantised.zeros
+
+
+def convolve_integers(
+    op: Op, inputs: list[np.ndarray], quantised: Quantised, dtype: type[np.floating[Any]] = np.float64
+) -> np.ndarray:
+    """The inputs (H,W,C) of an operation through its convolution in whole numbers, which ``dtype`` holds.
+
+    float64 holds all of their sums, too; float32 rounds large ones, in the eighth digit.
+    """
+    x = gather(op, inputs).astype(dtype)
+    if quantised.is_transformed:
+        return convolve_tiles(op, x, quantised)
+    step = dtype(step_of(op, inputs, quantised.ends))
+    sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(dtype))
+    return sums * (step * quantised.units)
 
 
 def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
@@ -221,7 +228,7 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
     s, t = op.sampling, math.isqrt(len(quantised.kernel))
     taps, step = s.kernel // s.stride, s.step
     m = t - taps + 1
-    a, b = winograd.output_transform(m, t), winograd.input_transform(t)
+    a, b = (each.astype(x.dtype) for each in (winograd.output_transform(m, t), winograd.input_transform(t)))
     h, w = s.output_size(x.shape[0] // s.upsample, x.shape[1] // s.upsample)
     tiles = [(edge // s.scale + s.transposed + m - 1) // m for edge in (h, w)]
     before = (1, 1) if s.transposed else s.padding[:2]
@@ -238,11 +245,11 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
         shares = (np.divide(point, end, out=np.zeros_like(point), where=end != 0) for end in own.ends)
         largest = np.maximum(*shares).max(2, keepdims=True)
         largest[largest == 0] = 1
-        products.append((to_integers(point, largest, own) @ own.kernel.astype(np.float64)) * (largest * own.units))
+        products.append((to_integers(point, largest, own) @ own.kernel.astype(x.dtype)) * (largest * own.units))
     sums = np.reshape(products, (t, t, *tiles, s.scale, s.scale, -1))
     y = np.einsum("pqyxrsn,ip,jq->rsyixjn", sums, a, a, optimize=True)
     y = y.reshape(s.scale, s.scale, *(m * count for count in tiles), y.shape[-1])
-    result = np.empty((h, w, y.shape[-1]))
+    result = np.empty((h, w, y.shape[-1]), y.dtype)
     for r, c in np.ndindex(s.scale, s.scale):
         result[r :: s.scale, c :: s.scale] = y[r, c, r:, c:][: h // s.scale, : w // s.scale]
     return result

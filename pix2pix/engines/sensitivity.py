@@ -1,40 +1,45 @@
-"""Which layers would lose too much in 8-bit integers: their noise is followed from the weights to the output.
+"""Which layers would lose too much in 8-bit integers: their errors are followed from the weights to the output.
 
-What is rounded to multiples of a unit gains noise of variance unit^2 / 12. A layer rounds its inputs, in units of
-``step * scale_c``, and its weights, in units of ``unit_f / scale_c`` (:mod:`pix2pix.model.quantisation`). So the sums
-of its filter f gain noise of the variance
+What rounding does to a layer's sums depends on the image, and so does what becomes of it; but a network that loses much
+does so whatever it is shown. So images are made here, of squares of all sizes on top of each other, and go forward
+through the network in floating point. Of each layer that a plan computes in integers, the sums are computed so as well,
+from the same inputs: the difference is the error e (H,W,C) of that layer by itself.
 
-    sum over taps and channels of  kernel_fc^2 * (step * scale_c)^2 / 12  +  x_c^2 * (unit_f / scale_c)^2 / 12
-
-where behind a norm by each channel's own statistics, which takes means away, the variance of x_c replaces its square.
-In Winograd's tiles, noise is taken to be the same. The units follow from the weights alone.
-``step``, x_c and what becomes of the noise depend on the image as well; but a network that loses much does so whatever
-it is shown. So images are made here, of squares of all sizes on top of each other, and go forward through the network
-in floating point. Then random signs v go back from the output through the adjoints of all operations, to the gradient
-J^T v with respect to each sum: its square is expected to be the squared length of the sum's column of J, the gradients
-of all outputs. That times the noise's variance is what the output loses, as long as noise is small and differs between
-pixels.
+To first order, the output differs by J e then, J being the derivative of the output with respect to the sums. Random
+signs v go back from the output through the adjoints of all operations, to the gradient J^T v. As the products of
+different signs are 0 on average, the square of the inner product of J^T v and e is, on average, the squared length of
+J e. It is taken for each filter by itself and added up, as if the errors of filters were independent: so every filter
+is a sample. The errors of pixels are not independent: where a map is constant, they are equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..model.generator import INPUT, Generator, Weights
 from ..model.lowering import Op, Program, lower
-from ..model.quantisation import LEVELS, Range, ranges, units_of
+from ..model.quantisation import Range, quantise, ranges
 from ..model.sampling import Sampling
 from ..model.weights import fold_parts, folded
-from ..plans.algorithms import Algorithm, algorithms
-from .reference import conv2d, conv2d_transpose, convolve, gather, leaky_relu, normalise, step_of, upsample
+from ..plans.algorithms import Algorithm
+from .reference import (
+    conv2d,
+    conv2d_transpose,
+    convolve,
+    convolve_integers,
+    gather,
+    leaky_relu,
+    normalise,
+    upsample,
+)
 
 LEAST_PSNR = 40.0  # dB, which all layers of integers together leave of an output
 IMAGES = 4  # the first is enough if it loses at most half of what is allowed: losses of images differed by 2.4 dB
+SIGNS = 2  # vectors for each image
 LEAST_SIDE, LEAST_SQUARE = 64, 2  # pixels of an image and of what is on it
 COVERED = 0.25  # of the image by squares of one size
 
@@ -42,34 +47,9 @@ Adjoint = Callable[[np.ndarray], np.ndarray]
 Parts = Callable[[str], Mapping[str, np.ndarray]]
 
 
-class Rounding(NamedTuple):
-    """What a layer's units, and the ends of its inputs' ranges, are; and its kernel's squares summed over the taps."""
-
-    units: np.ndarray  # (filters,)
-    scales: np.ndarray  # (channels,)
-    ends: Range  # (channels,)
-    squares: np.ndarray  # (channels, filters)
-
-    @classmethod
-    def of(cls, op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Rounding:
-        """The rounding of an operation for inputs of the ranges ``known``."""
-        units, scales, zeros = units_of(op, kernel, known)
-        squares = np.square(kernel).sum((0, 1))
-        ends = Range(-zeros * scales, (LEVELS - zeros) * scales)
-        return cls(units, scales, ends, squares.T if op.sampling.transposed else squares)
-
-    def noise(self, op: Op, x: np.ndarray, step: float) -> np.ndarray:
-        """The variance (filters,) of the noise in an operation's sums for the input ``x`` (H,W,C), joined, enlarged."""
-        norm, inexact = op.epilogue.norm, (x != 0).mean((0, 1))
-        power = x.var((0, 1)) if norm and norm.removes_means else np.square(x).mean((0, 1))
-        by_inputs = (inexact * (step * self.scales) ** 2) @ self.squares
-        by_weights = op.sampling.kernel**2 * (power / self.scales**2).sum() * self.units**2
-        return np.asarray((by_inputs + by_weights) / (12 * op.sampling.scale**2))
-
-
 @np.errstate(all="ignore")  # of damaged weights
-def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
-    """The layers to keep in floating point, so that the others together leave ``LEAST_PSNR`` of the output.
+def sensitive_layers(generator: Generator, weights: Weights, layers: Mapping[str, Algorithm]) -> frozenset[str]:
+    """Those of a plan's ``layers`` to keep in floating point, so that the others leave ``LEAST_PSNR`` of the output.
 
     They are those that lose most for each multiplication that integers would save. At least one layer stays in
     integers. None is kept where losses are not finite: the weights are damaged, which the output will show.
@@ -81,19 +61,15 @@ def sensitive_layers(generator: Generator, weights: Weights) -> frozenset[str]:
         return fold_parts(generator, layer, {key.rpartition(".")[2]: weights[key] for key in tensors})
 
     known, program = ranges(generator, weights), lower(folded(generator))
-    roundings = {
-        op.name: Rounding.of(op, parts(op.name)["kernel"], known)
-        for op in program.ops
-        if Algorithm("int8") in algorithms(op, precision="int8")
-    }
-    allowed = 4 / 10 ** (LEAST_PSNR / 10)  # outputs go from -1 to 1
-    losses = output_losses(program, parts, roundings, probe_image(generator, 0))
-    total = _rounded(sum(losses.values()))
-    if not np.isfinite(total) or total <= allowed / 2:
-        return frozenset()
-    for seed in range(1, IMAGES):
-        for name, loss in output_losses(program, parts, roundings, probe_image(generator, seed)).items():
+    tile_sizes = {name: algorithm.m for name, algorithm in layers.items() if algorithm.integers}
+    allowed, losses = 4 / 10 ** (LEAST_PSNR / 10), dict.fromkeys(tile_sizes, 0.0)  # outputs go from -1 to 1
+    for image in range(IMAGES):
+        x, seeds = probe_image(generator, image), range(image * SIGNS, (image + 1) * SIGNS)
+        for name, loss in output_losses(program, parts, known, tile_sizes, x, seeds).items():
             losses[name] += loss
+        total = _rounded(sum(losses.values()))
+        if not np.isfinite(total) or (image == 0 and total <= allowed / 2):
+            return frozenset()
     work = generator.macs(generator.size, generator.size)
     left = sorted(losses, key=lambda name: _rounded(losses[name] / work[name]))
     while len(left) > 1 and _rounded(sum(losses[name] for name in left)) > allowed * IMAGES:
@@ -134,35 +110,43 @@ def _takes(generator: Generator, side: int) -> bool:
     return all(layer.sampling.fits(*shapes[layer.inputs[0].layer][:2]) for layer in generator.layers)
 
 
-def output_losses(program: Program, parts: Parts, roundings: Mapping[str, Rounding], x: np.ndarray) -> dict[str, float]:
-    """The mean square error of the output for the image ``x`` (H,W,C) that each of ``roundings`` causes by itself.
+def output_losses(
+    program: Program,
+    parts: Parts,
+    known: Mapping[str, Range],
+    tile_sizes: Mapping[str, int],
+    x: np.ndarray,
+    seeds: Sequence[int],
+) -> dict[str, float]:
+    """The mean square error of the output that each layer in integers causes by itself, for the image ``x`` (H,W,C).
 
-    ``parts`` gives the tensors of a layer of the folded generator.
+    ``parts`` gives the tensors of a layer of the folded generator, ``known`` the :func:`.ranges` of all, ``tile_sizes``
+    the m of each that is in integers (0: direct convolution). The mean of what signs from each of ``seeds`` find.
     """
-    values, noise, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
+    values, errors, adjoints = {INPUT: x}, dict[str, np.ndarray](), dict[str, Adjoint]()
     for op in program.ops:
         part = parts(op.name)
         inputs = [leaky_relu(values[source.layer], source.slope) for source in op.sources]
-        read = gather(op, inputs)
-        if rounding := roundings.get(op.name):
-            noise[op.name] = rounding.noise(op, read, step_of(op, inputs, rounding.ends))
-        values[op.name], adjoints[op.name] = _epilogue(op, convolve(op, read, part.get("kernel")), part)
+        sums = convolve(op, gather(op, inputs), part.get("kernel"))
+        if op.name in tile_sizes:
+            quantised = quantise(op, part["kernel"], known, tile_sizes[op.name])
+            errors[op.name] = convolve_integers(op, inputs, quantised, np.float32) - sums
+        values[op.name], adjoints[op.name] = _epilogue(op, sums, part)
         if residual := op.epilogue.residual:
             values[op.name] = values[op.name] + leaky_relu(values[residual.layer], residual.slope)
-    output = values[program.output.name]
-    signs = np.random.default_rng(0).choice([-1, 1], output.shape) / np.sqrt(output.size)
-    gradients, losses = {program.output.name: signs.astype(np.float32)}, dict[str, float]()
-    for op in reversed(program.ops):
-        del values[op.name]  # what reads it has been passed
-        adjoint = adjoints.pop(op.name)
-        if op.name not in gradients:  # nothing reads it
-            continue
-        gradient = gradients.pop(op.name)
-        of_sums = adjoint(gradient)
-        if op.name in roundings:
-            losses[op.name] = float(np.square(of_sums).sum((0, 1)) @ noise[op.name])
-        for source, each in _input_gradients(op, gradient, of_sums, parts(op.name).get("kernel"), values):
-            gradients[source] = gradients[source] + each if source in gradients else each
+    output, losses = values[program.output.name], dict.fromkeys(errors, 0.0)
+    for seed in seeds:
+        signs = np.random.default_rng(seed).choice([-1, 1], output.shape) / np.sqrt(output.size)
+        gradients = {program.output.name: signs.astype(np.float32)}
+        for op in reversed(program.ops):
+            if op.name not in gradients:  # nothing reads it
+                continue
+            gradient = gradients.pop(op.name)
+            of_sums = adjoints[op.name](gradient)
+            if op.name in errors:
+                losses[op.name] += float(np.square((of_sums * errors[op.name]).sum((0, 1))).sum()) / len(seeds)
+            for source, each in _input_gradients(op, gradient, of_sums, parts(op.name).get("kernel"), values):
+                gradients[source] = gradients[source] + each if source in gradients else each
     return losses
 
 

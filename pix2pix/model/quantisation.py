@@ -132,24 +132,6 @@ def activated(expected: Range, slope: float) -> Range:
     return Range(np.minimum(low, -spread * slope), np.maximum(high, spread))
 
 
-class Units(NamedTuple):
-    """What the whole numbers of a layer stand for; float64."""
-
-    units: np.ndarray  # (filters,) of its sums
-    scales: np.ndarray  # (channels,): the unit of each input channel
-    zeros: np.ndarray  # (channels,): the integer that stands for 0
-
-
-def units_of(op: Op, kernel: np.ndarray, known: Mapping[str, Range]) -> Units:
-    """The units in which an operation and its kernel become whole numbers, for inputs of the ranges ``known``."""
-    scales, zeros = _input_units(*joined(op.sources, op.join, known))
-    largest = np.maximum(kernel.max((0, 1)), -kernel.min((0, 1)))  # over the taps
-    largest = largest.T if op.sampling.transposed else largest
-    units = (largest * scales[:, None]).max(0) / MOST_WEIGHT
-    units[units == 0] = 1
-    return Units(units, scales, zeros)
-
-
 def _input_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The units in which the integers 0 to 255 hold a range and 0, and the integers that stand for 0."""
     low, high = (np.where(np.abs(end) < LEAST_END, 0, end) for end in (np.minimum(low, 0), np.maximum(high, 0)))
@@ -168,8 +150,11 @@ def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int = 0)
     """
     if m:
         return _quantise_transformed(op, kernel, known, m)
-    units, scales, zeros = units_of(op, kernel, known)
+    scales, zeros = _input_units(*joined(op.sources, op.join, known))
     transposed = op.sampling.transposed
+    largest = np.maximum(kernel.max((0, 1)), -kernel.min((0, 1)))  # over the taps
+    units = ((largest.T if transposed else largest) * scales[:, None]).max(0) / MOST_WEIGHT
+    units[units == 0] = 1
     whole = kernel * (scales if transposed else scales[:, None])
     whole /= units[:, None] if transposed else units
     np.rint(whole, out=whole)

@@ -8,11 +8,9 @@ import pytest
 from pix2pix.engines.reference import (
     ReferenceEngine,
     convolve,
-    convolve_tiles,
+    convolve_integers,
     gather,
     leaky_relu,
-    step_of,
-    to_integers,
 )
 from pix2pix.model.lowering import lower
 from pix2pix.model.quantisation import LEVELS, MOST_WEIGHT, quantise, ranges
@@ -53,10 +51,9 @@ def test_integers_lose_about_as_much_as_in_direct_convolution(name, m):
         zeros = quantised.zeros
         assert np.all((zeros == np.rint(zeros)) & (zeros >= 0) & (zeros <= LEVELS))
         inputs = [leaky_relu(values[s.layer][0].astype(np.float64), s.slope) for s in op.sources]
-        read = gather(op, inputs)
-        direct = quantise(op, kernel, known)
-        step = step_of(op, inputs, direct.ends)
-        sums = convolve(op, to_integers(read, step, direct), direct.kernel.astype(np.float64)) * step * direct.units
-        exact = convolve(op, read, kernel)
-        error, expected = (np.square(each - exact).mean() for each in (convolve_tiles(op, read, quantised), sums))
+        exact = convolve(op, gather(op, inputs), kernel)
+        error, expected = (
+            np.square(convolve_integers(op, inputs, each) - exact).mean()
+            for each in (quantised, quantise(op, kernel, known))
+        )
         assert error < 6 * expected, op.name
