@@ -37,8 +37,8 @@ from .reference import (
     upsample,
 )
 
-LEAST_PSNR = 40.0  # dB, which all layers of integers together leave of an output
-IMAGES = 4  # the first is enough if it loses at most half of what is allowed: losses of images differed by 2.4 dB
+LEAST_PSNR = 43.0  # dB, which all layers of integers together leave of an output: 40, and 3 for errors of predictions
+IMAGES = 4  # the first is enough if it has so many
 SIGNS = 2  # vectors for each image
 LEAST_SIDE, LEAST_SQUARE = 64, 2  # pixels of an image and of what is on it
 COVERED = 0.25  # of the image by squares of one size
@@ -51,8 +51,8 @@ Parts = Callable[[str], Mapping[str, np.ndarray]]
 def sensitive_layers(generator: Generator, weights: Weights, layers: Mapping[str, Algorithm]) -> frozenset[str]:
     """Those of a plan's ``layers`` to keep in floating point, so that the others leave ``LEAST_PSNR`` of the output.
 
-    They are those that lose most for each multiplication that integers would save. At least one layer stays in
-    integers. None is kept where losses are not finite: the weights are damaged, which the output will show.
+    Layers go into integers in order of what they lose for each multiplication that integers save, and if they fit. At
+    least one does. None is kept where losses are not finite: the weights are damaged, which the output will show.
     """
 
     def parts(name: str) -> dict[str, np.ndarray]:  # folded when needed: all at once would double the memory
@@ -68,12 +68,12 @@ def sensitive_layers(generator: Generator, weights: Weights, layers: Mapping[str
         for name, loss in output_losses(program, parts, known, tile_sizes, x, seeds).items():
             losses[name] += loss
         total = _rounded(sum(losses.values()))
-        if not np.isfinite(total) or (image == 0 and total <= allowed / 2):
+        if not np.isfinite(total) or (image == 0 and total <= allowed):
             return frozenset()
-    work = generator.macs(generator.size, generator.size)
-    left = sorted(losses, key=lambda name: _rounded(losses[name] / work[name]))
-    while len(left) > 1 and _rounded(sum(losses[name] for name in left)) > allowed * IMAGES:
-        left.pop()
+    work, left = generator.macs(generator.size, generator.size), dict[str, float]()
+    for name in sorted(losses, key=lambda name: _rounded(losses[name] / work[name])):
+        if not left or _rounded(sum(left.values()) + losses[name]) <= allowed * IMAGES:
+            left[name] = losses[name]
     return frozenset(losses).difference(left)
 
 
