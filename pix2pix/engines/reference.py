@@ -78,10 +78,10 @@ def conv2d_transpose(x: np.ndarray, kernel: np.ndarray, sampling: Sampling) -> n
     top, left = sampling.padding[:2]
     extra = sampling.output_padding
     y = np.zeros(((h - 1) * s + kh + extra, (w - 1) * s + kw + extra, kernel.shape[2]), x.dtype)
-    products = np.tensordot(x, kernel, (2, 3))
     for a in range(kh):
+        products = np.tensordot(x, kernel[a], (2, 2))
         for b in range(kw):
-            y[a : a + s * h : s, b : b + s * w : s] += products[:, :, a, b]
+            y[a : a + s * h : s, b : b + s * w : s] += products[:, :, b]
     return y[top : top + out_h, left : left + out_w]
 
 
@@ -198,25 +198,19 @@ def to_float16(y: np.ndarray, units: np.ndarray) -> np.ndarray:
     return (y / units).astype(np.float16).astype(y.dtype) * units
 
 
-def to_integers(x: np.ndarray, step: np.floating[Any] | np.ndarray, quantised: Quantised) -> np.ndarray:
-    """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0."""
+def to_integers(x: np.ndarray, step: float | np.ndarray, quantised: Quantised) -> np.ndarray:
+    """A layer's input (H,W,C) in whole numbers, of which 0 stands for 0, in float64."""
     q = np.rint(x / (step * quantised.scales) + quantised.zeros)
     return np.clip(q, 0, LEVELS) - quantised.zeros
 
 
-def convolve_integers(
-    op: Op, inputs: list[np.ndarray], quantised: Quantised, dtype: type[np.floating[Any]] = np.float64
-) -> np.ndarray:
-    """The inputs (H,W,C) of an operation through its convolution in whole numbers, which ``dtype`` holds.
-
-    float64 holds all of their sums, too; float32 rounds large ones, in the eighth digit.
-    """
-    x = gather(op, inputs).astype(dtype)
+def convolve_integers(op: Op, inputs: list[np.ndarray], quantised: Quantised) -> np.ndarray:
+    """The inputs (H,W,C) of an operation through its convolution in whole numbers, whose sums float64 holds."""
+    x = gather(op, inputs).astype(np.float64)
     if quantised.is_transformed:
         return convolve_tiles(op, x, quantised)
-    step = dtype(step_of(op, inputs, quantised.ends))
-    sums = convolve(op, to_integers(x, step, quantised), quantised.kernel.astype(dtype))
-    return sums * (step * quantised.units)
+    step = step_of(op, inputs, quantised.ends)
+    return convolve(op, to_integers(x, step, quantised), quantised.kernel) * (step * quantised.units)
 
 
 def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
@@ -228,7 +222,7 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
     s, t = op.sampling, math.isqrt(len(quantised.kernel))
     taps, step = s.kernel // s.stride, s.step
     m = t - taps + 1
-    a, b = (each.astype(x.dtype) for each in (winograd.output_transform(m, t), winograd.input_transform(t)))
+    a, b = winograd.output_transform(m, t), winograd.input_transform(t)
     h, w = s.output_size(x.shape[0] // s.upsample, x.shape[1] // s.upsample)
     tiles = [(edge // s.scale + s.transposed + m - 1) // m for edge in (h, w)]
     before = (1, 1) if s.transposed else s.padding[:2]
@@ -238,18 +232,17 @@ def convolve_tiles(op: Op, x: np.ndarray, quantised: Quantised) -> np.ndarray:
     x = pad(x, (*before, *after), s.padding_mode)
     phases = np.concatenate([x[p::step, q::step] for p in range(step) for q in range(step)], 2)
     windows = sliding_window_view(phases, (t, t), (0, 1))[::m, ::m]
-    points = np.einsum("yxkij,pi,qj->pqyxk", windows, b, b, optimize=True).reshape(-1, *tiles, phases.shape[2])
-    products = []
-    for i, point in enumerate(points):
-        own = Quantised(*(each[i] for each in quantised))
+    y = np.zeros((m, m, *tiles, quantised.units.shape[1]))
+    for (p, q), *parts in zip(np.ndindex(t, t), *quantised, strict=True):
+        point, own = np.einsum("yxkij,ij->yxk", windows, np.outer(b[p], b[q])), Quantised(*parts)
         shares = (np.divide(point, end, out=np.zeros_like(point), where=end != 0) for end in own.ends)
         largest = np.maximum(*shares).max(2, keepdims=True)
         largest[largest == 0] = 1
-        products.append((to_integers(point, largest, own) @ own.kernel.astype(x.dtype)) * (largest * own.units))
-    sums = np.reshape(products, (t, t, *tiles, s.scale, s.scale, -1))
-    y = np.einsum("pqyxrsn,ip,jq->rsyixjn", sums, a, a, optimize=True)
+        products = (to_integers(point, largest, own) @ own.kernel.astype(np.float64)) * (largest * own.units)
+        y += np.multiply.outer(np.outer(a[:, p], a[:, q]), products)
+    y = y.reshape(m, m, *tiles, s.scale, s.scale, -1).transpose(4, 5, 2, 0, 3, 1, 6)
     y = y.reshape(s.scale, s.scale, *(m * count for count in tiles), y.shape[-1])
-    result = np.empty((h, w, y.shape[-1]), y.dtype)
+    result = np.empty((h, w, y.shape[-1]))
     for r, c in np.ndindex(s.scale, s.scale):
         result[r :: s.scale, c :: s.scale] = y[r, c, r:, c:][: h // s.scale, : w // s.scale]
     return result

@@ -155,10 +155,11 @@ def quantise(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int = 0)
     largest = np.maximum(kernel.max((0, 1)), -kernel.min((0, 1)))  # over the taps
     units = ((largest.T if transposed else largest) * scales[:, None]).max(0) / MOST_WEIGHT
     units[units == 0] = 1
-    whole = kernel * (scales if transposed else scales[:, None])
-    whole /= units[:, None] if transposed else units
-    np.rint(whole, out=whole)
-    return Quantised(*(np.ascontiguousarray(each, np.float32) for each in (whole, units, scales, zeros)))
+    factors, unit = (scales, units[:, None]) if transposed else (scales[:, None], units)
+    whole = np.empty(kernel.shape, np.float32)
+    for taps in np.ndindex(kernel.shape[:2]):  # float64 of all would take much memory
+        whole[taps] = np.rint(kernel[taps] * factors / unit)
+    return Quantised(whole, *(each.astype(np.float32) for each in (units, scales, zeros)))
 
 
 def _quantise_transformed(op: Op, kernel: np.ndarray, known: Mapping[str, Range], m: int) -> Quantised:

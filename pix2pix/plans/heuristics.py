@@ -69,7 +69,7 @@ def choose(
         if hardware == "cuda":
             best = _on_gpu(op, grid, tune, precision)
         elif precision == "int8" and op.name not in kept:
-            best = _in_integers(op, grid, tune, processor)
+            best = _in_integers(op, grid, processor)
         else:  # AMX multiplies so fast that the transforms would take longer than what they save
             best = Algorithm("direct") if processor == "amx" else _on_cpu(op, grid, tune, precision, wide)
             wide += is_three_by_three(op) and _transformed(op, 3) > WEIGHT_BYTES
@@ -90,7 +90,7 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     those of 1024 channels alone would take four times what the file does: of layers so wide, ``wide`` of which come
     before this one, every second has larger tiles.
     """
-    large = _is_large(grid, tune)
+    large = grid >= 16 or (grid >= 8 and tune == "throughput")
     if op.sampling.kernel == 3:
         if not is_three_by_three(op):
             return Algorithm("direct")
@@ -106,19 +106,15 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
     return Algorithm("winograd", 2) if grid >= 8 or (grid >= 4 and tune == "throughput") else Algorithm("direct")
 
 
-def _in_integers(op: Op, grid: int, tune: str, processor: str | None) -> Algorithm:
-    """What is fast in 8-bit integers, for an operation whose base grid is grid x grid.
+def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
+    """What is fast in 8-bit integers for an operation whose base grid is grid x grid.
 
-    AMX multiplies so fast that nothing is gained by tiles. With VNNI alone they have not been measured.
+    Smaller maps have too few tiles for the weights of all their points to be worth reading. AMX multiplies so fast that
+    nothing is gained by tiles. With VNNI alone they have not been measured.
     """
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
-    by_tiles = processor != "amx" and _is_large(grid, tune) and tiles in algorithms(op, precision="int8")
+    by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")
     return tiles if by_tiles else Algorithm("int8")
-
-
-def _is_large(grid: int, tune: str) -> bool:
-    """Whether the weights of a layer whose base grid is grid x grid serve enough tiles to be worth reading."""
-    return grid >= 16 or (grid >= 8 and tune == "throughput")
 
 
 def _transformed(op: Op, m: int) -> int:
