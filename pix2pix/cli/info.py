@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 from ..cpu.instruction_sets import build_info, chosen
 from ..cpu.peaks import measure
-from ..engines.sensitivity import sensitive_layers
+from ..engines.sensitivity import plan_for_weights
 from ..loading import read_model
 from ..model.generator import Generator, Layer, Source, Weights
 from ..model.palette import described
@@ -58,11 +58,9 @@ def _plan(args: argparse.Namespace, generator: Generator, weights: Weights) -> P
             processor = chosen(precision=args.precision)
         except RuntimeError:  # nothing is built: the plan for processors without AMX
             processor = None
-        plan = choose(generator, args.tune, args.plan or None, args.precision, processor=processor)
         if args.precision == "int8" and not args.plan:
-            kept = sensitive_layers(generator, weights, plan.layers)
-            plan = choose(generator, args.tune, None, args.precision, processor=processor, kept=kept)
-        return plan
+            return plan_for_weights(generator, weights, args.tune, processor)
+        return choose(generator, args.tune, args.plan or None, args.precision, processor=processor)
     return plans.read(args.plan, generator)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engines.base import BaseEngine, EngineInfo
 from ..engines.execution import ForwardPass, Maps
-from ..engines.sensitivity import sensitive_layers
+from ..engines.sensitivity import plan_for_weights
 from ..model.generator import Generator, Weights
 from ..model.lowering import lower
 from ..model.map_units import Expectations
@@ -91,10 +91,10 @@ class CpuEngine(BaseEngine):
         # would wait for that team for ever.
         self._executor = ThreadPoolExecutor(1, "pix2pix-cpu", use_allowed_cpus)
         try:
-            self.plan = choose(generator, tune, plan, precision, processor=isa)
             if precision == "int8" and plan is None:
-                find = self._executor.submit(sensitive_layers, generator, weights, self.plan.layers)
-                self.plan = choose(generator, tune, plan, precision, processor=isa, kept=find.result())
+                self.plan = self._executor.submit(plan_for_weights, generator, weights, tune, isa).result()
+            else:
+                self.plan = choose(generator, tune, plan, precision, processor=isa)
             info = EngineInfo("cpu", "", precision, isa, self.threads, source, self.plan)
             super().__init__(generator, self.plan.layers_on("cpu"), info)
             self.convolutions = self._executor.submit(self._pack_all, remaining).result()

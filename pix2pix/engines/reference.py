@@ -205,7 +205,7 @@ def to_integers(x: np.ndarray, step: float | np.ndarray, quantised: Quantised) -
 
 
 def convolve_integers(op: Op, inputs: list[np.ndarray], quantised: Quantised) -> np.ndarray:
-    """The inputs (H,W,C) of an operation through its convolution in whole numbers, whose sums float64 holds."""
+    """The inputs (H,W,C) of an operation through its convolution in whole numbers; their sums are exact in float64."""
     x = gather(op, inputs).astype(np.float64)
     if quantised.is_transformed:
         return convolve_tiles(op, x, quantised)

@@ -28,6 +28,8 @@ from ..model.quantisation import Range, quantise, ranges
 from ..model.sampling import Sampling
 from ..model.weights import fold_parts, folded
 from ..plans.algorithms import Algorithm
+from ..plans.heuristics import choose
+from ..plans.plan import Plan
 from .reference import (
     conv2d,
     conv2d_transpose,
@@ -47,6 +49,13 @@ COVERED = 0.25  # of the image by squares of one size
 
 Adjoint = Callable[[np.ndarray], np.ndarray]
 Parts = Callable[[str], Mapping[str, np.ndarray]]
+
+
+def plan_for_weights(generator: Generator, weights: Weights, tune: str, processor: str | None) -> Plan:
+    """The default plan for int8 on a CPU (:func:`.choose`), with its sensitive layers in floating point."""
+    plan = choose(generator, tune, precision="int8", processor=processor)
+    kept = sensitive_layers(generator, weights, plan.layers)
+    return choose(generator, tune, precision="int8", processor=processor, kept=kept)
 
 
 @np.errstate(all="ignore")  # of damaged weights
@@ -138,23 +147,18 @@ def output_losses(
         if residual := op.epilogue.residual:
             values[op.name] = values[op.name] + leaky_relu(values[residual.layer], residual.slope)
     output, losses = values[program.output.name], dict.fromkeys(errors, 0.0)
-    gradients: dict[str, list[np.ndarray]] = {program.output.name: []}  # one for each seed
     for seed in seeds:
         signs = np.random.default_rng(seed).choice([-1, 1], output.shape) / np.sqrt(output.size)
-        gradients[program.output.name].append(signs.astype(np.float32))
-    for op in reversed(program.ops):
-        del values[op.name]  # what reads it has been passed
-        adjoint, error, kernel = adjoints.pop(op.name), errors.pop(op.name, None), parts(op.name).get("kernel")
-        for i, gradient in enumerate(gradients.pop(op.name, [])):  # none if nothing reads it
-            of_sums = adjoint(gradient)
-            if error is not None:
-                losses[op.name] += float(np.square((of_sums * error).sum((0, 1))).sum()) / len(seeds)
-            for source, each in _input_gradients(op, gradient, of_sums, kernel, values):
-                found = gradients.setdefault(source, [])
-                if i < len(found):
-                    found[i] = found[i] + each
-                else:
-                    found.append(each)
+        gradients = {program.output.name: signs.astype(np.float32)}
+        for op in reversed(program.ops):
+            if op.name not in gradients:  # nothing reads it
+                continue
+            gradient = gradients.pop(op.name)
+            of_sums = adjoints[op.name](gradient)
+            if op.name in errors:
+                losses[op.name] += float(np.square((of_sums * errors[op.name]).sum((0, 1))).sum()) / len(seeds)
+            for source, each in _input_gradients(op, gradient, of_sums, parts(op.name).get("kernel"), values):
+                gradients[source] = gradients[source] + each if source in gradients else each
     return losses
 
 

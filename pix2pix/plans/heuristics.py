@@ -109,8 +109,8 @@ def _on_cpu(op: Op, grid: int, tune: str, precision: str, wide: int) -> Algorith
 def _in_integers(op: Op, grid: int, processor: str | None) -> Algorithm:
     """What is fast in 8-bit integers for an operation whose base grid is grid x grid.
 
-    Smaller maps have too few tiles for the weights of all their points to be worth reading. AMX multiplies so fast that
-    nothing is gained by tiles. With VNNI alone they have not been measured.
+    On smaller maps, tiles gain little, for four times the weights. AMX multiplies so fast that they gain nothing. With
+    VNNI alone they have not been measured.
     """
     tiles = Algorithm("int8-winograd", 2 if op.sampling.kernel == 3 else 3)
     by_tiles = processor != "amx" and grid >= 16 and tiles in algorithms(op, precision="int8")

@@ -122,7 +122,7 @@ def test_layers_are_chosen_after_all_checks_in_the_thread_of_the_engine(monkeypa
         threads.append(threading.current_thread().name)
         return frozenset()
 
-    monkeypatch.setattr("pix2pix.cpu.engine.sensitive_layers", fake)
+    monkeypatch.setattr(sensitivity, "sensitive_layers", fake)
     for options in ({"threads": 0}, {"isa": "none"}):
         with pytest.raises((ValueError, RuntimeError), match="got (0 threads|instruction set 'none')"):
             CpuEngine(generator, weights, precision="int8", **options)
